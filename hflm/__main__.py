@@ -1,0 +1,3 @@
+from hflm.cli import main
+
+main()

@@ -1,0 +1,210 @@
+"""The command line: `hflm run quickstart` and the rest, and what each failure exits with.
+
+0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback); 143 stopped by SIGTERM
+with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it, so that `--help`, `validate`,
+`schema` and `recipes` answer at once.
+"""
+
+import errno
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from hflm import names, recipe_yaml
+from hflm import recipe as recipes_room
+from hflm.errors import RecipeError, Stopped, UserError
+
+PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut option names short
+    help="One YAML recipe for the whole life of a GPT-2-style language model.",
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or the name of a shipped recipe.")]
+Model = Annotated[str, typer.Argument(help="A run, a model folder, a .gguf file or a Hub id.", show_default=False)]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; repeatable.")
+]
+Output = Annotated[
+    Path | None, typer.Option(help="The folder to write to, instead of runs/<name>.", show_default=False)
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    output: Output = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has finished.")] = False,
+):
+    """Run a recipe; continue an unfinished run.
+
+    The stages run in order. A finished stage whose inputs have not changed is skipped.
+    """
+    loaded = recipes_room.load(recipe, sets or ())
+    from hflm import run as run_room
+
+    run_room.run(loaded, output, fresh)
+
+
+@app.command()
+def validate(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Paths or names of shipped recipes.")],
+    sets: Sets = None,
+):
+    """Check recipes and run nothing.
+
+    Every problem is printed with its file and line.
+    """
+    problems = []
+    for recipe in recipes:
+        try:
+            recipes_room.load(recipe, sets or ())
+            print(f"{recipe}: ok")
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(dict.fromkeys(problems))
+
+
+@app.command()
+def schema():
+    """Print the recipe's JSON Schema, for editors."""
+    print(json.dumps(recipes_room.json_schema(), indent=2))
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print.", show_default=False)] = None):
+    """List the shipped recipes, or print one."""
+    if name is not None:
+        try:
+            print(recipe_yaml.find(name).read_text(encoding="utf-8"), end="")
+        except LookupError as error:
+            raise UserError(f"{name}: {error}") from None
+        return
+    shipped = recipe_yaml.shipped()
+    width = max(map(len, shipped), default=0)
+    for known, path in shipped.items():
+        print(f"{known:{width}}  {_description(path)}  ({recipe_yaml.shown(path)})")
+
+
+@app.command()
+def bench(model: Model, recipe: RecipeArgument, sets: Sets = None, output: Output = None):
+    """Run a recipe's benchmark on any model."""
+    loaded = recipes_room.load(recipe, sets or ())
+    from hflm import run as run_room
+
+    run_room.bench(model, loaded, output)
+
+
+class _Generate(TyperCommand):
+    def parse_args(self, ctx, args):
+        """`--early-stopping` may stand alone, as a switch, since its type is bool or text."""
+        switches = {_option(name) for name, kind in names.NAMES["GenerationConfig"].items() if kind == "bool|str"}
+        given = []
+        for argument, following in zip(args, [*args[1:], "--"], strict=True):
+            alone = argument in switches and following.startswith("--")
+            given += [argument, "true"] if alone else [argument]
+        return super().parse_args(ctx, given)
+
+
+def _option(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def _generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
+    **options,
+):
+    """Continue a prompt. The options are those of transformers' GenerationConfig, under their names."""
+    given = {
+        name: _converted(name, value) if isinstance(value, str) else value
+        for name, value in options.items()
+        if value is not None
+    }
+    more = {"seed": seed, "revision": revision, "json": as_json or None}
+    given |= {name: value for name, value in more.items() if value is not None}
+    from hflm import generate as generate_room
+
+    generate_room.generate(model, prompt, given)
+
+
+def _converted(name, text):
+    """The text of an option, read as YAML where its type is more than text: `--suppress-tokens '[1, 2]'`."""
+    kind = names.NAMES["GenerationConfig"][name]
+    if kind == "str":
+        return text
+    try:
+        value = recipe_yaml.parse(text, _option(name), []).plain()
+        wrong = names.mismatch(kind, value)
+    except RecipeError as error:
+        value, wrong = None, error.problems[0].text
+    if wrong and "str" in kind.split("|"):
+        return text
+    if wrong:
+        raise typer.BadParameter(wrong, param_hint=_option(name))
+    return value
+
+
+def _with_generation_options(command):
+    """The command with one option for each name of GenerationConfig, in place of its **options."""
+
+    def parameter(name, kind):
+        # Lists, dicts and unions are written as YAML and converted by the command.
+        switch = f"{_option(name)}/--no-{name.replace('_', '-')}" if kind == "bool" else _option(name)
+        option = typer.Option(switch, metavar=None if kind in PLAIN else kind.upper(), show_default=False)
+        annotation = Annotated[PLAIN.get(kind, str) | None, option]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [parameter(name, kind) for name, kind in names.NAMES["GenerationConfig"].items()]
+    command.__signature__ = inspect.Signature([*own, *options])
+    return command
+
+
+app.command("generate", cls=_Generate)(_with_generation_options(_generate))
+
+
+def main():
+    """The console script: runs a command and exits as the module's docstring says."""
+    try:
+        app()
+    except UserError as error:
+        _exit(2, str(error))
+    except Stopped as error:
+        _exit(143, str(error))
+    except Exception as error:
+        if not _disk_full(error):
+            raise
+        place = f" ({error.filename})" if getattr(error, "filename", None) else ""
+        _exit(2, f"no space left on the disk{place}. Free some and run the same command again: it continues.")
+
+
+def _exit(code, message):
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _disk_full(error):
+    """safetensors and tokenizers report a full disk as errors of their own, with the system's words in it."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def _description(path):
+    """The first line of a recipe's opening comment."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""

@@ -1,0 +1,75 @@
+"""The errors that hflm shows to people.
+
+HflmError
+├── UserError              the user must change something: one message, exit code 2, no traceback
+│   ├── RecipeError        every problem of a recipe, each as `file:line  key.path: what is wrong. What to do`
+│   ├── DataError          a data set, file or row that cannot be used as the recipe says
+│   ├── ModelError         a model or tokenizer that cannot be found, read or built
+│   └── MissingExtra       an optional package that is not installed, with the command that installs it
+└── Stopped                SIGTERM arrived, a checkpoint is saved: exit code 143
+
+Anything else that reaches the command line is a bug of ours: a traceback and exit code 1.
+"""
+
+from dataclasses import dataclass
+
+
+class HflmError(Exception):
+    """Base of all errors below."""
+
+
+class UserError(HflmError):
+    """The user must change something; the message says what and how."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a recipe.
+
+    >>> str(Problem("a.yaml", 3, "model.n_layr", "unknown key. Did you mean n_layer?"))
+    'a.yaml:3  model.n_layr: unknown key. Did you mean n_layer?'
+    """
+
+    file: str
+    line: int | None
+    key: str
+    text: str
+
+    def __str__(self):
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}  {self.key}: {self.text}" if self.key else f"{place}  {self.text}"
+
+
+class RecipeError(UserError):
+    """All problems of a recipe, reported together."""
+
+    def __init__(self, problems):
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        closing = f"{count} problem{'s' * (count != 1)}; nothing was run."
+        super().__init__("\n".join([*map(str, self.problems), closing]))
+
+
+class DataError(UserError):
+    """A data set, file or row that cannot be used as the recipe says."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer that cannot be found, read or built."""
+
+
+class MissingExtra(UserError):
+    """An optional package is not installed.
+
+    >>> str(MissingExtra("gguf", "reading a .gguf file"))
+    "reading a .gguf file needs an optional package: uv sync --extra gguf (or pip install 'hflm-recipes[gguf]')"
+    """
+
+    def __init__(self, extra, purpose):
+        super().__init__(
+            f"{purpose} needs an optional package: uv sync --extra {extra} (or pip install 'hflm-recipes[{extra}]')"
+        )
+
+
+class Stopped(HflmError):
+    """Training stopped on SIGTERM after saving a checkpoint; the same command continues it."""

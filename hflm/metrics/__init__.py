@@ -1,0 +1,133 @@
+"""Metrics with 95 % intervals, each an `evaluate.Metric` that works without a network.
+
+    predictions, references --statistics--> array (n, k) --sum--> (k,) --aggregate--> value
+                                                --resampled_sums--> (R, k) --aggregate--> R values --> interval
+
+| name | class | scale |
+| --- | --- | --- |
+| bleu, chrf, ter | translation.Bleu, ChrF, Ter | 0-100; ter: lower is better, may exceed 100 |
+| rouge1, rouge2, rougeL, rougeLsum | summarization.Rouge | 0-100 |
+| accuracy, macro_f1, mcc | classification.Accuracy, MacroF1, Mcc | 0-1, 0-1, -1 to 1 |
+| exact_match, f1 | qa.Squad | 0-100 |
+| perplexity, bits_per_byte | likelihood.LanguageModeling | from 1, from 0; lower is better |
+
+The classes import evaluate (and with it torch: 10 s and more), so they are imported when something is scored.
+"""
+
+import numpy as np
+
+from hflm.errors import DataError, ModelError
+from hflm.results import Score
+
+MOST_WEIGHTS = 4_000_000  # of one chunk of the bootstrap: 32 MB
+
+
+def score(
+    names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None, resamples=1000, seed=0
+) -> dict[str, Score]:
+    """The named metrics of n predictions, in the order of `names`, with 95 % percentile-bootstrap intervals.
+
+    `labels` are the allowed words of the classification metrics (None: those found in the references).
+    The same n and seed give the same resamples. Raises DataError when there is nothing to score.
+
+    >>> score(["accuracy"], ["good", "bad"], [("good",), ("good",)])["accuracy"].value
+    0.5
+    """
+    metrics, statistics = _measured(names, predictions, references, labels)
+    return _scores(names, metrics, statistics, resamples, seed)
+
+
+def per_example(
+    names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None
+) -> dict[str, list[float]]:
+    """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
+    metrics, statistics = _measured(names, predictions, references, labels)
+    found = {}
+    for metric, array in zip(metrics, statistics, strict=True):
+        found |= {name: values.tolist() for name, values in metric.each(array).items()}
+    return {name: found[name] for name in names}
+
+
+def language_modeling(nats, tokens, bytes, *, resamples=1000, seed=0) -> dict[str, Score]:
+    """perplexity and bits_per_byte of documents or windows, with intervals from resampling them.
+
+    Three arrays (n,): the summed negative log-likelihood in nats, the predicted tokens, their UTF-8 bytes.
+    Raises DataError when there is nothing to score, ModelError for likelihoods that are not finite.
+    """
+    from hflm.metrics.likelihood import LanguageModeling
+
+    if not len(nats):
+        raise DataError("there is no text to score")
+    if not np.isfinite(nats).all():
+        raise ModelError(
+            "the model's likelihoods are not finite numbers: it diverged in training, or its dtype overflows"
+        )
+    metric = LanguageModeling()
+    return _scores(metric.NAMES, [metric], [metric.statistics(nats, tokens, bytes)], resamples, seed)
+
+
+def resampled_sums(statistics, resamples, seed):
+    """Sums of `statistics` (n, k) over bootstrap samples of the n examples: (resamples, k).
+
+    Equal n and seed draw equal samples, so two systems on the same examples are resampled in pairs
+    (Efron & Tibshirani 1993, chapter 13; for BLEU: Koehn 2004).
+    """
+    n = len(statistics)
+    generator = np.random.default_rng(seed)
+    step = max(1, MOST_WEIGHTS // n)
+    sums = []
+    for start in range(0, resamples, step):
+        drawn = generator.integers(n, size=(min(step, resamples - start), n))
+        weights = np.stack([np.bincount(row, minlength=n) for row in drawn])
+        sums.append(weights.astype(float) @ statistics)
+    return np.concatenate(sums)
+
+
+def interval(values, value):
+    """The 95 % percentile interval of bootstrapped `values`; (value, value) if they are all the same."""
+    low, high = np.quantile(values, [0.025, 0.975]).tolist()
+    return (value, value) if np.isclose(low, high, rtol=1e-12, atol=1e-12) else (low, high)
+
+
+def _metrics(names, labels):
+    """One metric object for each class that the names need."""
+    from hflm.metrics.classification import Accuracy, MacroF1, Mcc
+    from hflm.metrics.qa import Squad
+    from hflm.metrics.summarization import TYPES, Rouge
+    from hflm.metrics.translation import Bleu, ChrF, Ter
+
+    known = [Bleu, ChrF, Ter, Accuracy, MacroF1, Mcc, Squad]
+    metrics = [
+        kind(labels=labels) if kind in (Accuracy, MacroF1, Mcc) else kind()
+        for kind in known
+        if set(kind.NAMES) & set(names)
+    ]
+    if types := [name for name in TYPES if name in names]:
+        metrics.append(Rouge(types))
+    missing = set(names) - {name for metric in metrics for name in metric.NAMES}
+    if missing:
+        everything = [name for kind in [*known, Rouge] for name in kind.NAMES]
+        raise DataError(f"no metric is called {', '.join(sorted(missing))}; there are {', '.join(everything)}")
+    return metrics
+
+
+def _measured(names, predictions, references, labels):
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    if not len(predictions):
+        raise DataError("there are no predictions to score")
+    metrics = _metrics(names, labels)
+    return metrics, [metric.statistics(predictions, references) for metric in metrics]
+
+
+def _scores(names, metrics, statistics, resamples, seed):
+    # One set of resamples for all metrics, side by side.
+    sums = resampled_sums(np.hstack(statistics), resamples, seed)
+    ends = np.cumsum([array.shape[1] for array in statistics])[:-1]
+    scores = {}
+    for metric, array, resampled in zip(metrics, statistics, np.split(sums, ends, axis=1), strict=True):
+        values, intervals = metric.aggregate(array.sum(axis=0, keepdims=True)), metric.aggregate(resampled)
+        for name in metric.NAMES:
+            value = float(values[name][0])
+            scores[name] = Score(value, interval(intervals[name], value), metric.signature)
+    return {name: scores[name] for name in names}

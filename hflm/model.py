@@ -1,0 +1,163 @@
+"""Build a GPT-2 from a config, or load an existing model; adapters; the loss."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hflm import tokenizer as tokenizers_room
+from hflm.errors import MissingExtra, ModelError
+
+
+def build(config, tokenizer):
+    """A GPT2LMHeadModel with fresh weights for `tokenizer`; `config` holds GPT2Config's own keys.
+
+    The initialisation is GPT-2's: normal with deviation 0.02, residual projections scaled by 1/sqrt(2 n_layer).
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    try:
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                **config,
+            )
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"model: GPT2Config refuses these keys: {tokenizers_room.first_line(error)}") from error
+
+
+def load(path, revision=None, dtype="float32"):
+    """(model, tokenizer) from a run, a model folder, a `.gguf` file or a Hub id.
+
+    Only safetensors are read and no code from the model's repository runs. Raises ModelError.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = locate(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model '{path}' cannot be loaded: {tokenizers_room.first_line(error)}") from error
+    return model, tokenizers_room.load(place, revision)
+
+
+def locate(path):
+    """Where transformers finds the model: a run's `model/` folder, a converted `.gguf`, or `path` itself.
+
+    Raises ModelError for a path that does not exist or holds no model.
+    """
+    place = Path(path).expanduser()
+    if (place / "model" / "config.json").is_file():
+        return str(place / "model")
+    if place.is_dir() and not (place / "config.json").is_file():
+        raise ModelError(f"'{path}' holds no finished model (no model/config.json, no config.json)")
+    if place.suffix == ".gguf":
+        if not place.is_file():
+            raise ModelError(f"no such file: '{path}'")
+        return str(_converted(place))
+    if not place.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ModelError(f"no such file or folder: '{path}'")
+    return str(place) if place.exists() else path
+
+
+def context_length(model):
+    """The longest sequence the model takes, in tokens."""
+    return model.config.max_position_embeddings
+
+
+def mend_loss(model):
+    """Replace the loss of `model.forward(labels=...)` by the exact mean over labelled tokens; returns the model.
+
+    transformers computes logits for every position and, for GPT-2 under Trainer, divides by one label too many a row.
+    Here only positions with a label (B, T) != -100 reach the output layer, in the model's own forward (so scaled or
+    capped logits stay right), and the sum of -log p is divided by `num_items_in_batch`, the labels of the whole
+    optimizer step, or by the labels at hand when it is not given. Without labels nothing changes.
+    """
+    import torch
+    from transformers.modeling_outputs import CausalLMOutput
+
+    plain = model.forward
+    head = model.get_output_embeddings()
+
+    def forward(input_ids=None, labels=None, num_items_in_batch=None, **inputs):
+        if labels is None:
+            return plain(input_ids=input_ids, **inputs)
+        targets = labels[:, 1:]
+        kept = targets != -100
+        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][kept],))
+        try:
+            # The cache is off: with it on, transformers ignores the borders that position_ids mark.
+            logits = plain(input_ids=input_ids, **{**inputs, "use_cache": False}).logits.float()  # (labels, V)
+        finally:
+            hook.remove()
+        loss = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
+        count = kept.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return CausalLMOutput(loss=loss / count)
+
+    model.forward = forward
+    # Trainer counts labels from the second token on only for this loss type.
+    model.loss_type = "ForCausalLM"
+    return model
+
+
+def add_adapter(model, adapter):
+    """Wrap `model` by a peft adapter; `adapter` holds LoraConfig's own keys beside `type: lora`."""
+    from peft import LoraConfig, get_peft_model
+
+    options = {key: value for key, value in adapter.items() if key != "type"}
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
+
+
+def save(folder, *parts):
+    """Write each part (a model as safetensors, a tokenizer) so that `folder` appears whole or not at all."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for part in parts:
+            part.save_pretrained(beside)
+        os.chmod(beside, 0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _converted(file):
+    """The folder with a `.gguf` file's weights as safetensors; made once and kept in the Hugging Face cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    folder = Path(HF_HOME) / "hflm-gguf" / digest[:32]
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MissingExtra("gguf", f"reading {file.name}") from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"'{file}' cannot be read: {tokenizers_room.first_line(error)}") from error
+    # A model read from GGUF refuses to be saved; one built from its config does not.
+    config = json.loads(loaded.config.to_json_string())
+    config.pop("quantization_config", None)
+    fresh = type(loaded)(type(loaded.config).from_dict(config))
+    fresh.load_state_dict(loaded.state_dict())
+    save(folder, fresh, tokenizer)
+    return folder

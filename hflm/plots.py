@@ -1,0 +1,118 @@
+"""The two pictures of a model card, as PNG bytes. Colours are Okabe and Ito's, told apart by the colour-blind;
+line styles and marks differ too. matplotlib's object interface (no pyplot) needs no display and starts faster.
+"""
+
+import io
+import math
+
+from hflm.results import UNITS, number
+
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#4D4D4D"
+OTHERS = ["#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00"]
+MARKS = ["D", "s", "^", "v", "o"]
+
+
+def learning_curves(stages):
+    """Loss by step, a panel for each stage.
+
+    `stages`: {"pretrain": {"training": {step: loss}, "validation": {step: loss}}, ...}, losses in nats per token.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(stages), 3.6), dpi=150, layout="constrained")
+    for axes, (stage, curves) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+        others = iter(OTHERS * len(curves))
+        for name, losses in curves.items():
+            steps = sorted(losses)
+            style = (
+                {"color": BLUE, "linewidth": 1.3}
+                if name == "training"
+                else {"color": next(others), "linewidth": 1.3, "linestyle": "--", "marker": "o", "markersize": 3.5}
+            )
+            if len(steps) == 1:
+                style["marker"] = "o"
+            axes.plot(steps, [losses[step] for step in steps], label=name, **style)
+        axes.set_title(stage)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("loss (nats per token)")
+        _quiet(axes)
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+def benchmark(results):
+    """Each task's main metrics as bars with their 95 % intervals, and the baselines as marks beside them.
+
+    A panel holds the metrics of one task that share a unit: accuracy and BLEU never share an axis.
+    """
+    from matplotlib.figure import Figure
+
+    panels = []
+    for name, task in results.tasks.items():
+        by_unit = {}
+        for metric in task.main():
+            by_unit.setdefault(UNITS.get(metric, "0 to 100"), []).append(metric)
+        panels += [(name, task, unit, metrics) for unit, metrics in by_unit.items()]
+
+    bars = [len(metrics) for *_, metrics in panels]
+    figure = Figure(figsize=(7.5, sum(0.85 + 0.4 * count for count in bars)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[0.5 + 0.4 * count for count in bars])
+    for axes, (name, task, unit, metrics) in zip(grid[:, 0], panels, strict=True):
+        scores = [task.metrics[metric] for metric in metrics]
+        places = range(len(metrics))
+        # A percentile interval may lie wholly beside the value; an error bar cannot have a negative length.
+        low = [max(0.0, score.value - score.ci95[0]) for score in scores]
+        high = [max(0.0, score.ci95[1] - score.value) for score in scores]
+        axes.barh(
+            places,
+            [score.value for score in scores],
+            height=0.6,
+            xerr=[low, high],
+            color=BLUE,
+            alpha=0.75,
+            error_kw={"ecolor": GREY, "capsize": 3, "elinewidth": 1.2},
+        )
+        for index, (baseline, values) in enumerate(task.baselines.items()):
+            marks = [(values[metric], place) for place, metric in enumerate(metrics) if metric in values]
+            if marks:
+                axes.scatter(
+                    *zip(*marks, strict=True),
+                    marker=MARKS[index % len(MARKS)],
+                    color=OTHERS[index % len(OTHERS)],
+                    edgecolor="white",
+                    linewidth=0.6,
+                    s=45,
+                    zorder=3,
+                    clip_on=False,  # a mark at 0 is whole
+                    label=baseline,
+                )
+        labels = [f"{metric}  {number(metric, task.metrics[metric].value)}" for metric in metrics]
+        axes.set_yticks(places, labels)
+        axes.set_ylim(len(metrics) - 0.5, -0.5)
+        if unit == "0 to 1":
+            axes.set_xlim(0, 1)
+        axes.set_title(f"{name} (n = {task.n:,})", loc="left", fontsize=10, parse_math=False)
+        axes.set_xlabel(f"{' and '.join(metrics)} ({unit})", fontsize=8)
+        axes.tick_params(labelsize=8)
+        _quiet(axes)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(title="baselines", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+            axes.get_legend().get_title().set_fontsize(8)
+    return _png(figure)
+
+
+def finite(value):
+    """Whether a logged value is a number that can be drawn."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _quiet(axes):
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _png(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

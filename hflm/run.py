@@ -1,0 +1,415 @@
+"""The story of a recipe: tokenizer, pretraining, fine-tuning, benchmark, card, publication.
+
+A stage that ended with the same inputs is skipped, an unfinished one is continued. Everything that a recipe names is
+read before anything is trained, so that a bad row is found in the first minute and not after a night.
+"""
+
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from hflm import data, environment, results, stages
+from hflm import recipe as recipes
+from hflm.errors import DataError, UserError
+
+STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
+
+
+def run(recipe, output=None, fresh=False):
+    """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first."""
+    folder = Path(output) if output else Path("runs") / recipe.name
+    keys = stages.keys(recipe)
+    finished = {} if fresh else stages.finished(folder)
+    todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
+    if not todo:
+        say(f"{folder}: finished, and nothing in the recipe or its data has changed.")
+        show(folder, recipe)
+        return
+
+    state = _start(recipe)
+    with _first_process_first(state):
+        material = read_tasks(recipe, todo)
+        corpus = read_corpus(recipe) if "pretrain" in todo or _trains_tokenizer(recipe, todo) else None
+    if state.is_main_process:
+        if fresh and folder.exists():
+            stages.set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
+        environment.write(folder, environment.describe(recipe, state.num_processes))
+    state.wait_for_everyone()
+    say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
+
+    if "tokenizer" in todo:
+        make_tokenizer(recipe, folder, corpus, material, state)
+        _finish(state, folder, "tokenizer", keys)
+    if "pretrain" in todo:
+        pretrain(recipe, folder, corpus, keys["pretrain"], state)
+        _finish(state, folder, "pretrain", keys)
+    if "finetune" in todo:
+        finetune(recipe, folder, material, keys["finetune"], state)
+        _finish(state, folder, "finetune", keys)
+    if todo & {"pretrain", "finetune"}:
+        last = "finetune" if recipe.finetune else "pretrain"
+        if state.is_main_process:
+            _copy_whole(folder / last / "model", folder / "model")
+        state.wait_for_everyone()
+    measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
+    if measured:
+        for name in benchmark(recipe, folder, _final_model(recipe, folder), str(folder), measured, material, state):
+            _finish(state, folder, f"benchmark/{name}", keys)
+    if state.is_main_process:
+        from hflm import card
+
+        card.write(folder, recipe)
+        show(folder, recipe)
+        if "push" in todo:
+            from hflm import push
+
+            say(f"pushed to {push.push(folder, recipe)}")
+    state.wait_for_everyone()
+    if "push" in todo:
+        _finish(state, folder, "push", keys)
+
+
+def bench(model, recipe, output=None):
+    """Run only the benchmark of `recipe` on `model` (a run, a folder, a .gguf file or a Hub id)."""
+    if recipe.benchmark is None:
+        raise UserError(f"the recipe {recipe.name} has no benchmark section")
+    name = Path(model).stem if Path(model).exists() else model.replace("/", "--")
+    folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{name}"
+    recipe = recipe.model_copy(
+        update={
+            "model": type(recipe.model).model_validate({"from": model}),
+            "tokenizer": None,
+            "pretrain": None,
+            "finetune": None,
+            "push": None,
+        }
+    )
+    run(recipe, folder)
+
+
+def read_tasks(recipe, todo):
+    """Read and check every row that the stages in `todo` need: {(task name, "train" | "validation" | "test"): Material}."""
+    from hflm.benchmark import Material
+
+    material = {}
+    for name, task in recipe.tasks.items():
+        learns = recipe.finetune is not None and name in recipe.finetune.tasks
+        needed = {
+            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo)),
+            "validation": learns and "finetune" in todo and task.splits.validation is not None,
+            "test": f"benchmark/{name}" in todo,
+        }
+        for use in (use for use, needs in needed.items() if needs):
+            examples, skipped, where = _read(task, use)
+            shots = []
+            if use == "test":
+                examples = examples[: task.limit]
+                shots = _shots(task, recipe.seed)
+            for line in skipped[:10]:
+                say(f"left out: {line}")
+            material[name, use] = Material(task, examples, shots, len(skipped), where)
+            say(f"read {len(examples):,} rows of {where} for {name}")
+    return material
+
+
+def read_corpus(recipe):
+    """Read the text to pretrain on, or to train the tokenizer on: (training texts, validation texts or None)."""
+    if recipe.pretrain is None:
+        return [], None
+    stage = recipe.pretrain
+    texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
+    say(f"read {len(texts):,} documents of {where}" if isinstance(texts, list) else f"streams {where}")
+    if stage.validation is None:
+        return texts, None
+    if not isinstance(stage.validation, float):
+        held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
+        if not isinstance(held_out, list):
+            raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
+        return texts, held_out
+    if not isinstance(texts, list):
+        raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set or split there")
+    return data.held_out(texts, stage.validation, stage.rows)
+
+
+def make_tokenizer(recipe, folder, corpus, material, state):
+    """Train the tokenizer on the recipe's own text, or take the one that it names; saved in `tokenizer/`."""
+    from hflm import model as models
+    from hflm import tokenizer as tokenizers
+
+    if state.is_main_process:
+        training = recipe.tokenizer.train
+        if training is None:
+            tokenizer = tokenizers.load(models.locate(recipe.tokenizer.from_), recipe.tokenizer.revision)
+        else:
+            started = time.monotonic()
+            tokenizer = tokenizers.train(
+                _tokenizer_texts(recipe, corpus, material),
+                training.algorithm,
+                training.vocab_size,
+                training.min_frequency,
+            )
+            say(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
+            environment.note(folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
+        models.save(folder / "tokenizer", tokenizer)
+    state.wait_for_everyone()
+
+
+def pretrain(recipe, folder, corpus, key, state):
+    """Next-token prediction on the corpus; the result is `pretrain/model/`."""
+    from hflm import model as models
+    from hflm import pack
+
+    model, tokenizer = _first_model(recipe, folder)
+    texts, held_out = corpus
+    stage = recipe.pretrain
+    block_size = _block_size(stage, model)
+    validation = pack.pack_documents(held_out, tokenizer, block_size, stage.rows) if held_out else None
+    if isinstance(texts, list):
+        packed = pack.pack_documents(texts, tokenizer, block_size, stage.rows)
+        say(
+            f"pretrain: {packed.tokens:,} tokens in {len(packed.rows):,} rows of {block_size}, {packed.cut:,} texts cut"
+        )
+    elif stage.args.get("max_steps", -1) > 0:
+        packed = pack.pack_stream(texts, tokenizer, block_size)
+    else:
+        raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
+    _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
+
+
+def finetune(recipe, folder, material, key, state):
+    """All listed tasks together, loss on the target only; the result, any adapter merged, is `finetune/model/`."""
+    from hflm import model as models
+    from hflm import pack
+    from hflm.tasks.fit import fit
+
+    model, tokenizer = _model_to_finetune(recipe, folder)
+    stage = recipe.finetune
+    block_size = _block_size(stage, model)
+
+    def packed(use):
+        pairs, cut = [], 0
+        for name in stage.tasks:
+            found = material.get((name, use))
+            if found is None:
+                continue
+            lengths = pack.target_lengths([example.target for example in found.examples], tokenizer)
+            rooms = [block_size - length for length in lengths]
+            examples, shortened = fit(found.task, found.examples, tokenizer, rooms, found.where)
+            cut += shortened
+            pairs += [(example.prompt, example.target) for example in examples]
+        return pack.pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
+
+    rows = packed("train")
+    say(
+        f"finetune: {rows.pieces:,} examples, {rows.tokens:,} tokens in {len(rows.rows):,} rows, {rows.cut:,} texts cut"
+    )
+    model = models.mend_loss(model)
+    if stage.adapter is not None:
+        model = models.add_adapter(model, stage.adapter)
+    _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
+
+
+def benchmark(recipe, folder, model_path, model_name, names, material, state):
+    """Yield the name of each task of `names` after it was measured and results.json holds it."""
+    from hflm import benchmark as benchmarks
+    from hflm import model as models
+
+    dtype = recipe.model.dtype or "float32"
+    model, tokenizer = models.load(model_path, recipe.model.revision if recipe.model.from_ else None, dtype)
+    model.to(state.device)
+    path = folder / "benchmark" / "results.json"
+    kept = results.read(path).tasks if path.exists() else {}
+    for name in names:
+        found = benchmarks.benchmark(
+            model,
+            tokenizer,
+            material[name, "test"],
+            models.context_length(model),
+            batch_tokens=recipe.benchmark.batch_tokens,
+            resamples=recipe.benchmark.resamples,
+            seed=recipe.seed,
+            predictions=folder / "benchmark" / "predictions" / f"{name}.jsonl",
+            name=name,
+        )
+        if state.is_main_process:
+            kept = {**kept, name: found}
+            in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
+            results.write(results.Results(model_name, in_order), path)
+        yield name
+
+
+def show(folder, recipe):
+    """The summary in the terminal: the benchmark's table and where the card is."""
+    from rich.console import Console
+
+    if recipe.benchmark is not None:
+        Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
+    say(f"card: {folder / 'README.md'}")
+
+
+def say(text):
+    """One line of the story, from the first process only."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _train(stage, model, tokenizer, packed, validation, folder, args, key, recipe, state):
+    from hflm import model as models
+    from hflm import pack, train
+
+    if state.is_main_process and stages.begin(folder / stage, key):
+        say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
+    state.wait_for_everyone()
+    trained = train.train(
+        model,
+        packed.rows,
+        folder / stage,
+        args,
+        stage=stage,
+        seed=recipe.seed,
+        collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+        eval_rows=validation.rows if validation else None,
+        tokens_per_row=packed.tokens_per_row,
+    )
+    if state.is_main_process:
+        if stage == "finetune" and recipe.finetune.adapter is not None:
+            model.save_pretrained(folder / stage / "adapter")
+            model = model.merge_and_unload()
+        models.save(folder / stage / "model", model, tokenizer)
+        environment.note(
+            folder,
+            parameters=model.num_parameters(),
+            **{
+                stage: {
+                    "seconds": trained.seconds,
+                    "steps": trained.steps,
+                    "tokens": trained.tokens,
+                    "final_loss": trained.loss,
+                    "final_eval_loss": trained.eval_loss,
+                }
+            },
+        )
+    state.wait_for_everyone()
+
+
+def _start(recipe):
+    """The process group (one process unless a launcher started several), seeded."""
+    from accelerate import PartialState
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    import torch
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    set_seed(recipe.seed)
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _first_process_first(state):
+    return state.main_process_first()
+
+
+def _finish(state, folder, stage, keys):
+    if state.is_main_process:
+        stages.finish(folder, stage, keys[stage])
+    state.wait_for_everyone()
+
+
+def _trains_tokenizer(recipe, todo):
+    return "tokenizer" in todo and recipe.tokenizer.train is not None
+
+
+def _read(task, use):
+    from hflm import tasks
+
+    split = getattr(task.splits, use)
+    where = data.where(task.data, split)
+    return *tasks.read(task, data.load(task.data, split), where), where
+
+
+def _shots(task, seed):
+    """`shots` solved examples of the training split, the same ones for every row and every run of a seed."""
+    import random
+
+    if not getattr(task, "shots", 0):
+        return []
+    if task.splits.train is None:
+        raise UserError("shots need a training split to take them from: set splits.train")
+    examples, _, where = _read(task, "train")
+    if len(examples) < task.shots:
+        raise DataError(f"{where} has {len(examples)} rows, fewer than the {task.shots} shots")
+    return random.Random(seed).sample(examples, task.shots)
+
+
+def _tokenizer_texts(recipe, corpus, material):
+    """The recipe's own text: the tokenizer's data, or the corpus and the training examples of the tasks."""
+    training = recipe.tokenizer.train
+    if training.data is not None:
+        column = recipe.pretrain.text if recipe.pretrain else "text"
+        texts, _ = data.corpus(training.data, column, "documents", recipe.seed)
+        yield from texts
+        return
+    # A stream may have no end: its beginning stands for it.
+    yield from itertools.islice(corpus[0], STREAMED_TEXTS)
+    for (_, use), found in material.items():
+        if use == "train":
+            yield from (f"{example.prompt} {example.target}" for example in found.examples)
+
+
+def _first_model(recipe, folder):
+    """What training starts from: a new model of the recipe's size, or the one that it names."""
+    from transformers import set_seed
+
+    from hflm import model as models
+    from hflm import tokenizer as tokenizers
+
+    set_seed(recipe.seed)
+    if recipe.model.from_ is None:
+        tokenizer = tokenizers.load(folder / "tokenizer")
+        return models.build(recipe.model.config, tokenizer), tokenizer
+    return models.load(recipe.model.from_, recipe.model.revision, recipe.model.dtype or "float32")
+
+
+def _model_to_finetune(recipe, folder):
+    from transformers import set_seed
+
+    from hflm import model as models
+
+    if recipe.pretrain is None:
+        return _first_model(recipe, folder)
+    set_seed(recipe.seed)  # the same adapter and dropout, whether or not pretraining ran in this process
+    return models.load(folder / "pretrain" / "model", dtype=recipe.model.dtype or "float32")
+
+
+def _final_model(recipe, folder):
+    return folder / "model" if recipe.pretrain or recipe.finetune else recipe.model.from_
+
+
+def _block_size(stage, model):
+    """Tokens in a packed row: the recipe's, or the model's context up to 1024."""
+    from hflm import model as models
+
+    longest = models.context_length(model)
+    if stage.block_size is not None and stage.block_size > longest:
+        raise UserError(f"block_size {stage.block_size} is more than the model's context of {longest} tokens")
+    return stage.block_size or min(longest, 1024)
+
+
+def _copy_whole(source, target):
+    """Copy a folder so that the copy appears whole or not at all."""
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(source, beside, dirs_exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

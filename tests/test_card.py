@@ -1,0 +1,483 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hflm import card, recipe, results
+from hflm.errors import UserError
+from hflm.markdown import cut, fenced, inert
+from hflm.public import hub_id, public
+from hflm.results import Results, Score, TaskResult
+
+RECIPE = """
+name: tiny
+seed: 42
+tokenizer: {train: {vocab_size: 512}}
+model: {preset: gpt2-nano, n_positions: 128}
+pretrain:
+  data: {path: toy, name: stories}
+  args: {max_steps: 40}
+tasks:
+  sentiment:
+    data: {path: stanfordnlp/sst2, revision: abc123}
+    splits: {train: train, test: validation}
+    text: sentence
+    labels: [negative, positive]
+  translation:
+    data: {path: /home/alice/secret project/pairs.jsonl}
+    source: en
+    target: de
+finetune: {tasks: [sentiment, translation]}
+benchmark: {tasks: [sentiment, translation]}
+push: {repo_id: you/tiny}
+"""
+
+ENVIRONMENT = {
+    "hflm": "0.1.0",
+    "created": "2030-01-01T00:00:00+00:00",
+    "command": "hflm run /home/alice/tiny.yaml",
+    "python": "3.11.9",
+    "packages": {"torch": "2.15.0"},
+    "git": {"commit": "deadbeef", "dirty": True},
+    "hardware": {"cpu": "Some CPU", "cores": 2, "memory_gb": 23.5, "gpus": []},
+    "data": {
+        "pretrain.data.0": {"path": "toy", "fingerprint": "sha256:aa", "rows": 8000, "tokens": 900000},
+        "tasks.translation": {"path": "/home/alice/secret project/pairs.jsonl", "fingerprint": "sha256:bb"},
+    },
+    "model": {"parameters": 1064960, "preset": "gpt2-nano"},
+    "stages": {"pretrain": {"seconds": 141.2, "tokens": 900000, "steps": 400}},
+}
+
+SCORES = Results(
+    "tiny",
+    {
+        "sentiment": TaskResult(
+            "sentiment",
+            872,
+            {"accuracy": Score(0.83, (0.8, 0.85), "sklearn"), "mcc": Score(0.66, (0.6, 0.7), "sklearn")},
+            {"majority": {"accuracy": 0.51}},
+            "stanfordnlp/sst2 [validation]",
+            "abc",
+            "label scoring",
+            3,
+            0,
+            9.0,
+        ),
+        "translation": TaskResult(
+            "translation",
+            200,
+            {"bleu": Score(31.24, (29.0, 33.3), "nrefs:1|case:mixed"), "chrf": Score(50.0, (48.0, 52.0), "")},
+            {"copy the source": {"bleu": 2.0, "chrf": 12.5}},
+            "/home/alice/secret project/pairs.jsonl [test]",
+            "def",
+            "greedy",
+            0,
+            1,
+            20.0,
+        ),
+    },
+)
+
+PREDICTIONS = {
+    "sentiment": [
+        {"id": 0, "prompt": "Review: ok", "prediction": "positive", "references": ["positive"]},
+        {"id": 1, "prompt": "Review: bad", "prediction": "positive", "references": ["negative"]},
+        {"id": 2, "prompt": "Review: fine", "prediction": "positive", "references": ["positive"]},
+    ],
+    "translation": [
+        {"id": 0, "prompt": "en: a cat", "prediction": "ein Hund", "references": ["eine Katze"]},
+        {"id": 1, "prompt": "en: a dog", "prediction": "ein Hund", "references": ["ein Hund"]},
+        {"id": 2, "prompt": "en: a bird", "prediction": "", "references": ["ein Vogel"]},
+    ],
+}
+ROW_SCORES = {"sentiment": ("accuracy", [1.0, 0.0, 1.0]), "translation": ("bleu", [30.0, 100.0, 0.0])}
+
+
+def jsonl(path, rows):
+    results.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda text=RECIPE: loaded(tmp_path, text)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return finished(tmp_path / "runs" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """The lines of a finished run's card."""
+    folder = tmp_path_factory.mktemp("card")
+    return written(finished(folder / "tiny"), loaded(folder, RECIPE)).splitlines()
+
+
+def loaded(folder, text):
+    (folder / "recipe.yaml").write_text(text)
+    return recipe.load(str(folder / "recipe.yaml"))
+
+
+def finished(run):
+    """A finished run: two stages, two tasks."""
+    results.write_text(run / "environment.json", json.dumps(ENVIRONMENT))
+    results.write_text(run / "model" / "config.json", '{"model_type": "gpt2", "n_positions": 128}')
+    steps = [
+        {"step": step, "loss": 5 - step / 20, "tokens_per_second": 20000 + step, "seconds": step / 10}
+        for step in range(10, 50, 10)
+    ]
+    jsonl(run / "pretrain" / "metrics.jsonl", [*steps, {"step": 40, "eval_loss": 3.125}])
+    jsonl(run / "finetune" / "metrics.jsonl", [{"step": 5, "loss": 1.5}])
+    results.write(SCORES, run / "benchmark" / "results.json")
+    for task, rows in PREDICTIONS.items():
+        metric, scores = ROW_SCORES[task]
+        rows = [{**row, "scores": {metric: score}} for row, score in zip(rows, scores, strict=True)]
+        jsonl(run / "benchmark" / "predictions" / f"{task}.jsonl", rows)
+    return run
+
+
+def written(run, recipe):
+    card.write(run, recipe)
+    return (run / "README.md").read_text(encoding="utf-8")
+
+
+def test_front_matter_is_what_the_hub_reads(run, load):
+    text = written(run, load())
+    meta = yaml.safe_load(text.split("---\n")[1])
+    assert meta["library_name"] == "transformers"
+    assert meta["pipeline_tag"] == "text-generation"
+    assert meta["tags"] == ["hflm", "gpt2"]
+    assert meta["datasets"] == ["stanfordnlp/sst2"]  # neither toy nor a local file
+    assert "base_model" not in meta
+    index = meta["model-index"][0]
+    assert index["name"] == "tiny"
+    sentiment = index["results"][0]
+    assert sentiment["task"] == {"type": "text-classification", "name": "sentiment"}
+    assert sentiment["dataset"] == {
+        "name": "stanfordnlp/sst2 [validation]",
+        "type": "stanfordnlp/sst2",
+        "split": "validation",
+        "revision": "abc123",
+    }
+    assert {"type": "accuracy", "value": 0.83, "name": "accuracy"} in sentiment["metrics"]
+    read = ModelCard(text).data.eval_results
+    assert [(result.metric_name, result.metric_value) for result in read] == [
+        ("accuracy", 0.83),
+        ("mcc", 0.66),
+        ("bleu", 31.24),
+        ("chrf", 50.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# tiny",
+        (
+            "A GPT-2-style language model with 1,064,960 parameters, trained from scratch on toy (stories), then fine-tuned"
+            " on sentiment (stanfordnlp/sst2), translation (pairs.jsonl)."
+        ),
+        "| sentiment | 872 | accuracy | 0.830 | 0.800 to 0.850 | majority 0.510 |",
+        "| sentiment | 872 | mcc | 0.660 | 0.600 to 0.700 |  |",
+        "| translation | 200 | bleu | 31.2 | 29.0 to 33.3 | copy the source 2.0 |",
+        (
+            "- sentiment: stanfordnlp/sst2 \\[validation\\]; decoding label scoring; prompts cut to fit: 3; prompt abc;"
+            " signature sklearn"
+        ),
+        (
+            "- translation: pairs.jsonl \\[test\\]; decoding greedy; unusable rows left out: 1; prompt def;"
+            " signature nrefs:1\\|case:mixed"
+        ),
+        (
+            "At the end of pretrain: training loss 3.000, validation loss 3.125, 20,025 tokens/s (median);"
+            " of finetune: training loss 1.500."
+        ),
+        "- Trained on generated toy text: it says nothing about real language.",
+        "- It reads at most 128 tokens, prompt and answer together.",
+        "| pretrain.data.0 | toy | 8,000 | 900,000 | sha256:aa |",
+        "| tasks.translation | pairs.jsonl |  |  | sha256:bb |",
+        "- Hardware: Some CPU, 2 cores, 24 GB of memory",
+        "- Pretrain: 2 min 21 s, 400 steps, 900,000 tokens",
+        "- Command: hflm run tiny.yaml",
+        "- Commit: deadbeef (with uncommitted changes)",
+        'generate = pipeline("text-generation", model="you/tiny")',
+        "sentiment. First row (accuracy 1.000):",
+        "sentiment. Best row (accuracy 1.000):",
+        "sentiment. Worst row (accuracy 0.000):",
+        "translation. First row (bleu 30.0):",
+        "translation. Best row (bleu 100.0):",
+    ],
+)
+def test_the_card_says(lines, line):
+    assert line in lines
+
+
+def test_samples_are_the_rows_they_are_called(run, load):
+    text = written(run, load())
+    worst = text.split("sentiment. Worst row (accuracy 0.000):")[1].split("```")[1]
+    assert worst == "text\nPROMPT\nReview: bad\n\nPREDICTION\npositive\n\nREFERENCE\nnegative\n"
+
+
+def test_one_row_is_first_best_and_worst(run, load):
+    rows = [{"id": 0, "prompt": "p", "prediction": "q", "references": [], "scores": {"accuracy": 1.0}}]
+    jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
+    text = written(run, load())
+    assert text.count("sentiment. ") == 1
+    assert "sentiment. First and best and worst row (accuracy 1.000):" in text
+
+
+def test_a_lower_perplexity_is_the_better_row(run, load):
+    scores = {"perplexity": Score(9.0, (8.0, 10.0), "")}
+    task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0, 1.0)
+    results.write(Results("m", {"lm": task}), run / "benchmark" / "results.json")
+    rows = [{"id": n, "prompt": f"p{n}", "scores": {"perplexity": p}} for n, p in enumerate([5.0, 2.0, 9.0])]
+    jsonl(run / "benchmark" / "predictions" / "lm.jsonl", rows)
+    text = written(run, load())
+    assert "lm. Best row (perplexity 2.00):" in text and "lm. Worst row (perplexity 9.00):" in text
+
+
+def test_neither_folders_nor_secrets_are_shown(run, load):
+    environment = {
+        **ENVIRONMENT,
+        "command": "hflm run /home/alice/a.yaml --set x=hf_abcdefghijkl --output /mnt/bob/out",
+    }
+    results.write_text(run / "environment.json", json.dumps(environment))
+    secret = RECIPE.replace("revision: abc123", 'revision: abc123, storage_options: {key: "s3cr3t"}')
+    rows = [{"id": 0, "prompt": "my token is hf_abcdefghijkl", "prediction": "", "references": []}]
+    jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
+    text = written(run, load(secret))
+    for hidden in ("alice", "bob", "secret project", "/home", "s3cr3t", "hf_abcdefghijkl", str(run)):
+        assert hidden not in text
+    assert "- Command: hflm run a.yaml --set x=hf_(hidden) --output out" in text
+
+
+def test_the_recipe_in_the_card_loads_again(run, load):
+    text = written(run, load())
+    again = load(text.split("```yaml\n")[1].split("```")[0])
+    assert again.name == "tiny" and again.tasks["translation"].data.path == "pairs.jsonl"
+
+
+NASTY = [
+    "```\n# a heading\n<script>alert(1)</script>\n```",
+    "`````` and ~~~\n---\nname: x\n---",
+    "| a | b |\n| --- | --- |",
+    "<img src=x onerror=alert(1)> ![x](http://x)",
+    "\x1b[2J \u202e reversed \x00",
+    "x" * 1000 + "```",
+]
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_text_from_data_stays_inert(run, load, nasty):
+    rows = [{"id": nasty, "prompt": nasty, "prediction": nasty, "references": [nasty], "scores": {"accuracy": 1.0}}]
+    jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
+    text = written(run, load())
+    assert outside_fences(text) == outside_fences(written_plain(run, load()))
+    assert not re.search("[\x00\x1b\u202e]", text)
+
+
+def written_plain(run, recipe):
+    rows = [{"id": 0, "prompt": "p", "prediction": "p", "references": ["p"], "scores": {"accuracy": 1.0}}]
+    jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
+    return written(run, recipe)
+
+
+def outside_fences(text):
+    """The lines of a markdown text that are not in a code block, by CommonMark's rule for fences."""
+    lines, fence = [], None
+    for line in text.split("\n"):
+        mark = re.match("`{3,}", line)
+        if fence is None and mark:
+            fence = mark[0]
+        elif fence is None:
+            lines.append(line)
+        elif mark and line == mark[0] and len(mark[0]) >= len(fence):
+            fence = None
+    assert fence is None
+    return lines
+
+
+def test_names_from_a_recipe_stay_inert_in_tables(run, load):
+    task = SCORES.tasks["sentiment"]
+    results.write(Results("m", {"a|b <script>$x$ [l](u)": task}), run / "benchmark" / "results.json")
+    text = written(run, load())
+    assert r"| a\|b \<script\>$x$ \[l\](u) | 872 |" in text
+
+
+@pytest.mark.parametrize(
+    "gone, absent, present",
+    [
+        (["environment.json"], "## Data", "## Benchmark"),
+        (["pretrain/metrics.jsonl", "finetune/metrics.jsonl"], "learning_curve", "## Benchmark"),
+        (["benchmark/results.json"], "## Benchmark", "learning_curve.png"),
+        (["benchmark/predictions/sentiment.jsonl"], "sentiment. First", "translation. First"),
+        (["model/config.json"], "## How to use it", "## Benchmark"),
+    ],
+)
+def test_what_is_missing_is_left_out(run, load, gone, absent, present):
+    card.write(run, load())  # an earlier card and its pictures must not survive in the new one
+    for path in gone:
+        (run / path).unlink()
+    text = written(run, load())
+    assert absent not in text and present in text
+    pictures = {path.name for path in (run / "plots").iterdir()}
+    assert pictures == set(re.findall(r"plots/([\w.]+)\)", text))
+
+
+def test_an_empty_run_still_has_a_card(tmp_path, load):
+    (tmp_path / "empty").mkdir()
+    text = written(tmp_path / "empty", load())
+    assert "# tiny" in text and "## How it was made" in text
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("environment", [{}, dict.fromkeys(ENVIRONMENT), {"data": {"a": {}}, "stages": {"b": {}}}])
+def test_every_key_of_the_environment_is_optional(run, load, environment):
+    results.write_text(run / "environment.json", json.dumps(environment))
+    assert "A GPT-2-style language model, trained from scratch" in written(run, load())
+
+
+BENCHMARK = """
+name: judge
+model: {from: org/base}
+tasks: {sentiment: {data: {path: toy, name: sentiment}, labels: [negative, positive]}}
+benchmark: {tasks: [sentiment]}
+"""
+FINETUNE = BENCHMARK.replace("benchmark:", "finetune: {tasks: [sentiment], adapter: {type: lora, r: 4}}\nbenchmark:")
+
+
+@pytest.mark.parametrize(
+    "text, sentence, base",
+    [
+        (BENCHMARK, "(`org/base`), benchmarked as it is; nothing was trained.", None),
+        (FINETUNE, ", fine-tuned with an adapter from `org/base` on sentiment (toy (sentiment)).", "org/base"),
+        (FINETUNE.replace("org/base", "/home/alice/base"), "from `base` on sentiment", None),
+    ],
+)
+def test_a_model_from_elsewhere_is_named(run, load, text, sentence, base):
+    written_card = written(run, load(text))
+    assert sentence in written_card
+    assert ModelCard(written_card).data.base_model == base
+    assert 'model="tiny"' in written_card  # the folder's name stands in for a repository
+
+
+def test_a_resumed_log_counts_each_step_once(run, load):
+    with open(run / "finetune" / "metrics.jsonl", "a") as file:
+        file.write(
+            '{"step": 7, "loss": 1.4}\n{"step": 7, "lo\n{"step": 7, "loss": 1.3}\n{"step": 8, "loss": NaN}\n{"st'
+        )
+    assert "of finetune: training loss 1.300." in written(run, load())
+
+
+def test_several_evaluation_sets_keep_their_names(run, load):
+    jsonl(run / "finetune" / "metrics.jsonl", [{"step": 5, "eval_qa_loss": 1.25, "eval_runtime": 3.0}])
+    assert "of finetune: validation (qa) loss 1.250." in written(run, load())
+
+
+def test_pictures_are_png_with_panels_side_by_side(run, load):
+    def size(name):
+        data = (run / "plots" / name).read_bytes()
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+    card.write(run, load())
+    both = size("learning_curve.png")
+    assert size("benchmark.png")[0] > 600
+    (run / "finetune" / "metrics.jsonl").unlink()
+    card.write(run, load())
+    assert size("learning_curve.png") == (both[0] // 2, both[1])
+
+
+def test_a_broken_results_json_is_an_error_not_a_card_without_scores(run, load):
+    (run / "benchmark" / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="no schema_version"):
+        card.write(run, load())
+
+
+@pytest.mark.parametrize(
+    "value, seen",
+    [
+        ("/home/alice/my corpus.txt", "my corpus.txt"),
+        ("~/corpus", "corpus"),
+        ("../alice/corpus.txt", "corpus.txt"),
+        (r"C:\Users\alice\corpus.txt", "corpus.txt"),
+        ("file:///home/alice/a.txt", "a.txt"),
+        ("https://alice:pw@host.example/a/b.txt?sig=1", "https://host.example/a/b.txt"),
+        ("hf://datasets/org/set@main/a.txt", "hf://datasets/org/set@main/a.txt"),
+        ("org/set", "org/set"),
+        ("data/train-*.parquet", "data/train-*.parquet"),
+        ("hflm run '/home/a/b.yaml' --set model.from=/mnt/m/base", "hflm run 'b.yaml' --set model.from=base"),
+        ("/usr/bin/hflm run a.yaml --fresh", "hflm run a.yaml --fresh"),
+        ("and/or 3 / 2", "and/or 3 / 2"),
+        (
+            {"token": "x", "password": None, "keep": [1, None, True, "hf_abcdefgh"]},
+            {"keep": [1, None, True, "hf_(hidden)"]},
+        ),
+        ({"prompt": "/translate {{ en }}/{{ de }}", "labels": ["/a/b", "c"]},) * 2,
+    ],
+)
+def test_public(value, seen):
+    assert public(value) == seen
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("org/set", True),
+        ("squad", True),
+        ("toy", False),
+        ("json", False),
+        ("data/corpus.txt", False),
+        ("here", False),
+        ("/abs/set", False),
+        ("./set", False),
+        ("a/b/c", False),
+        ("https://host/a", False),
+    ],
+)
+def test_hub_id(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert hub_id(name) is expected
+
+
+@pytest.mark.parametrize(
+    "text, block",
+    [
+        ("a", "```text\na\n```"),
+        ("```", "````text\n```\n````"),
+        ("x `` y ````` z", "``````text\nx `` y ````` z\n``````"),
+    ],
+)
+def test_fenced(text, block):
+    assert fenced(text) == block
+
+
+def test_inert_is_one_line():
+    assert inert("a\n|b|\t`c`  <d> & macro_f1") == r"a \|b\| \`c\` \<d\> \& macro_f1"
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 300, "日本語\u3000です", "👩\u200d🔬"])
+def test_cut_keeps_what_fits(text):
+    assert cut(text) == text
+
+
+def test_cut_keeps_start_and_end_within_300():
+    short = cut("start" + "x" * 1000 + "end?")
+    assert len(short) == 300 and short.startswith("start") and short.endswith("end?") and " [...] " in short
+
+
+def test_a_card_needs_neither_torch_nor_transformers(run, load):
+    load()
+    script = (
+        "import sys; from hflm import card, recipe\n"
+        "card.write(sys.argv[1], recipe.load(sys.argv[2]))\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    arguments = [sys.executable, "-c", script, str(run), str(run.parent.parent / "recipe.yaml")]
+    assert subprocess.check_output(arguments, text=True).strip() == "[]"

@@ -1,0 +1,267 @@
+"""The command line in real processes: exit codes, what stands on stdout and stderr, and what is imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import hflm as package
+from hflm import cli, recipe
+
+RECIPE = """\
+# A test. 1 core, no time.
+name: good
+model: {from: org/base}
+benchmark: {tasks: [sentiment]}
+tasks:
+  sentiment: {data: {path: a/b}, labels: [bad, good]}
+"""
+
+AGAIN = "Free some and run the same command again: it continues."
+# Runs the command line with a module of ours in place of hflm.run.
+WITH_RUN = """
+import errno, sys, types
+import hflm
+from hflm.errors import *
+from hflm import cli
+
+def run(recipe, output, fresh):
+    {act}
+
+hflm.run = sys.modules["hflm.run"] = types.SimpleNamespace(run=run)
+cli.main()
+"""
+
+
+def process(*command, cwd, stdout=subprocess.PIPE):
+    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parent.parent)}
+    return subprocess.run(
+        command, cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False
+    )
+
+
+def hflm(*arguments, cwd, **more):
+    return process(sys.executable, "-m", "hflm", *arguments, cwd=cwd, **more)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The command line in this process; gives what a command hands on to hflm.run and hflm.generate."""
+    calls = []
+    run = SimpleNamespace(
+        run=lambda recipe, output, fresh: calls.append((recipe.name, recipe.seed, output, fresh)),
+        bench=lambda model, recipe, output: calls.append((model, recipe.name, output)),
+    )
+    generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
+    for name, module in (("run", run), ("generate", generate)):
+        monkeypatch.setitem(sys.modules, f"hflm.{name}", module)
+        monkeypatch.setattr(package, name, module, raising=False)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hflm", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        return calls.pop()
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "good.yaml").write_text(RECIPE)
+    (tmp_path / "bad.yaml").write_text(RECIPE.replace("labels", "lables").replace("a/b", "7"))
+    return tmp_path
+
+
+def test_validate(folder):
+    done = hflm("validate", "good.yaml", cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "good.yaml: ok\n", "")
+
+
+def test_validate_tells_every_problem_of_every_recipe(folder):
+    done = hflm("validate", "bad.yaml", "good.yaml", "none.yaml", "--set", "seed=x", cwd=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "--set seed=x  seed: expected a whole number, got 'x'",
+        "bad.yaml:6  tasks.sentiment.lables: unknown key. Did you mean labels?",
+        "bad.yaml:6  tasks.sentiment.data.path: expected text, got 7. Put it in quotes",
+        "bad.yaml:6  tasks.sentiment.labels: required key is missing",
+        "none.yaml  no such file, and no shipped recipe of that name. `hflm recipes` lists the shipped ones",
+        "5 problems; nothing was run.",
+    ]
+
+
+def test_schema(folder):
+    done = hflm("schema", cwd=folder)
+    assert (done.returncode, json.loads(done.stdout)) == (0, recipe.json_schema())
+
+
+def test_recipes_are_listed_with_their_first_line_and_printed(folder):
+    done = hflm("recipes", cwd=folder)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, len(lines)) == (0, len(recipe.shipped()))
+    for line, (name, path) in zip(lines, recipe.shipped().items(), strict=True):
+        assert line.split()[0] == name
+        assert line.endswith(f"({path})")
+        assert path.read_text(encoding="utf-8").split("\n")[0].strip("# ") in line
+        printed = hflm("recipes", name, cwd=folder)
+        assert (printed.returncode, printed.stdout) == (0, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["recipes", "nope"], 2, "nope: no such file, and no shipped recipe of that name"),
+        (["run", "none.yaml"], 2, "none.yaml  no such file"),
+        (["run", "bad.yaml"], 2, "3 problems; nothing was run."),
+        (["bench", "org/model", "bad.yaml"], 2, "3 problems; nothing was run."),
+        (["run"], 2, "Missing argument 'RECIPE'"),
+        (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh)"),
+        (["vaildate", "good.yaml"], 2, "No such command 'vaildate'. Did you mean 'validate'?"),
+        (["validate"], 2, "Missing argument"),
+        (["generate", "m", "p", "--max-lenght", "3"], 2, "--max-length"),
+        (["generate", "m", "p", "--max-length", "three"], 2, "Invalid value for '--max-length'"),
+        (["generate", "m", "p", "--suppress-tokens", "3"], 2, "--suppress-tokens: expected a list, got 3"),
+        (["generate", "m", "p", "--suppress-tokens", "[3"], 2, "--suppress-tokens: not YAML"),
+        (["generate", "m", "p", "--penalty-alpha", "0.6"], 2, "No such option: --penalty-alpha"),
+    ],
+)
+def test_what_the_user_must_change_is_told_without_a_traceback(folder, arguments, code, words):
+    done = hflm(*arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not set("╭│╰") & set(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "stderr"),
+    [
+        ("pass", 0, ""),
+        ("raise DataError('data/train.jsonl: row 3 has no text')", 2, "data/train.jsonl: row 3 has no text\n"),
+        ("raise ModelError('no such model')", 2, "no such model\n"),
+        ("raise Stopped('stopped at step 40')", 143, "stopped at step 40\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+        (
+            "raise OSError(errno.ENOSPC, 'No space left on device', 'runs/good/model.safetensors')",
+            2,
+            f"no space left on the disk (runs/good/model.safetensors). {AGAIN}\n",
+        ),
+        (
+            "raise RuntimeError('I/O error: No space left on device (os error 28)')",
+            2,
+            f"no space left on the disk. {AGAIN}\n",
+        ),
+    ],
+)
+def test_exit_codes(folder, act, code, stderr):
+    done = process(sys.executable, "-c", WITH_RUN.format(act=act), "run", "good.yaml", cwd=folder)
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+@pytest.mark.parametrize("act", ["raise ValueError('a bug')", "raise OSError(errno.EACCES, 'denied', 'x')", "1 / 0"])
+def test_a_bug_shows_its_traceback(folder, act):
+    done = process(sys.executable, "-c", WITH_RUN.format(act=act), "run", "good.yaml", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_is_really_full(folder):
+    with open("/dev/full", "w") as full:
+        done = hflm("schema", cwd=folder, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith("no space left on the disk")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "handed"),
+    [
+        (["run", "good.yaml"], ("good", 42, None, False)),
+        (
+            ["run", "good.yaml", "--set", "seed=7", "--set", "name=b", "--output", "out", "--fresh"],
+            ("b", 7, Path("out"), True),
+        ),
+        (["bench", "org/m", "good.yaml"], ("org/m", "good", None)),
+        (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", Path("o"))),
+        (["generate", "m", "Once upon"], ("m", "Once upon", {})),
+    ],
+)
+def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed):
+    monkeypatch.chdir(folder)
+    assert told(*arguments) == handed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (
+            ["--max-length", "200", "--num-return-sequences", "5", "--no-repeat-ngram-size", "2", "--do-sample"]
+            + ["--temperature", "0.7"],
+            {
+                "max_length": 200,
+                "num_return_sequences": 5,
+                "no_repeat_ngram_size": 2,
+                "do_sample": True,
+                "temperature": 0.7,
+            },
+        ),
+        (["--no-do-sample", "--no-use-cache"], {"do_sample": False, "use_cache": False}),
+        (["--top-p=0.9", "--length-penalty", "-1"], {"top_p": 0.9, "length_penalty": -1.0}),
+        (["--early-stopping", "--num-beams", "4"], {"early_stopping": True, "num_beams": 4}),
+        (["--num-beams", "4", "--early-stopping"], {"early_stopping": True, "num_beams": 4}),
+        (["--early-stopping", "never"], {"early_stopping": "never"}),
+        (["--early-stopping", "false"], {"early_stopping": False}),
+        (["--stop-strings", "The end"], {"stop_strings": "The end"}),
+        (["--stop-strings", "true"], {"stop_strings": "true"}),
+        (["--stop-strings", "[a, b]"], {"stop_strings": ["a", "b"]}),
+        (["--stop-strings", "[a"], {"stop_strings": "[a"}),
+        (["--eos-token-id", "[1, 2]"], {"eos_token_id": [1, 2]}),
+        (["--eos-token-id", "3"], {"eos_token_id": 3}),
+        (["--bad-words-ids", "[[1], [2, 3]]"], {"bad_words_ids": [[1], [2, 3]]}),
+        (["--watermarking-config", "{bias: 2.5}"], {"watermarking_config": {"bias": 2.5}}),
+        (["--seed", "3", "--json", "--revision", "main"], {"seed": 3, "json": True, "revision": "main"}),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["options first", "options last"])
+def test_generation_options(told, arguments, options, first):
+    if first and arguments[-1] == "--early-stopping":
+        arguments = [*arguments, "--"]  # else the model would be its value
+    command = [*arguments, "org/m", "A prompt"] if first else ["org/m", "A prompt", *arguments]
+    model, prompt, found = told("generate", *command)
+    assert (model, prompt) == ("org/m", "A prompt")
+    assert {name: (value, type(value)) for name, value in found.items()} == {
+        name: (value, type(value)) for name, value in options.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["generate", "--help"], ["validate", "good.yaml"], ["schema"], ["recipes"], ["run", "bad.yaml"]],
+    ids=" ".join,
+)
+def test_light_commands_import_no_heavy_library(folder, arguments):
+    code = (
+        "import atexit, sys; from hflm.cli import main\n"
+        "heavy = ('torch', 'transformers', 'datasets', 'peft', 'numpy', 'evaluate', 'huggingface_hub')\n"
+        "atexit.register(lambda: print('heavy:', [name for name in heavy if name in sys.modules]))\n"
+        "main()"
+    )
+    done = process(sys.executable, "-c", code, *arguments, cwd=folder)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_help_names_every_command_and_every_generation_option(folder):
+    told = hflm("--help", cwd=folder)
+    assert told.returncode == 0
+    for command in ("run", "validate", "schema", "recipes", "bench", "generate"):
+        assert f"\n  {command} " in told.stdout
+    options = hflm("generate", "--help", cwd=folder).stdout
+    for option in ("--max-length", "--num-return-sequences", "--exponential-decay-length-penalty", "--seed"):
+        assert f"{option} " in options

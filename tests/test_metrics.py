@@ -1,0 +1,376 @@
+import doctest
+import importlib
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hflm import metrics
+from hflm.errors import DataError, ModelError
+
+ENGLISH = ["the cat sat on the mat .", "a dog runs", "there is nothing here", "", "hello world again my friend"]
+ENGLISH_REFERENCES = [
+    ("the cat sat on a mat .", "a cat is on the mat ."),
+    ("the dog is running",),
+    ("there was nothing here", "nothing is here", "here is nothing"),
+    ("an empty prediction",),
+    ("hello world again my friend",),
+]
+GERMAN = ["Zwei Männer sind draußen .", "Ein Hund läuft über die Straße.", "Nichts"]
+GERMAN_REFERENCES = [
+    ("Zwei junge Männer sind im Freien.",),
+    ("Ein Hund läuft über eine Straße.",),
+    ("Überhaupt nichts hier.",),
+]
+CHINESE = ["他在北京工作。", "今天天气很好", "我不知道"]
+CHINESE_REFERENCES = [("他在北京上班。",), ("今天天气非常好。",), ("我们都不知道。",)]
+JAPANESE = ["東京は大きいです。", "私は猫が好き"]
+JAPANESE_REFERENCES = [("東京はとても大きいです。",), ("私は犬が好きです",)]
+
+TEXTS = {
+    "english": (ENGLISH, ENGLISH_REFERENCES),
+    "german": (GERMAN, GERMAN_REFERENCES),
+    "chinese": (CHINESE, CHINESE_REFERENCES),
+    "japanese": (JAPANESE, JAPANESE_REFERENCES),
+}
+
+
+def streams(references):
+    most = max(map(len, references))
+    return [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+
+
+@pytest.mark.parametrize(
+    "language, tokenize, asian",
+    [("english", "13a", False), ("german", "13a", False), ("chinese", "zh", True), ("japanese", "char", True)],
+)
+def test_translation_metrics_are_sacrebleus_own(language, tokenize, asian):
+    import sacrebleu
+
+    predictions, references = TEXTS[language]
+    expected = {
+        "bleu": sacrebleu.corpus_bleu(predictions, streams(references), tokenize=tokenize).score,
+        "chrf": sacrebleu.corpus_chrf(predictions, streams(references)).score,
+        "ter": sacrebleu.corpus_ter(predictions, streams(references), normalized=asian, asian_support=asian).score,
+    }
+    scores = metrics.score(["bleu", "chrf", "ter"], predictions, references, resamples=50)
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected, abs=1e-9)
+    assert f"tok:{tokenize}" in scores["bleu"].signature
+    assert f"asian:{'yes' if asian else 'no'}" in scores["ter"].signature
+
+
+def test_sacrebleus_signature_says_how_many_references():
+    signature = metrics.score(["bleu"], ENGLISH, ENGLISH_REFERENCES, resamples=2)["bleu"].signature
+    assert signature.startswith("nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    signature = metrics.score(["chrf"], GERMAN, GERMAN_REFERENCES, resamples=2)["chrf"].signature
+    assert signature.startswith("nrefs:1|")
+
+
+def test_tokenized_predictions_bring_no_advice(caplog, capsys):
+    metrics.score(["bleu"], ["a b c ."] * 200, [("a b c .",)] * 200, resamples=2)
+    assert not caplog.records
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "language, unicode", [("english", False), ("german", True), ("chinese", True), ("japanese", True)]
+)
+def test_rouge_is_rouge_scores_own(language, unicode):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    from hflm.metrics.summarization import TYPES, UnicodeTokenizer
+
+    predictions, references = TEXTS[language]
+    scorer = RougeScorer(TYPES, use_stemmer=True, tokenizer=UnicodeTokenizer() if unicode else None)
+    each = [scorer.score_multi(refs, prediction) for prediction, refs in zip(predictions, references, strict=True)]
+    expected = {name: 100 * sum(one[name].fmeasure for one in each) / len(each) for name in TYPES}
+    scores = metrics.score(TYPES, predictions, references, resamples=50)
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected, abs=1e-9)
+    assert ("Unicode words" in scores["rouge1"].signature) is unicode
+
+
+@pytest.mark.parametrize(
+    "prediction, reference, rouge1",
+    [
+        ("Männer", "Männer", 100),
+        ("Männer", "Mönner", 0),  # rouge-score's own tokenizer would see "nner" twice
+        ("北京大学", "北京", 200 / 3),
+        ("Привет мир", "привет, мир!", 100),
+    ],
+)
+def test_rouge_reads_words_of_every_script(prediction, reference, rouge1):
+    assert metrics.score(["rouge1"], [prediction], [(reference,)])["rouge1"].value == pytest.approx(rouge1)
+
+
+def test_a_few_foreign_letters_leave_english_to_the_default_tokenizer():
+    references = [("the runner was running in the café",), *[("she sleeps in a very quiet house tonight",)] * 20]
+    predictions = ["the runners run in the café"] + ["she slept"] * 20
+    assert "Porter" in metrics.score(["rouge1"], predictions, references, resamples=2)["rouge1"].signature
+
+
+LABELS = ["negative", "neutral", "positive"]
+
+
+@pytest.mark.parametrize("allowed", [LABELS, ["positive", "negative", "neutral"], None])
+def test_classification_metrics_are_scikit_learns_own(allowed):
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    draw = random.Random(3)
+    references = draw.choices(LABELS, weights=[5, 1, 3], k=200)
+    predictions = [word if draw.random() < 0.6 else draw.choice(LABELS) for word in references]
+    expected = {
+        "accuracy": accuracy_score(references, predictions),
+        "macro_f1": f1_score(references, predictions, average="macro"),
+        "mcc": matthews_corrcoef(references, predictions),
+    }
+    scores = metrics.score(list(expected), predictions, [(word,) for word in references], labels=allowed)
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected, abs=1e-9)
+    assert all(score.ci95[0] < score.value < score.ci95[1] for score in scores.values())
+
+
+def test_a_prediction_outside_the_labels_is_wrong():
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    references = ["a", "a", "b", "b", "b"]
+    predictions = ["a", "maybe", "b", "", "a"]
+    other = ["a", "other", "b", "other", "a"]
+    scores = metrics.score(["accuracy", "macro_f1", "mcc"], predictions, [(r,) for r in references], labels=["a", "b"])
+    assert scores["accuracy"].value == pytest.approx(2 / 5)
+    assert scores["macro_f1"].value == pytest.approx(f1_score(references, other, labels=["a", "b"], average="macro"))
+    assert scores["mcc"].value == pytest.approx(matthews_corrcoef(references, other))
+
+
+@pytest.mark.parametrize(
+    "predictions, references, mcc, macro_f1",
+    [
+        (["a", "a"], ["a", "a"], 0, 1),  # MCC is undefined with one class: scikit-learn says 0
+        (["b", "b"], ["a", "a"], 0, 0),
+        (["a", "a"], ["a", "b"], 0, (2 / 3) / 2),
+    ],
+)
+def test_undefined_classification_metrics_are_quiet(predictions, references, mcc, macro_f1):
+    scores = metrics.score(["mcc", "macro_f1"], predictions, [(r,) for r in references], labels=["a", "b", "unused"])
+    assert (scores["mcc"].value, scores["macro_f1"].value) == pytest.approx((mcc, macro_f1))
+    assert all(math.isfinite(bound) for score in scores.values() for bound in score.ci95)
+
+
+@pytest.mark.parametrize(
+    "prediction, references, exact, f1",
+    [
+        ("Denver Broncos", ("Denver Broncos",), 100, 100),
+        ("the Denver Broncos.", ("Denver Broncos",), 100, 100),
+        ("Broncos", ("The Denver Broncos", "Broncos of Denver"), 0, 200 / 3),
+        ("Broncos", ("The Denver Broncos", "broncos!"), 100, 100),
+        ("in 1066", ("1066",), 0, 200 / 3),
+        ("1066", ("1067",), 0, 0),
+        ("", ("1066",), 0, 0),
+        ("Saint-Denis", ("Saint Denis",), 0, 0),  # punctuation goes without leaving a space
+        ("an apple", ("apple",), 100, 100),
+        ("U.S.", ("US",), 100, 100),
+        ("“US”", ("US",), 0, 0),  # the official script removes ASCII punctuation only
+        ("a b a b", ("a b",), 0, 200 / 3),  # "a" is an article; "b b" against "b"
+        ("the", ("a",), 100, 100),
+        # unanswerable
+        ("", ("",), 100, 100),
+        ("unanswerable", ("",), 100, 100),
+        (" Unanswerable.", ("",), 100, 100),
+        ("Paris", ("",), 0, 0),
+        ("unanswerable", ("Paris",), 0, 0),
+        # Chinese, by characters and without its punctuation
+        ("1791年。", ("1791年",), 100, 100),
+        ("《红楼梦》", ("红楼梦",), 100, 100),
+        ("曹雪芹写的", ("曹雪芹",), 0, 75),
+        ("北京 大学", ("北京大学",), 0, 100),
+        ("Männer", ("Manner",), 0, 0),
+    ],
+)
+def test_squad(prediction, references, exact, f1):
+    scores = metrics.score(["exact_match", "f1"], [prediction], [references])
+    assert (scores["exact_match"].value, scores["f1"].value) == pytest.approx((exact, f1), abs=1e-9)
+
+
+def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
+    import re
+    import string
+
+    def official(text):  # from SQuAD's evaluate-v1.1.py, step by step
+        text = "".join(character for character in text.lower() if character not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+    from hflm.metrics.qa import normalise
+
+    draw = random.Random(0)
+    letters = "aA tThe.n-'\"é“”–—ß\tи0 $%_"
+    for _ in range(2000):
+        text = "".join(draw.choices(letters, k=12))
+        assert normalise(text) == official(text)
+
+
+@pytest.mark.parametrize(
+    "texts, tokenizer",
+    [
+        (["Two men are outside."], "13a"),
+        (["Zwei Männer"], "13a"),
+        (["Привет, мир"], "13a"),
+        (["他在北京工作。"], "zh"),
+        (["他在GPT公司里工作吗"], "zh"),
+        (["他在优の良品店里买了很多很多好吃的东西，然后坐车回家了。"], "zh"),
+        (["東京はとても大きいです。"], "char"),
+        (["カタカナ"], "char"),
+        (["안녕하세요 세계"], "char"),
+        (["The word 北京 means Beijing"], "13a"),
+        (["123 ..."], "13a"),
+        ([""], "13a"),
+    ],
+)
+def test_bleu_tokenizer_follows_the_script(texts, tokenizer):
+    from hflm.metrics.cjk import bleu_tokenizer
+
+    assert bleu_tokenizer(texts) == tokenizer
+
+
+def test_language_modeling_is_weighted_by_tokens_and_bytes():
+    nats, tokens, size = np.array([10.0, 100.0]), np.array([5, 20]), np.array([20, 130])
+    scores = metrics.language_modeling(nats, tokens, size, resamples=500)
+    assert scores["perplexity"].value == pytest.approx(math.exp(110 / 25))
+    assert scores["bits_per_byte"].value == pytest.approx(110 / math.log(2) / 150)
+    assert scores["perplexity"].ci95 == pytest.approx((math.exp(2), math.exp(5)))
+
+
+@pytest.mark.parametrize(
+    "nats, error, message",
+    [([], DataError, "no text"), ([math.nan], ModelError, "not finite"), ([math.inf], ModelError, "not finite")],
+)
+def test_language_modeling_without_a_likelihood(nats, error, message):
+    with pytest.raises(error, match=message):
+        metrics.language_modeling(nats, [1] * len(nats), [1] * len(nats))
+
+
+def test_a_hopeless_model_still_has_a_finite_perplexity():
+    assert math.isfinite(metrics.language_modeling([1e6], [1], [1])["perplexity"].value)
+
+
+def test_compute_and_combine_work_without_a_network_or_a_cache_folder(tmp_path):
+    script = f"""
+import json, evaluate
+from hflm.metrics.classification import Accuracy, MacroF1, Mcc
+from hflm.metrics.likelihood import LanguageModeling
+from hflm.metrics.qa import Squad
+from hflm.metrics.summarization import Rouge
+from hflm.metrics.translation import Bleu, ChrF, Ter
+predictions, references = {ENGLISH!r}, {list(map(list, ENGLISH_REFERENCES))!r}
+found = evaluate.combine([Bleu(), ChrF(), Ter(), Rouge(), Squad()])
+found = found.compute(predictions=predictions, references=references)
+words = evaluate.combine([Accuracy(labels=["a", "b"]), MacroF1(), Mcc()])
+found |= words.compute(predictions=["a", "b", "b"], references=["a", "a", "b"])
+found |= LanguageModeling().compute(nats=[1.0, 2.0], tokens=[2, 3], bytes=[4, 5])
+one = Bleu()
+for prediction, refs in zip(predictions, references):
+    one.add(prediction=prediction, reference=refs)
+assert one.compute()["bleu"] == found["bleu"]
+for empty in ({{}}, {{"predictions": [], "references": []}}):
+    try:
+        Accuracy().compute(**empty)
+    except Exception as error:
+        assert type(error).__name__ == "DataError", error
+    else:
+        raise AssertionError("nothing was scored")
+print(json.dumps(found))
+"""
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    names = ["bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1"]
+    scores = metrics.score(names, ENGLISH, ENGLISH_REFERENCES, resamples=2)
+    assert {name: found[name] for name in names} == {name: scores[name].value for name in names}
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["perplexity"] == pytest.approx(math.exp(3 / 5))
+    assert not (tmp_path / "hf" / "metrics").exists()
+
+
+def test_per_example_values():
+    from sacrebleu import sentence_bleu
+
+    names = ["exact_match", "bleu", "rougeL", "accuracy"]
+    values = metrics.per_example(names, ENGLISH, ENGLISH_REFERENCES)
+    assert list(values) == names
+    expected = [
+        sentence_bleu(prediction, list(refs), use_effective_order=True).score
+        for prediction, refs in zip(ENGLISH, ENGLISH_REFERENCES, strict=True)
+    ]
+    assert values["bleu"] == pytest.approx(expected, abs=1e-9)
+    assert values["accuracy"] == [0, 0, 0, 0, 1]
+    assert sum(values["rougeL"]) / 5 == pytest.approx(
+        metrics.score(["rougeL"], ENGLISH, ENGLISH_REFERENCES)["rougeL"].value
+    )
+
+
+@pytest.mark.parametrize("names", [["bleu", "chrf", "ter"], ["rouge1", "f1", "exact_match"], ["accuracy", "mcc"]])
+@pytest.mark.parametrize(
+    "predictions, references", [(["one word"], [("two words",)]), (["same"] * 7, [("same",)] * 7), ([""], [("x",)])]
+)
+def test_degenerate_samples_have_an_interval_of_no_width(names, predictions, references):
+    for score in metrics.score(names, predictions, references, resamples=40).values():
+        assert score.ci95 == (score.value, score.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.score(["bleu"], [], []),
+        lambda: metrics.per_example(["accuracy"], [], []),
+        lambda: metrics.score(["accuracy"], ["a"], [("c",)], labels=["a", "b"]),
+        lambda: metrics.score(["blue"], ["a"], [("a",)]),
+    ],
+)
+def test_what_cannot_be_scored_is_a_data_error(call):
+    with pytest.raises(DataError):
+        call()
+
+
+def test_resampled_sums_are_sums_of_whole_resamples():
+    statistics = np.column_stack([np.ones(50), np.arange(50.0)])
+    sums = metrics.resampled_sums(statistics, 300, seed=1)
+    assert sums.shape == (300, 2)
+    assert (sums[:, 0] == 50).all()
+    assert sums[:, 1].std() == pytest.approx(np.sqrt(50) * np.arange(50).std(), rel=0.15)
+    assert (sums == metrics.resampled_sums(statistics, 300, seed=1)).all()
+    assert (sums != metrics.resampled_sums(statistics, 300, seed=2)).any()
+
+
+def test_chunks_of_the_bootstrap_do_not_change_it(monkeypatch):
+    statistics = np.arange(60.0).reshape(30, 2)
+    whole = metrics.resampled_sums(statistics, 100, seed=5)
+    monkeypatch.setattr(metrics, "MOST_WEIGHTS", 30 * 7)
+    assert (metrics.resampled_sums(statistics, 100, seed=5) == whole).all()
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    generator = np.random.default_rng(0)
+    covered = Counter()
+    for trial in range(300):
+        right = generator.binomial(1, 0.8, size=400).astype(float)
+        means = metrics.resampled_sums(right[:, None], 400, seed=trial)[:, 0] / 400
+        low, high = metrics.interval(means, right.mean())
+        covered[bool(low <= 0.8 <= high)] += 1
+    assert 0.91 <= covered[True] / 300 <= 0.98
+
+
+@pytest.mark.parametrize("module", ["cjk", "qa"])
+def test_the_documentation_is_right(module):
+    found = doctest.testmod(importlib.import_module(f"hflm.metrics.{module}"))
+    assert found.attempted and not found.failed
+
+
+def test_importing_the_package_is_light():
+    script = "import sys, hflm.metrics, hflm.tasks; print(sorted({'torch', 'evaluate', 'datasets'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

@@ -1,0 +1,133 @@
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from hflm import results
+from hflm.errors import UserError
+from hflm.results import Results, Score, TaskResult
+
+SENTIMENT = TaskResult(
+    kind="sentiment",
+    n=872,
+    metrics={"mcc": Score(0.66, (0.6, 0.7), "s1"), "accuracy": Score(0.83, (0.8, 0.85), "s2")},
+    baselines={"majority": {"accuracy": 0.51}, "random": {"accuracy": 0.49, "mcc": 0.0}},
+    data="stanfordnlp/sst2 [validation]",
+    prompt_hash="abc",
+    decoding="label scoring",
+    truncated=1,
+    skipped=2,
+    seconds=12.5,
+)
+RESULTS = Results("runs/quickstart", {"sentiment": SENTIMENT})
+
+
+def changed(**fields):
+    return json.dumps({**json.loads(json.dumps({"schema_version": 1, **dataclasses.asdict(RESULTS)})), **fields})
+
+
+def test_what_is_written_is_read_back_equal(tmp_path):
+    results.write(RESULTS, tmp_path / "benchmark" / "results.json")
+    assert results.read(tmp_path / "benchmark" / "results.json") == RESULTS
+
+
+def test_the_file_has_the_documented_shape(tmp_path):
+    results.write(RESULTS, tmp_path / "results.json")
+    shape = json.loads((tmp_path / "results.json").read_text())
+    assert list(shape) == ["schema_version", "model", "tasks"]
+    assert shape["schema_version"] == 1
+    task = shape["tasks"]["sentiment"]
+    assert task["n"] == 872
+    assert task["metrics"]["accuracy"] == {"value": 0.83, "ci95": [0.8, 0.85], "signature": "s2"}
+    assert task["baselines"]["majority"] == {"accuracy": 0.51}
+
+
+@pytest.mark.parametrize("value, ci95", [(float("nan"), (0, 1)), (float("inf"), (0, 1)), (1.0, (0, float("nan")))])
+def test_a_number_that_is_none_is_refused_and_leaves_the_old_file(tmp_path, value, ci95):
+    path = tmp_path / "results.json"
+    results.write(RESULTS, path)
+    broken = dataclasses.replace(SENTIMENT, metrics={"perplexity": Score(value, ci95, "")})
+    with pytest.raises(ValueError, match="sentiment: perplexity is not a finite number"):
+        results.write(Results("m", {"sentiment": broken}), path)
+    assert results.read(path) == RESULTS
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "not a results.json"),
+        ("[]", "no schema_version"),
+        ('{"model": "m", "tasks": {}}', "no schema_version"),
+        (changed(schema_version=2), "schema_version is 2, this hflm reads 1"),
+        (changed(schema_version="1"), "schema_version is '1'"),
+        ('{"schema_version": 1, "model": "m"}', "'tasks' is missing"),
+        (changed(tasks={"qa": {"kind": "qa"}}), "'n' is missing"),
+        (changed(tasks=[]), "not a results.json"),
+        (changed().replace("0.83", "NaN"), "NaN is no JSON number"),
+        (changed().replace("0.83", '"high"'), "could not convert"),
+    ],
+)
+def test_a_file_that_is_no_results_names_itself_and_the_reason(tmp_path, text, message):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        results.read(path)
+    assert str(path) in str(error.value) and message in str(error.value)
+
+
+def test_a_missing_file_says_what_writes_it(tmp_path):
+    with pytest.raises(UserError, match="no such file.*hflm bench"):
+        results.read(tmp_path / "results.json")
+
+
+def test_a_failed_write_keeps_what_was_there_and_leaves_nothing_beside(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    results.write_text(path, "old")
+    monkeypatch.setattr("hflm.results.os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        results.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_text_is_written_as_it_is(tmp_path):
+    results.write_text(tmp_path / "new" / "a.txt", "é\r\n\n")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "é\r\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    "kind, metrics, main",
+    [
+        ("sentiment", ["mcc", "macro_f1", "accuracy"], ("accuracy", "macro_f1")),
+        ("translation", ["ter", "chrf"], ("chrf",)),
+        ("generation", ["rougeL", "bleu"], ("rougeL",)),
+        ("qa", ["bleu"], ("bleu",)),
+        ("qa", [], ()),
+    ],
+)
+def test_main_metrics(kind, metrics, main):
+    scores = {metric: Score(0.0, (0.0, 0.0), "") for metric in metrics}
+    assert dataclasses.replace(SENTIMENT, kind=kind, metrics=scores).main() == main
+
+
+def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
+    console = Console(width=120, file=io.StringIO())
+    console.print(results.table(Results("m", {"[red]mood": SENTIMENT})))
+    line = next(line for line in console.file.getvalue().splitlines() if "mood" in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "[red]mood",
+        "872",
+        "accuracy",
+        "0.830",
+        "0.800 to 0.850",
+        "majority 0.510, random 0.490",
+    ]
+
+
+def test_reading_results_is_light():
+    heavy = "import hflm.results, sys; print([m for m in ('torch', 'numpy', 'rich', 'yaml') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", heavy], text=True).strip() == "[]"

@@ -1,0 +1,176 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from hflm import toy
+from hflm.errors import DataError
+
+TASKS = toy.NAMES[1:]
+INPUT = {"translation": "english", "summarization": "document", "sentiment": "text", "qa": "context", "stories": "text"}
+COLUMNS = {
+    "stories": {"text"},
+    "translation": {"english", "lumo"},
+    "summarization": {"document", "summary"},
+    "sentiment": {"text", "label"},
+    "qa": {"context", "question", "answers"},
+}
+
+
+@pytest.mark.parametrize(
+    "name, split, size, said",
+    [
+        ("story", "train", 1, "stories, translation, summarization, sentiment, qa"),
+        ("qa", "dev", 1, "train, validation, test"),
+        ("x", "y", 1, "'x'.*\n.*'y'"),
+        ("qa", "test", -1, "size must be 0 or more, got -1"),
+    ],
+)
+def test_what_the_world_lacks_is_named(name, split, size, said):
+    with pytest.raises(DataError, match=said):
+        toy.rows(name, split, size)
+
+
+def test_more_rows_than_the_world_has_is_an_error_and_not_an_endless_loop(monkeypatch):
+    monkeypatch.setitem(toy.DRAW, "qa", lambda rng, split: (rng.randrange(9), {}))
+    with pytest.raises(DataError, match="not many more than 9 different rows"):
+        toy.rows("qa", "train", 10)
+
+
+@pytest.mark.parametrize("name", toy.NAMES)
+def test_default_sizes_and_columns(name):
+    for split in toy.SPLITS:
+        rows = toy.rows(name, split)
+        assert len(rows) == toy.SIZES["stories" if name == "stories" else "tasks"][split]
+        assert all(set(row) == COLUMNS[name] for row in rows)
+        assert all(isinstance(row[INPUT[name]], str) for row in rows)
+
+
+@pytest.mark.parametrize("name", toy.NAMES)
+def test_rows_differ_and_splits_are_disjoint_whatever_size_and_seed(name):
+    train = {row[INPUT[name]] for row in toy.rows(name, "train", 3000, seed=1)}
+    assert len(train) == 3000
+    validation = {row[INPUT[name]] for row in toy.rows(name, "validation", 300, seed=2)}
+    test = {row[INPUT[name]] for row in toy.rows(name, "test", 300, seed=3)}
+    assert not train & test and not train & validation and not validation & test
+
+
+def test_no_story_to_train_on_holds_a_sentence_pair_of_the_test_split():
+    stories = "\n".join(row["text"] for row in toy.rows("stories", "train"))
+    asked = [row["english"] for row in toy.rows("translation", "test")]
+    asked += [row["document"] for row in toy.rows("summarization", "test")]
+    asked += [row["context"] for row in toy.rows("qa", "test")]
+    asked += [row["text"] for row in toy.rows("sentiment", "test")]
+    assert not [text for text in asked if text in stories]
+
+
+@pytest.mark.parametrize("name", toy.NAMES)
+def test_a_bigger_size_begins_with_the_rows_of_a_smaller_one_and_a_seed_matters(name):
+    assert toy.rows(name, "train", 200)[:50] == toy.rows(name, "train", 50)
+    assert toy.rows(name, "train", 50, seed=1) != toy.rows(name, "train", 50)
+    assert toy.rows(name, "train", 0) == []
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_rows_do_not_depend_on_the_process_and_nothing_heavy_is_imported(hash_seed):
+    code = """
+import json, sys
+from hflm import toy
+print(json.dumps([toy.rows(name, "test", 20) for name in toy.NAMES]))
+heavy = {"torch", "transformers", "datasets", "numpy", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    env = os.environ | {"PYTHONHASHSEED": hash_seed}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert json.loads(done.stdout) == [toy.rows(name, "test", 20) for name in toy.NAMES]
+
+
+def test_the_vocabulary_is_small():
+    english = " ".join(row["text"] for row in toy.rows("stories", "train", 4000) if "Lumo" not in row["text"])
+    words = {word.strip(".,:?").lower() for word in english.split()}
+    assert 150 <= len(words) <= 300
+
+
+def in_lumo(english):
+    """Lumo's grammar once more, from the words alone."""
+    nouns = toy.ANIMALS | toy.PEOPLE | toy.THINGS
+    plurals = {"children": "child", "boxes": "box", "foxes": "fox"} | {noun + "s": noun for noun in nouns}
+    verbs = {form: stem + end for *forms, stem in toy.VERBS.values() for form, end in zip(forms, ("at", "at", "ud"))}
+    words = english.lower().rstrip(".").split()
+    place = toy.PLACES[words.pop()] + "lu" if words[-3:-1] == ["in", "the"] else ""
+    words = words[:-2] if place else words
+    at = next(i for i, word in enumerate(words) if word in verbs)
+
+    def phrase(words, case):
+        number = "ri" if words[-1] in plurals else ""
+        noun = nouns[plurals.get(words[-1], words[-1])] + number + case
+        return [noun, *(toy.ADJECTIVES[word] + number for word in words[1:-1])]
+
+    return (
+        " ".join(filter(None, [*phrase(words[:at], ""), place, *phrase(words[at + 1 :], "n"), verbs[words[at]]])) + "."
+    )
+
+
+@pytest.mark.parametrize(
+    "english, lumo",
+    [
+        ("The old dogs found a key in the garden.", "tamori oreri salulu kelon fidud."),
+        ("A fox sees some white boxes.", "vulo kestorin alberi vidat."),
+        ("The children hide an old hat.", "pikori sapon ore kasat."),
+    ],
+)
+def test_lumo_grammar(english, lumo):
+    assert in_lumo(english) == lumo
+
+
+def test_every_translation_follows_the_grammar():
+    rows = toy.rows("translation", "train")
+    assert [row["lumo"] for row in rows] == [in_lumo(row["english"]) for row in rows]
+    assert all(5 <= len(row["english"].split()) <= 10 for row in rows)
+    assert any(" an old " in row["english"] for row in rows) and not any(" a old " in row["english"] for row in rows)
+
+
+def test_an_answer_stands_where_it_is_said_to_and_only_its_fact_answers_the_question():
+    fact = re.compile(r"(\w+) (put|left|found|saw) (the \w+ \w+) in (the \w+)\.")
+    kinds = Counter()
+    for row in toy.rows("qa", "train"):
+        (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start : start + len(text)] == text
+        told = [(f.groups(), f.span()) for f in fact.finditer(row["context"])]
+        asked = set(re.findall(r"\w+", row["question"]))
+        about = [
+            span
+            for (name, _, thing, place), span in told
+            if text in (name, thing, place) and asked & {name, *thing.split()[1:]}
+        ]
+        assert len(told) == 3 and any(a <= start < b for a, b in about)
+        kinds[row["question"].split()[0]] += 1
+    assert set(kinds) == {"Where", "Who", "What"}
+
+
+def test_the_first_three_sentences_are_no_summary():
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    scores = []
+    for row in toy.rows("summarization", "test"):
+        sentences = row["document"].split(". ")
+        assert 4 <= len(sentences) <= 6
+        scores.append(scorer.score(row["summary"], ". ".join(sentences[:3]))["rougeL"].fmeasure)
+    assert sum(scores) / len(scores) < 0.4
+
+
+def test_counting_words_is_not_enough_to_tell_opinions():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    linear = pytest.importorskip("sklearn.linear_model")
+    train, test = toy.rows("sentiment", "train"), toy.rows("sentiment", "test")
+    labels = Counter(row["label"] for row in test)
+    assert set(labels) == {0, 1, 2} and max(labels.values()) / len(test) < 0.4
+    bag = text.CountVectorizer()
+    model = linear.LogisticRegression(max_iter=1000)
+    model.fit(bag.fit_transform(row["text"] for row in train), [row["label"] for row in train])
+    accuracy = model.score(bag.transform(row["text"] for row in test), [row["label"] for row in test])
+    assert 0.4 < accuracy < 0.72
