@@ -1,0 +1,32 @@
+"""hflm: one YAML recipe for the whole life of a GPT-2-style language model.
+
+This is the map of the house. The story is told in `run.py`; every other room is one part of it.
+
+    cli.py            commands and exit codes; imports late, so that `--help` answers at once
+    errors.py         what is shown to people, as a tree
+    recipe.py         YAML -> a frozen Recipe, or all its problems by file and line
+      recipe_yaml.py      reading: line numbers, `extends`, `--set`, shipped recipes
+      recipe_section.py   what all sections share; recipe_tasks.py: data and tasks
+      names.py, names.json   the names that the passed-through options may have, generated from the libraries
+    presets.py        GPT-2's sizes and their parameters
+    run.py            the stages, in order: tokenizer, pretrain, finetune, benchmark, card, push
+    stages.py         which of them are finished, and what moves aside when their inputs change
+    environment.py    environment.json: versions, hardware, fingerprints
+    data.py           rows from files, folders, the Hub or the toy world; corpora and held-out text
+    toy.py            the toy world: stories and the four tasks, generated from a seed
+    tokenizer.py      train or take one; texts -> ids
+    pack.py           documents and examples -> rows of tokens that do not see each other
+    model.py          build or load; the mended loss; adapters; saving whole
+    train.py          Trainer with its edges mended: sealed checkpoints, SIGTERM, progress, metrics.jsonl
+    tasks/            a row -> prompt, target, references; one small file a kind; fit.py: what is too long
+    metrics/          evaluate.Metric classes over the kept scorers, with bootstrap intervals
+    benchmark.py      batched answers: greedy text, labels by likelihood, text likelihood
+    results.py        results.json, and the terminal's table
+    card.py           the model card; records.py reads what a run wrote, plots.py draws, markdown.py and
+                      public.py keep data inert and paths private
+    push.py           the Hub
+    generate.py       `hflm generate`
+
+Stages do not import each other: `run.py` hands plain objects along. Nothing imports torch or transformers before a
+command needs it.
+"""

@@ -281,9 +281,8 @@ def _explained(error, data, split, files):
     for file in files:
         if not file.stat().st_size:
             return DataError(f"{file} is empty")
-        if isinstance(error.__cause__ or error, UnicodeDecodeError) or "UTF-8" in cause or "utf-8" in cause:
-            if line := _bad_utf8_line(file):
-                return DataError(f"{file}:{line} is not valid UTF-8; save the file as UTF-8")
+        if "utf-8" in cause.lower() and (line := _bad_utf8_line(file)):
+            return DataError(f"{file}:{line} is not valid UTF-8; save the file as UTF-8")
     place = Path(data.path).expanduser()
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(

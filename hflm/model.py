@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 from hflm import tokenizer as tokenizers_room
@@ -112,7 +113,10 @@ def add_adapter(model, adapter):
 
     options = {key: value for key, value in adapter.items() if key != "type"}
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+        with warnings.catch_warnings():
+            # peft finds out by itself that GPT-2's Conv1D stores its weights transposed, and says so each time.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
         raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
 

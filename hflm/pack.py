@@ -115,8 +115,8 @@ def collate(rows, pad_token_id):
     }
     for number, row in enumerate(rows):
         used = len(row["input_ids"])
-        for name in batch:
-            batch[name][number, :used] = torch.as_tensor(row[name])
+        for name, padded in batch.items():
+            padded[number, :used] = torch.as_tensor(row[name])
         batch["position_ids"][number, used:] = torch.arange(length - used)
     return batch
 
@@ -125,7 +125,7 @@ def best_fit(lengths, block_size):
     """Group pieces into rows: longest first, each into the fullest row that still has room for it.
 
     >>> best_fit([3, 9, 6, 1], block_size=10)
-    [[1, 3], [2, 0]]
+    [[1], [2, 0, 3]]
     """
     rows, with_room = [], [[] for _ in range(block_size + 1)]
     rooms = 0  # bit r is set while some row has r tokens of room

@@ -4,7 +4,6 @@ A stage that ended with the same inputs is skipped, an unfinished one is continu
 read before anything is trained, so that a bad row is found in the first minute and not after a night.
 """
 
-import itertools
 import os
 import shutil
 import sys
@@ -13,11 +12,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from hflm import data, environment, results, stages
+from hflm import environment, results, stages
+from hflm import material as materials
 from hflm import recipe as recipes
-from hflm.errors import DataError, UserError
-
-STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
+from hflm.errors import UserError
 
 
 def run(recipe, output=None, fresh=False):
@@ -32,9 +30,9 @@ def run(recipe, output=None, fresh=False):
         return
 
     state = _start(recipe)
-    with _first_process_first(state):
-        material = read_tasks(recipe, todo)
-        corpus = read_corpus(recipe) if "pretrain" in todo or _trains_tokenizer(recipe, todo) else None
+    with state.main_process_first():  # the others find what the first one cached
+        material = materials.read_tasks(recipe, todo, say)
+        corpus = materials.read_corpus(recipe, todo, say)
     if state.is_main_process:
         if fresh and folder.exists():
             stages.set_aside(folder)
@@ -94,50 +92,6 @@ def bench(model, recipe, output=None):
     run(recipe, folder)
 
 
-def read_tasks(recipe, todo):
-    """Read and check every row that the stages in `todo` need: {(task name, "train" | "validation" | "test"): Material}."""
-    from hflm.benchmark import Material
-
-    material = {}
-    for name, task in recipe.tasks.items():
-        learns = recipe.finetune is not None and name in recipe.finetune.tasks
-        needed = {
-            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo)),
-            "validation": learns and "finetune" in todo and task.splits.validation is not None,
-            "test": f"benchmark/{name}" in todo,
-        }
-        for use in (use for use, needs in needed.items() if needs):
-            examples, skipped, where = _read(task, use)
-            shots = []
-            if use == "test":
-                examples = examples[: task.limit]
-                shots = _shots(task, recipe.seed)
-            for line in skipped[:10]:
-                say(f"left out: {line}")
-            material[name, use] = Material(task, examples, shots, len(skipped), where)
-            say(f"read {len(examples):,} rows of {where} for {name}")
-    return material
-
-
-def read_corpus(recipe):
-    """Read the text to pretrain on, or to train the tokenizer on: (training texts, validation texts or None)."""
-    if recipe.pretrain is None:
-        return [], None
-    stage = recipe.pretrain
-    texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
-    say(f"read {len(texts):,} documents of {where}" if isinstance(texts, list) else f"streams {where}")
-    if stage.validation is None:
-        return texts, None
-    if not isinstance(stage.validation, float):
-        held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
-        if not isinstance(held_out, list):
-            raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        return texts, held_out
-    if not isinstance(texts, list):
-        raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set or split there")
-    return data.held_out(texts, stage.validation, stage.rows)
-
-
 def make_tokenizer(recipe, folder, corpus, material, state):
     """Train the tokenizer on the recipe's own text, or take the one that it names; saved in `tokenizer/`."""
     from hflm import model as models
@@ -150,7 +104,7 @@ def make_tokenizer(recipe, folder, corpus, material, state):
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(
-                _tokenizer_texts(recipe, corpus, material),
+                materials.tokenizer_texts(recipe, corpus, material),
                 training.algorithm,
                 training.vocab_size,
                 training.min_frequency,
@@ -167,17 +121,16 @@ def pretrain(recipe, folder, corpus, key, state):
     from hflm import pack
 
     model, tokenizer = _first_model(recipe, folder)
-    texts, held_out = corpus
     stage = recipe.pretrain
     block_size = _block_size(stage, model)
-    validation = pack.pack_documents(held_out, tokenizer, block_size, stage.rows) if held_out else None
-    if isinstance(texts, list):
-        packed = pack.pack_documents(texts, tokenizer, block_size, stage.rows)
+    validation = corpus.held_out and pack.pack_documents(corpus.held_out, tokenizer, block_size, stage.rows)
+    if isinstance(corpus.texts, list):
+        packed = pack.pack_documents(corpus.texts, tokenizer, block_size, stage.rows)
         say(
             f"pretrain: {packed.tokens:,} tokens in {len(packed.rows):,} rows of {block_size}, {packed.cut:,} texts cut"
         )
     elif stage.args.get("max_steps", -1) > 0:
-        packed = pack.pack_stream(texts, tokenizer, block_size)
+        packed = pack.pack_stream(corpus.texts, tokenizer, block_size)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
     _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
@@ -224,20 +177,17 @@ def benchmark(recipe, folder, model_path, model_name, names, material, state):
     dtype = recipe.model.dtype or "float32"
     model, tokenizer = models.load(model_path, recipe.model.revision if recipe.model.from_ else None, dtype)
     model.to(state.device)
+    setting = benchmarks.Setting(
+        context_length=models.context_length(model),
+        batch_tokens=recipe.benchmark.batch_tokens,
+        resamples=recipe.benchmark.resamples,
+        seed=recipe.seed,
+    )
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
     for name in names:
-        found = benchmarks.benchmark(
-            model,
-            tokenizer,
-            material[name, "test"],
-            models.context_length(model),
-            batch_tokens=recipe.benchmark.batch_tokens,
-            resamples=recipe.benchmark.resamples,
-            seed=recipe.seed,
-            predictions=folder / "benchmark" / "predictions" / f"{name}.jsonl",
-            name=name,
-        )
+        predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
+        found = benchmarks.benchmark(model, tokenizer, name, material[name, "test"], setting, predictions)
         if state.is_main_process:
             kept = {**kept, name: found}
             in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
@@ -301,11 +251,10 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
 
 def _start(recipe):
     """The process group (one process unless a launcher started several), seeded."""
+    import torch
     from accelerate import PartialState
     from transformers import set_seed
     from transformers.utils import logging
-
-    import torch
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -313,55 +262,10 @@ def _start(recipe):
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def _first_process_first(state):
-    return state.main_process_first()
-
-
 def _finish(state, folder, stage, keys):
     if state.is_main_process:
         stages.finish(folder, stage, keys[stage])
     state.wait_for_everyone()
-
-
-def _trains_tokenizer(recipe, todo):
-    return "tokenizer" in todo and recipe.tokenizer.train is not None
-
-
-def _read(task, use):
-    from hflm import tasks
-
-    split = getattr(task.splits, use)
-    where = data.where(task.data, split)
-    return *tasks.read(task, data.load(task.data, split), where), where
-
-
-def _shots(task, seed):
-    """`shots` solved examples of the training split, the same ones for every row and every run of a seed."""
-    import random
-
-    if not getattr(task, "shots", 0):
-        return []
-    if task.splits.train is None:
-        raise UserError("shots need a training split to take them from: set splits.train")
-    examples, _, where = _read(task, "train")
-    if len(examples) < task.shots:
-        raise DataError(f"{where} has {len(examples)} rows, fewer than the {task.shots} shots")
-    return random.Random(seed).sample(examples, task.shots)
-
-
-def _tokenizer_texts(recipe, corpus, material):
-    """The recipe's own text: the tokenizer's data, or the corpus and the training examples of the tasks."""
-    training = recipe.tokenizer.train
-    if training.data is not None:
-        column = recipe.pretrain.text if recipe.pretrain else "text"
-        texts, _ = data.corpus(training.data, column, "documents", recipe.seed)
-        yield from texts
-        return
-    # A stream may have no end: its beginning stands for it.
-    yield from itertools.islice(corpus[0], STREAMED_TEXTS)
-    for (_, use), found in material.items():
-        if use == "train":
-            yield from (f"{example.prompt} {example.target}" for example in found.examples)
 
 
 def _first_model(recipe, folder):

@@ -26,8 +26,8 @@ SIZES = {
     "tasks": {"train": 4000, "validation": 200, "test": 400},
 }
 
-WOMEN = "Ada Cora Ella Ida Kira Mia".split()
-MEN = "Ben Dan Finn Hugo Leo Paul".split()
+WOMEN = "Ada Cora Ella Greta Ida Kira Mia Olga".split()
+MEN = "Ben Dan Finn Hugo Jon Leo Nils Paul".split()
 COLOURS = "red blue green white black yellow".split()
 WEATHER = "rainy sunny windy cold foggy snowy".split()
 TIMES = "morning afternoon evening day".split()
@@ -245,7 +245,7 @@ def _opinion(rng):
     """(text without capital and full stop, label)."""
     one, two = rng.sample(FOODS, 2)
     label = rng.randrange(3)
-    negated, other_negated = rng.random() < 0.4, rng.random() < 0.4
+    negated, other_negated = rng.random() < 0.3, rng.random() < 0.3
     if label == 1:
         sides = [True, False]
         rng.shuffle(sides)
@@ -351,7 +351,7 @@ def _story_opinion(rng, split):
             _, row = _drawn(_sentiment, rng, split)
             text, label = row["text"], row["label"]
         else:
-            positive, negated = rng.random() < 0.5, rng.random() < 0.6
+            positive, negated = rng.random() < 0.5, rng.random() < 0.5
             meant = rng.choice(GOOD if positive else BAD)
             text = f"{_upper(_clause(rng, rng.choice(FOODS), positive, negated))}: it was {meant}."
             label = 2 * positive

@@ -1,0 +1,44 @@
+"""Small things that many tests share: a tiny world, a tokenizer and a model over it."""
+
+import os
+
+# Tests never ask a network for a model or a data set.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+TEXTS = [
+    f"The {animal} saw the {thing} in the {place}."
+    for animal in ("dog", "cat", "fox")
+    for thing in ("key", "cup", "hat")
+    for place in ("barn", "mill", "park")
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from hflm import tokenizer as tokenizers
+
+    return tokenizers.train(TEXTS, "bpe", 320)
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    """A fresh GPT-2 of 2 layers and 32 dimensions, without dropout, context 64."""
+    import torch
+
+    from hflm import model as models
+
+    torch.manual_seed(0)
+    return models.build(
+        {
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 32,
+            "n_positions": 64,
+            "attn_pdrop": 0,
+            "embd_pdrop": 0,
+            "resid_pdrop": 0,
+        },
+        tokenizer,
+    )

@@ -1,0 +1,218 @@
+"""Rows from files and folders as the recipe says; what is wrong with them by file and line."""
+
+import gzip
+import json
+
+import pytest
+
+from hflm import data
+from hflm.errors import DataError
+from hflm.recipe_tasks import Data
+
+
+def source(path, **options):
+    return Data.model_validate({"path": str(path), **options})
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": "one"}, {"text": "zwei"}, {"text": "三"}])
+    write(tmp_path / "dev.jsonl", [{"text": "dev"}])
+    write(tmp_path / "test.jsonl", [{"text": "test"}])
+    # A file that only looks like part of a split must not become rows of it.
+    write(tmp_path / "test_references.jsonl", [{"references": ["a", "b"]}])
+    (tmp_path / "README.md").write_text("# A data set\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", ["one", "zwei", "三"]),
+        ("train[:2]", ["one", "zwei"]),
+        ("train[2:]", ["三"]),
+        ("validation", ["dev"]),
+        ("test", ["test"]),
+    ],
+)
+def test_splits_of_a_folder(folder, split, expected):
+    assert data.load(source(folder), split)["text"][:] == expected
+
+
+def test_kinds_of_files(tmp_path):
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text('text,label\n"a, b",1\nc,0\n')
+    (tmp_path / "tsv").mkdir()
+    (tmp_path / "tsv" / "train.tsv").write_text("text\tlabel\na, b\t1\n")
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt" / "train.txt").write_text("first\n\nsecond\n")
+    (tmp_path / "gz").mkdir()
+    with gzip.open(tmp_path / "gz" / "train.jsonl.gz", "wt") as file:
+        file.write('{"text": "packed"}\n')
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "train.json").write_text('[{"text": "x"}, {"text": "y"}]')
+    write(tmp_path / "shards" / "train-00000-of-00002.jsonl", [{"text": "1"}])
+    write(tmp_path / "shards" / "train-00001-of-00002.jsonl", [{"text": "2"}])
+    found = {
+        kind: data.load(source(tmp_path / kind))["text"][:] for kind in ("csv", "tsv", "txt", "gz", "json", "shards")
+    }
+    assert found == {
+        "csv": ["a, b", "c"],
+        "tsv": ["a, b"],
+        "txt": ["first", "", "second"],
+        "gz": ["packed"],
+        "json": ["x", "y"],
+        "shards": ["1", "2"],
+    }
+
+
+def test_one_file_and_named_files(folder):
+    assert len(data.load(source(folder / "train.jsonl"))) == 3
+    named = source("json", data_files={"train": str(folder / "test.jsonl"), "test": str(folder / "dev.jsonl")})
+    assert data.load(named, "test")["text"][:] == ["dev"]
+
+
+def test_a_configuration_is_a_sub_folder_or_ignored_aloud(folder, tmp_path):
+    write(tmp_path / "en-de" / "train.jsonl", [{"text": "inner"}])
+    assert data.load(source(tmp_path, name="en-de"))["text"][:] == ["inner"]
+    with pytest.warns(UserWarning, match="wikitext-2 is ignored"):
+        assert len(data.load(source(folder, name="wikitext-2"))) == 3
+
+
+def test_streaming_gives_the_same_rows(folder):
+    streamed = data.load(source(folder, streaming=True))
+    assert [row["text"] for row in streamed] == ["one", "zwei", "三"]
+
+
+BROKEN = [
+    ({"train.jsonl": '{"text": "a"}\n{"text": \n'}, r"train.jsonl:2 is not JSON"),
+    ({"train.jsonl": '{"text": "a"}\n[1, 2]\n"x"\n'}, r"(?s)train.jsonl:2 is list.*train.jsonl:3 is str"),
+    ({"train.jsonl": '{"text": "a"}\n{"text": 7}\n'}, r"train.jsonl:2 column 'text' holds a number, .* hold text"),
+    ({"train.jsonl": ""}, "train.jsonl is empty"),
+    ({"train.txt": b"good\n\xff\xfe bad\n"}, r"train.txt:2 is not valid UTF-8"),
+    ({"train.jsonl": b'{"text": "a"}\n{"text": "\xff"}\n'}, r"train.jsonl:2"),
+    ({"train.jsonl": '{"text": "a"}\n', "train.csv": "text\nb\n"}, "files of several kinds: train.csv, train.jsonl"),
+    ({"notes.md": "no data\n"}, "no split 'train'.*notes.md"),
+    ({}, "no split 'train'.*holds nothing"),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), BROKEN)
+def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message):
+        data.load(source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "message"),
+    [
+        ("./nowhere", "train", "no file or folder './nowhere'"),
+        ("/nowhere/at/all.jsonl", "train", "no file or folder"),
+        ("nobody/no-such-set", "train", "no local file or folder, and the Hub gave no data set"),
+    ],
+)
+def test_a_path_that_is_not_there(path, split, message):
+    with pytest.raises(DataError, match=message):
+        data.load(source(path), split)
+
+
+def test_an_unknown_split_lists_the_files(folder):
+    with pytest.raises(DataError, match=r"no split 'holdout'.*train.jsonl"):
+        data.load(source(folder), "holdout")
+
+
+def test_a_single_file_has_no_other_split(folder):
+    with pytest.raises(DataError, match="only the split 'train', not 'test'"):
+        data.load(source(folder / "train.jsonl"), "test")
+
+
+def test_an_unknown_column_lists_the_columns(folder):
+    with pytest.raises(DataError, match="no column 'body'; it has: text"):
+        data.corpus((source(folder),), "body", "documents", 0)
+
+
+def test_rows_that_are_no_text_are_named(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": "a"}, {"text": None}])
+    with pytest.raises(DataError, match=r"train.jsonl, row 2: column 'text' holds None"):
+        data.corpus((source(tmp_path),), "text", "documents", 0)
+
+
+def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
+    rows = [" = Title = \n", "", "First.", "Second.\n", ""]
+    write(tmp_path / "train.jsonl", [{"text": row} for row in rows])
+    texts, _ = data.corpus((source(tmp_path),), "text", "lines", 0)
+    assert "".join(texts) == " = Title = \n\nFirst.\nSecond.\n\n"
+
+
+def test_documents_leave_blank_rows_out(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": row} for row in ("a", "", "  \n", "b\n")])
+    assert data.corpus((source(tmp_path),), "text", "documents", 0)[0] == ["a", "b\n"]
+
+
+def test_mixing_follows_the_weights_and_the_seed(tmp_path):
+    write(tmp_path / "a" / "train.jsonl", [{"text": f"a{n}"} for n in range(900)])
+    write(tmp_path / "b" / "train.jsonl", [{"text": f"b{n}", "other": n} for n in range(900)])
+    mixture = (source(tmp_path / "a", weight=3), source(tmp_path / "b", weight=1))
+    texts, _ = data.corpus(mixture, "text", "documents", 7)
+    begin = texts[:800]
+    assert 0.7 < sum(text.startswith("a") for text in begin) / 800 < 0.8
+    assert texts == data.corpus(mixture, "text", "documents", 7)[0]
+    assert texts != data.corpus(mixture, "text", "documents", 8)[0]
+    assert {f"b{n}" for n in range(900)} <= set(texts)
+
+
+def test_a_held_out_document_stays_held_out_when_data_is_added():
+    documents = [f"document {n}" for n in range(2000)]
+    train, validation = data.held_out(documents[:1000], 0.1, "documents")
+    more_train, more_validation = data.held_out(documents, 0.1, "documents")
+    assert sorted(train + validation) == sorted(documents[:1000])
+    assert set(validation) <= set(more_validation)
+    assert set(train) <= set(more_train)
+    assert 150 < len(more_validation) < 250
+
+
+def test_the_end_of_a_running_text_is_held_out():
+    assert data.held_out(["a", "b", "c", "d"], 0.25, "lines") == (["a", "b", "c"], ["d"])
+
+
+def test_fingerprints_follow_the_content(folder, tmp_path_factory):
+    import shutil
+
+    first = data.fingerprint(source(folder))
+    moved = tmp_path_factory.mktemp("moved") / "elsewhere"
+    shutil.copytree(folder, moved)
+    assert data.fingerprint(source(moved)) == first
+    write(moved / "train.jsonl", [{"text": "changed"}])
+    assert data.fingerprint(source(moved)) != first
+    toy = [data.fingerprint(source("toy", name="qa")), data.fingerprint(source("toy", name="qa", seed=1))]
+    hub = [data.fingerprint(source("a/b")), data.fingerprint(source("a/b", revision="v2"))]
+    assert len({*toy, *hub, first}) == 5
+
+
+def test_the_toy_world_takes_size_seed_and_slices():
+    assert len(data.load(source("toy", name="qa", size=12))) == 12
+    assert len(data.load(source("toy", name="qa", size=12), "train[:5]")) == 5
+    seeds = [data.load(source("toy", name="qa", size=12, seed=seed))["question"][:] for seed in (0, 1)]
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "split", "expected"),
+    [
+        ("stanfordnlp/sst2", {}, "train", "stanfordnlp/sst2 [train]"),
+        ("toy", {"name": "qa"}, "test", "toy qa [test]"),
+    ],
+)
+def test_where(path, options, split, expected):
+    assert data.where(source(path, **options), split) == expected
+
+
+def test_where_names_the_file(folder):
+    assert data.where(source(folder), "validation") == str(folder / "dev.jsonl")

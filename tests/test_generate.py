@@ -1,0 +1,82 @@
+"""`hflm generate`: the mission's own command, and what goes wrong."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hflm import generate
+from hflm import model as models
+from hflm.errors import ModelError, UserError
+
+
+@pytest.fixture
+def folder(tiny, tokenizer, tmp_path):
+    models.save(tmp_path / "run" / "model", tiny, tokenizer)
+    return tmp_path / "run"
+
+
+def test_five_sequences_without_repeated_two_grams(folder):
+    """The mission's example, as a command."""
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "hflm", "generate", str(folder), "Hello, my dog is cute"),
+            *("--max-length", "60", "--num-return-sequences", "5", "--no-repeat-ngram-size", "2", "--seed", "1"),
+            *("--json", "--suppress-tokens", "[0]"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    texts = [json.loads(line)["text"] for line in ended.stdout.splitlines()]
+    assert len(texts) == 5
+    assert all(text.startswith("Hello, my dog is cute") for text in texts)
+    assert len(set(texts)) == 5, "greedy search would give one text five times"
+
+
+def test_no_two_gram_of_tokens_stands_twice(folder, tokenizer, tiny):
+    from hflm.tokenizer import encode
+
+    (text,) = generate.texts(str(folder), "The dog", {"max_length": 60, "no_repeat_ngram_size": 2, "seed": 0})
+    (free,) = generate.texts(str(folder), "The dog", {"max_length": 60, "seed": 0})
+    ids = encode(tokenizer, [text])[0]
+    assert text != free or len(set(itertools.pairwise(ids))) == len(ids) - 1
+
+
+def test_the_same_seed_samples_the_same_text(folder):
+    options = {"max_new_tokens": 20, "do_sample": True}
+    first, again, other = (generate.texts(str(folder), "The", {**options, "seed": seed}) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_several_sequences_are_numbered(folder):
+    lines = generate.texts(str(folder), "The", {"max_new_tokens": 4, "num_return_sequences": 2, "seed": 0})
+    assert [line.split(":")[0] for line in lines] == ["1", "2"]
+
+
+def test_an_empty_prompt_starts_from_the_begin_of_text(folder):
+    assert len(generate.texts(str(folder), "", {"max_new_tokens": 4})) == 1
+
+
+def test_a_length_beyond_the_context_is_cut_with_a_warning(folder):
+    with pytest.warns(UserWarning, match="context is 64 tokens"):
+        generate.texts(str(folder), "The dog", {"max_length": 500})
+    with pytest.warns(UserWarning, match="context is 64 tokens"):
+        generate.texts(str(folder), "The dog", {"max_new_tokens": 500})
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "options", "error", "message"),
+    [
+        (None, "The dog " * 60, {}, UserError, "context only 64"),
+        (None, "The dog", {"num_beams": 2, "num_return_sequences": 3}, UserError, "num_return_sequences"),
+        (None, "The dog", {"temperature": -1.0, "do_sample": True}, UserError, "temperature"),
+        ("./nothing", "The dog", {}, ModelError, "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(folder, model, prompt, options, error, message):
+    with pytest.raises(error, match=message):
+        generate.texts(model or str(folder), prompt, options)

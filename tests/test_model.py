@@ -1,0 +1,190 @@
+"""Building, loading and saving models; the mended loss against plain PyTorch; adapters."""
+
+import pytest
+import torch
+from conftest import TEXTS
+
+from hflm import model as models
+from hflm import pack, presets
+from hflm.errors import ModelError
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        ("gpt2-small", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("gpt2-nano", None),
+        ("gpt2-micro", None),
+        ("gpt2-mini", None),
+    ],
+)
+def test_presets_have_exactly_the_published_parameters(preset, published):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(**presets.PRESETS[preset]))
+    assert presets.parameters(**presets.PRESETS[preset]) == model.num_parameters()
+    assert published is None or model.num_parameters() == published
+
+
+def test_any_config_key_reaches_the_model(tokenizer):
+    model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "n_inner": 24}, tokenizer)
+    assert model.transformer.h[0].mlp.c_fc.weight.shape == (16, 24)
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert models.context_length(model) == 32
+
+
+def plain_loss(model, batch):
+    """The mean of -log p over the labels, written out, on a model that was not mended."""
+    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[-1]), batch["labels"][:, 1:].reshape(-1), ignore_index=-100
+    )
+
+
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def test_the_mended_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
+    batch = pack.collate(pack.pack_examples([(text[:12], text[13:]) for text in TEXTS[:9]], tokenizer, 64).rows, 0)
+    plain_loss(tiny, batch).backward()
+    expected = gradients(tiny)
+    tiny.zero_grad()
+    loss = models.mend_loss(tiny)(**batch).loss
+    loss.backward()
+    for name, gradient in gradients(tiny).items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_path):
+    """Two micro-batches with different numbers of labels, accumulated: one step on the mean over all labels."""
+    import copy
+    from functools import partial
+
+    from hflm import train
+
+    rows = pack.pack_examples(
+        [(text[:8], text[9 : 12 + 2 * n]) for n, text in enumerate(TEXTS[:8])], tokenizer, 40
+    ).rows
+    assert len({int((row["labels"] != -100).sum()) for row in rows}) > 1
+    reference = copy.deepcopy(tiny)
+    batch = pack.collate(rows, tokenizer.pad_token_id)
+    plain_loss(reference, batch).backward()
+    torch.optim.SGD(reference.parameters(), lr=0.1).step()
+    train.train(
+        models.mend_loss(tiny),
+        rows,
+        tmp_path,
+        {
+            "max_steps": 1,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": len(rows),
+            "optim": "sgd",
+            "learning_rate": 0.1,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "max_grad_norm": 0.0,
+            "weight_decay": 0.0,
+            "save_strategy": "no",
+        },
+        stage="finetune",
+        seed=0,
+        collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+        tokens_per_row=40,
+    )
+    for (name, trained), expected in zip(tiny.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny):
+    model = models.mend_loss(tiny)
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    ids = torch.arange(20)[None]
+    labels = torch.full_like(ids, -100)
+    labels[0, 18:] = ids[0, 18:]
+    model(input_ids=ids, labels=labels)
+    assert seen == [(2, len(tokenizer))]
+
+
+def test_a_batch_without_labels_has_loss_zero_and_not_nan(tiny):
+    ids = torch.arange(6)[None]
+    loss = models.mend_loss(tiny)(input_ids=ids, labels=torch.full_like(ids, -100)).loss
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_without_labels_nothing_changes(tiny):
+    ids = torch.arange(10)[None]
+    tiny.eval()
+    before = tiny(input_ids=ids).logits
+    after = models.mend_loss(tiny)(input_ids=ids).logits
+    assert torch.equal(before, after)
+
+
+def test_saved_models_load_again_as_safetensors(tokenizer, tiny, tmp_path):
+    models.save(tmp_path / "run" / "model", tiny, tokenizer)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    for path in (tmp_path / "run", tmp_path / "run" / "model"):
+        model, loaded = models.load(str(path))
+        assert torch.equal(model.lm_head.weight, tiny.lm_head.weight)
+        assert loaded.get_vocab() == tokenizer.get_vocab()
+
+
+def test_saving_leaves_the_old_model_when_it_fails(tokenizer, tiny, tmp_path):
+    class Broken:
+        def save_pretrained(self, folder):
+            raise OSError(28, "No space left on device")
+
+    models.save(tmp_path / "model", tiny, tokenizer)
+    with pytest.raises(OSError, match="No space"):
+        models.save(tmp_path / "model", tiny, Broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "tokenizer.json").is_file()
+
+
+def test_adapters_train_and_merge_into_plain_weights(tokenizer, tiny):
+    before = tiny.transformer.h[0].attn.c_attn.weight.clone()
+    wrapped = models.add_adapter(models.mend_loss(tiny), {"type": "lora", "r": 2, "init_lora_weights": False})
+    batch = pack.collate(pack.pack_documents(TEXTS[:4], tokenizer, 64).rows, tokenizer.pad_token_id)
+    wrapped(**batch).loss.backward()
+    trainable = {name for name, parameter in wrapped.named_parameters() if parameter.grad is not None}
+    assert trainable and all("lora_" in name for name in trainable)
+    wrapped.eval()
+    expected = wrapped(input_ids=batch["input_ids"][:1, :8]).logits
+    merged = wrapped.merge_and_unload()
+    assert not torch.equal(merged.transformer.h[0].attn.c_attn.weight, before)
+    torch.testing.assert_close(merged(input_ids=batch["input_ids"][:1, :8]).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda place: str(place / "nothing"), "no such file or folder"),
+        (lambda place: str(place), "holds no finished model"),
+        (lambda place: str(place / "lost.gguf"), "no such file"),
+        (lambda place: "nobody/no-such-model", "cannot be loaded"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(tmp_path, make, message):
+    with pytest.raises(ModelError, match=message) as error:
+        models.load(make(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
+    models.save(tmp_path, tiny, tokenizer)
+    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        models.load(str(tmp_path))
+
+
+def test_an_adapter_on_modules_that_are_not_there_says_so(tiny):
+    with pytest.raises(ModelError, match="adapter"):
+        models.add_adapter(tiny, {"type": "lora", "target_modules": ["nothing"]})

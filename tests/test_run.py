@@ -1,0 +1,334 @@
+"""A whole recipe, as a user runs it: the story, its folder, skipping, killing, two processes, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hflm import recipe as recipes
+from hflm import results
+
+TINY = """
+name: tiny
+tokenizer:
+  train: {vocab_size: 500}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 128}
+pretrain:
+  data: {path: toy, name: stories, size: 120}
+  validation: 0.1
+  args: {max_steps: 12, learning_rate: 3e-3, logging_steps: 4, save_steps: 2}
+tasks:
+  translation: {data: {path: toy, name: translation, size: 60}, source: english, target: lumo}
+  summarization: {data: {path: toy, name: summarization, size: 60}, max_new_tokens: 24}
+  sentiment:
+    data: {path: toy, name: sentiment, size: 60}
+    labels: [negative, neutral, positive]
+    splits: {train: train, validation: validation, test: test}
+  qa: {data: {path: toy, name: qa, size: 60}, max_new_tokens: 8}
+  stories: {kind: language_modeling, data: {path: toy, name: stories, size: 40}}
+finetune:
+  tasks: [translation, summarization, sentiment, qa]
+  args: {max_steps: 10, learning_rate: 3e-3, logging_steps: 5, save_steps: 2}
+benchmark:
+  tasks: [translation, summarization, sentiment, qa, stories]
+  resamples: 50
+"""
+
+
+def command(folder, *arguments, module=("-m", "hflm")):
+    return [sys.executable, *module, "run", "tiny.yaml", "--output", str(folder), *arguments]
+
+
+def call(tmp_path, *arguments, **options):
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        command("run", *arguments), cwd=tmp_path, capture_output=True, text=True, env=environment, **options
+    )
+
+
+def weights(folder):
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with tiny.yaml and its finished run; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY)
+    ended = call(folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.fixture
+def workplace(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    run = finished / "run"
+    for path in (
+        "recipe.yaml",
+        "environment.json",
+        "tokenizer/tokenizer.json",
+        "pretrain/metrics.jsonl",
+        "finetune/metrics.jsonl",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "benchmark/results.json",
+        "benchmark/predictions/qa.jsonl",
+        "README.md",
+    ):
+        assert (run / path).is_file(), path
+    assert list((run / "plots").glob("*.png"))
+    assert recipes.load(str(run / "recipe.yaml")) == recipes.load(str(finished / "tiny.yaml"))
+    assert not list(run.rglob(".*tmp*")), "a half-written file was left"
+
+
+def test_results_have_every_task_with_intervals_and_baselines(finished):
+    found = results.read(finished / "run" / "benchmark" / "results.json")
+    assert list(found.tasks) == ["translation", "summarization", "sentiment", "qa", "stories"]
+    names = {name: sorted(task.metrics) for name, task in found.tasks.items()}
+    assert names == {
+        "translation": ["bleu", "chrf", "ter"],
+        "summarization": ["rouge1", "rouge2", "rougeL", "rougeLsum"],
+        "sentiment": ["accuracy", "macro_f1", "mcc"],
+        "qa": ["exact_match", "f1"],
+        "stories": ["bits_per_byte", "perplexity"],
+    }
+    for task in found.tasks.values():
+        assert task.kind == "language_modeling" or task.baselines
+        assert all(score.ci95[0] <= score.value <= score.ci95[1] for score in task.metrics.values())
+    lines = (finished / "run" / "benchmark" / "predictions" / "sentiment.jsonl").read_text().splitlines()
+    assert len(lines) == found.tasks["sentiment"].n == 60
+    first = json.loads(lines[0])
+    best = max(first["log_likelihoods"], key=first["log_likelihoods"].get)
+    assert first["prediction"] == best
+
+
+def test_the_environment_tells_versions_data_and_stages(finished):
+    told = json.loads((finished / "run" / "environment.json").read_text())
+    assert told["packages"]["transformers"]
+    assert told["data"]["pretrain.data.0"]["fingerprint"].startswith("sha256:")
+    assert told["stages"]["pretrain"]["steps"] == 12
+    assert told["stages"]["finetune"]["final_eval_loss"] > 0
+    assert told["model"]["parameters"] > 0
+
+
+def test_a_second_run_trains_nothing_and_imports_nothing_heavy(finished):
+    code = (
+        "import sys; sys.argv = ['hflm', 'run', 'tiny.yaml', '--output', 'run']\n"
+        "from hflm.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    before = {path: path.stat().st_mtime_ns for path in (finished / "run").rglob("*")}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "[]", ended.stderr
+    assert "nothing in the recipe or its data has changed" in ended.stderr
+    assert {path: path.stat().st_mtime_ns for path in (finished / "run").rglob("*")} == before
+
+
+def test_only_the_changed_task_is_measured_again(workplace):
+    before = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
+    ended = call(workplace, "--set", "tasks.qa.limit=7")
+    assert ended.returncode == 0, ended.stderr
+    found = results.read(workplace / "run" / "benchmark" / "results.json")
+    assert found.tasks["qa"].n == 7
+    assert list(found.tasks) == ["translation", "summarization", "sentiment", "qa", "stories"]
+    after = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
+    assert before[0] == after[0]
+    assert before[1].st_mtime_ns == after[1].st_mtime_ns
+    assert "pretrain 1" not in ended.stderr
+
+
+def test_a_changed_finetune_keeps_the_pretrained_model_and_sets_the_old_stage_aside(workplace):
+    pretrained = (workplace / "run" / "pretrain" / "model" / "model.safetensors").stat().st_mtime_ns
+    before = weights(workplace / "run")
+    ended = call(workplace, "--set", "finetune.args.max_steps=4")
+    assert ended.returncode == 0, ended.stderr
+    assert (workplace / "run" / "pretrain" / "model" / "model.safetensors").stat().st_mtime_ns == pretrained
+    assert weights(workplace / "run") != before
+    assert (workplace / "run" / "finetune.previous" / "model" / "model.safetensors").read_bytes() == before
+    assert "finetune.previous" in ended.stderr
+
+
+@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path, how):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    process = subprocess.Popen(
+        command("run"), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    )
+    for line in process.stderr:
+        if line.startswith("pretrain 4/"):
+            break
+    process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait() == (-signal.SIGKILL if how == "kill -9" else 143), rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "run" / "model").exists()
+    ended = call(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "continues from checkpoint-" in ended.stderr
+    assert weights(tmp_path / "run") == weights(finished / "run")
+    kept = [json.loads(line)["step"] for line in (tmp_path / "run" / "pretrain" / "metrics.jsonl").open()]
+    assert kept == sorted(kept)
+
+
+def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
+    ended = call(workplace, "--fresh", "--set", "benchmark.tasks=[qa]")
+    assert ended.returncode == 0, ended.stderr
+    assert (workplace / "run.previous" / "model" / "model.safetensors").is_file()
+    assert list(results.read(workplace / "run" / "benchmark" / "results.json").tasks) == ["qa"]
+
+
+def test_the_benchmark_alone_on_a_finished_run(workplace):
+    ended = subprocess.run(
+        [sys.executable, "-m", "hflm", "bench", "run", "tiny.yaml", "--output", "bench"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    again, first = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
+    assert {name: task.metrics for name, task in again.tasks.items()} == {
+        name: task.metrics for name, task in first.tasks.items()
+    }
+    assert not (workplace / "bench" / "model").exists()
+
+
+def test_two_processes_give_one_run(workplace, finished):
+    """A real gloo group. The benchmark is shared out and gives the numbers of one process; training is shared too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m", "hflm")
+    ended = subprocess.run(
+        command("two", "--set", "pretrain.args.per_device_train_batch_size=4", module=launcher),
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "2 processes on cpu" in ended.stderr
+    assert ended.stderr.count("tokenizer: bpe") == 1
+    told = json.loads((workplace / "two" / "environment.json").read_text())
+    assert told["processes"] == 2
+    logs = {}
+    for folder in ("two", "run"):  # 4 rows on each of 2 processes learn what 8 rows learn on one
+        lines = [json.loads(line) for line in (workplace / folder / "pretrain" / "metrics.jsonl").open()]
+        logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
+    bench = subprocess.run(
+        [sys.executable, *launcher, "bench", "run", "tiny.yaml", "--output", "bench"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert bench.returncode == 0, bench.stderr[-3000:]
+    shared, alone = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
+    for name, task in alone.tasks.items():
+        values = {metric: score.value for metric, score in task.metrics.items()}
+        assert {metric: score.value for metric, score in shared.tasks[name].metrics.items()} == pytest.approx(values)
+
+
+ADAPTER = """
+name: adapter
+model: {from: BASE}
+tasks:
+  film:
+    kind: sentiment
+    data: {path: DATA}
+    text: review
+    label: stars
+    labels: [schlecht, mittel, gut]
+    prompt: "{{ review }} Das ist"
+    splits: {train: train, test: train}
+    shots: 1
+  frage:
+    kind: qa
+    data: {path: DATA}
+    context: passage
+    question: frage
+    answers: antwort
+    splits: {train: train, test: train}
+finetune:
+  tasks: [film, frage]
+  adapter: {type: lora, r: 2}
+  args: {max_steps: 2}
+benchmark: {tasks: [film, frage], resamples: 20}
+"""
+
+
+def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
+    rows = [
+        {
+            "review": f"电影 {n} war lang.",
+            "stars": ["gut", "mittel", "schlecht"][n % 3],
+            "passage": f"Tom hat {n} Hunde. 他很高兴。",
+            "frage": "Wie viele Hunde hat Tom?",
+            "antwort": str(n),
+        }
+        for n in range(12)
+    ]
+    (workplace / "set").mkdir()
+    (workplace / "set" / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (workplace / "tiny.yaml").write_text(ADAPTER.replace("BASE", "run").replace("DATA", "set"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "hflm", "run", "tiny.yaml"], cwd=workplace, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    run = workplace / "runs" / "adapter"
+    assert (run / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
+    assert weights(run) != weights(workplace / "run")
+    found = results.read(run / "benchmark" / "results.json").tasks
+    assert found["film"].n == 12
+    assert "1 shots" in found["film"].decoding
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["tasks"]["film"]["labels"] == ["schlecht", "mittel", "gut"]
+
+
+BAD = [
+    (["--set", "pretrain.data={path: ./nowhere}"], "no file or folder './nowhere'"),
+    (["--set", "tasks.qa.data={path: ./rows}"], r"rows/train.jsonl:2 is not JSON"),
+    (["--set", "tasks.sentiment.labels=[bad, good]"], "label"),
+    (["--set", "tasks.sentiment.text=sentence"], "Their columns are: text, label"),
+    (["--set", "tasks.sentiment.prompt='{{ sentense }}'"], "'sentense' is undefined"),
+    (["--set", "tasks.summarization.too_long=refuse", "--set", "model.n_positions=32"], "longer than the"),
+    (["--set", "pretrain.args.learning_rat=1"], "Did you mean learning_rate"),
+    (["--set", "tasks.qa.splits.test=holdout"], "holdout"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_is_one_clear_error_before_anything_is_trained(tmp_path, arguments, message):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.jsonl").write_text('{"context": "a", "question": "b", "answers": "c"}\n{"context": \n')
+    ended = call(tmp_path, *arguments)
+    assert ended.returncode == 2, ended.stderr
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run" / "model").exists()
+    assert (
+        not (tmp_path / "run" / "stages.json").exists()
+        or "finetune" not in (tmp_path / "run" / "stages.json").read_text()
+    )
+
+
+def test_an_unknown_model_without_a_network_is_one_clear_error(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        "name: x\nmodel: {from: nobody/nothing}\n"
+        "tasks: {qa: {data: {path: toy, name: qa, size: 5}}}\nbenchmark: {tasks: [qa]}\n"
+    )
+    ended = call(tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert "model 'nobody/nothing' cannot be loaded" in ended.stderr
+    assert "Traceback" not in ended.stderr

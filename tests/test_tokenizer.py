@@ -1,0 +1,84 @@
+"""A trained tokenizer gives every text back, whatever it is; a text that spells a special token stays text."""
+
+import random
+
+import pytest
+from conftest import TEXTS
+
+from hflm import tokenizer as tokenizers
+from hflm.errors import DataError, ModelError
+
+ALGORITHMS = ("bpe", "unigram", "wordpiece")
+
+
+def anything():
+    """300 seeded texts of any assigned or unassigned code points but surrogates."""
+    rng = random.Random(0)
+    ranges = [(32, 127), (0, 0xD800), (0xE000, 0x110000)]
+    return ["".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(40)) for _ in range(300)]
+
+
+HARD = [
+    "",
+    " ",
+    "  two  spaces \n\n\tand a tab ",
+    "## a##b ##",
+    "▁ is what WordPiece marks the inside of words with ▁▁x",
+    "你好，世界。" * 60,
+    "e\u0301 is not é",
+    "👩‍👩‍👧 🇩🇪",
+    "x" * 1000,
+    "it's John's , isn 't it ?",
+    "a <|endoftext|> b",
+]
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def trained(request):
+    return tokenizers.train(TEXTS, request.param, 900)
+
+
+def test_round_trip_is_exact_on_any_unicode(trained):
+    texts = [*HARD, *TEXTS, *anything()]
+    assert [trained.decode(ids) for ids in tokenizers.encode(trained, texts)] == texts
+
+
+def test_round_trip_after_saving_and_loading(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    loaded = tokenizers.load(tmp_path)
+    assert [loaded.decode(loaded(text).input_ids) for text in HARD[:-1]] == HARD[:-1]
+    assert tokenizers.encode(loaded, HARD) == tokenizers.encode(trained, HARD)
+
+
+def test_text_that_spells_the_special_token_stays_text(trained):
+    ids = tokenizers.encode(trained, ["<|endoftext|>"])[0]
+    assert trained.eos_token_id not in ids
+    assert len(ids) > 1
+
+
+def test_only_one_special_token_begins_ends_and_pads(trained):
+    assert trained.bos_token_id == trained.eos_token_id == trained.pad_token_id
+    assert trained.all_special_tokens == ["<|endoftext|>"]
+
+
+def test_the_vocabulary_has_at_most_the_size_asked_for():
+    assert len(tokenizers.train(TEXTS, "bpe", 280)) == 280
+    assert all(len(tokenizers.train(TEXTS, algorithm, 700)) <= 700 for algorithm in ALGORITHMS)
+
+
+def test_training_learns_the_words_of_the_corpus():
+    trained = tokenizers.train(TEXTS, "bpe", 320)
+    assert len(tokenizers.encode(trained, ["The dog saw the key in the barn."])[0]) < 14
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_text_is_an_error(algorithm):
+    with pytest.raises(DataError, match="no text to train on"):
+        tokenizers.train([], algorithm, 600)
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ModelError) as error:
+        tokenizers.load(str(tmp_path / "nothing"))
+    assert "\n" not in str(error.value)
+    assert "nothing" in str(error.value)
