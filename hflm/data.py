@@ -5,6 +5,7 @@ Mended here: a local folder's split is read from the files of that split alone (
 trace; an unknown split or column lists the ones that are there.
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -233,6 +234,8 @@ def _local(path, options, split):
     for file in files:
         if not file.stat().st_size:
             raise DataError(f"{file} is empty")
+        if not options.get("streaming") and file.suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
+            _check_utf8(file, options.get("encoding"))
     if len({_builder(file) for file in files}) > 1:
         listed = ", ".join(file.name for file in files)
         raise DataError(f"{place}: the split '{split_name(split)}' has files of several kinds: {listed}")
@@ -281,8 +284,6 @@ def _explained(error, data, split, files):
     for file in files:
         if not file.stat().st_size:
             return DataError(f"{file} is empty")
-        if "utf-8" in cause.lower() and (line := _bad_utf8_line(file)):
-            return DataError(f"{file}:{line} is not valid UTF-8; save the file as UTF-8")
     place = Path(data.path).expanduser()
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(
@@ -296,10 +297,10 @@ def _explained(error, data, split, files):
 
 
 def _bad_json_lines(file):
-    """'file:17 ...' for every line that is no JSON object, or whose values change their type."""
+    """'file:17 ...' for every line that is no JSON object."""
     if file.suffix != ".jsonl":
         return []
-    bad, types = [], {}
+    bad = []
     with open(file, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -311,29 +312,19 @@ def _bad_json_lines(file):
                 continue
             if not isinstance(row, dict):
                 bad.append(f"{file}:{number} is {type(row).__name__}, not a JSON object with columns")
-                continue
-            for key, value in row.items():
-                kind = _kind(value)
-                if kind is not None and types.setdefault(key, kind) != kind:
-                    bad.append(f"{file}:{number} column '{key}' holds {kind}, earlier rows hold {types[key]}")
     return bad
 
 
-def _kind(value):
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true/false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    return {str: "text", list: "a list", dict: "an object"}[type(value)]
-
-
-def _bad_utf8_line(file):
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
+def _check_utf8(file, encoding):
+    """datasets finds bytes that are no text only when it comes to the row, and then without saying where."""
+    if encoding not in (None, "utf-8"):
+        return
+    decoder, lines = codecs.getincrementaldecoder("utf-8")(), 1
+    with open(file, "rb") as opened:
+        while chunk := opened.read(1 << 22):
             try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return None
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                lines += error.object.count(b"\n", 0, error.start)
+                raise DataError(f"{file}:{lines} is not valid UTF-8. Save the file as UTF-8") from None
+            lines += chunk.count(b"\n")
