@@ -114,8 +114,10 @@ def add_adapter(model, adapter):
     options = {key: value for key, value in adapter.items() if key != "type"}
     try:
         with warnings.catch_warnings():
-            # peft finds out by itself that GPT-2's Conv1D stores its weights transposed, and says so each time.
+            # peft finds out by itself that GPT-2's Conv1D stores its weights transposed, and says so each time; and
+            # it asks transformers for checkpointing by the old name.
             warnings.filterwarnings("ignore", message="fan_in_fan_out")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
         raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error

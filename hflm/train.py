@@ -223,9 +223,11 @@ def clock(seconds):
 
 
 def _damage(checkpoint):
-    if not (checkpoint / SEAL).is_file():
+    try:
+        sums = json.loads((checkpoint / SEAL).read_text())
+    except (OSError, ValueError):
         return "it was not written to its end"
-    for name, expected in json.loads((checkpoint / SEAL).read_text()).items():
+    for name, expected in sums.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if _sum(checkpoint / name) != expected:

@@ -1,5 +1,6 @@
 """A whole recipe, as a user runs it: the story, its folder, skipping, killing, two processes, bad input."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +10,8 @@ import sys
 import pytest
 import yaml
 
+from hflm import cli, results, run
 from hflm import recipe as recipes
-from hflm import results
 
 TINY = """
 name: tiny
@@ -50,6 +51,12 @@ def call(tmp_path, *arguments, **options):
     )
 
 
+def run_here(folder, *sets, fresh=False):
+    """The same in this process, which has imported everything already."""
+    with contextlib.chdir(folder):
+        run.run(recipes.load("tiny.yaml", sets), "run", fresh)
+
+
 def weights(folder):
     return (folder / "model" / "model.safetensors").read_bytes()
 
@@ -73,7 +80,7 @@ def workplace(finished, tmp_path):
 
 
 def test_a_run_leaves_what_the_contract_says(finished):
-    run = finished / "run"
+    folder = finished / "run"
     for path in (
         "recipe.yaml",
         "environment.json",
@@ -86,10 +93,10 @@ def test_a_run_leaves_what_the_contract_says(finished):
         "benchmark/predictions/qa.jsonl",
         "README.md",
     ):
-        assert (run / path).is_file(), path
-    assert list((run / "plots").glob("*.png"))
-    assert recipes.load(str(run / "recipe.yaml")) == recipes.load(str(finished / "tiny.yaml"))
-    assert not list(run.rglob(".*tmp*")), "a half-written file was left"
+        assert (folder / path).is_file(), path
+    assert list((folder / "plots").glob("*.png"))
+    assert recipes.load(str(folder / "recipe.yaml")) == recipes.load(str(finished / "tiny.yaml"))
+    assert not list(folder.rglob(".*tmp*")), "a half-written file was left"
 
 
 def test_results_have_every_task_with_intervals_and_baselines(finished):
@@ -136,42 +143,40 @@ def test_a_second_run_trains_nothing_and_imports_nothing_heavy(finished):
     assert {path: path.stat().st_mtime_ns for path in (finished / "run").rglob("*")} == before
 
 
-def test_only_the_changed_task_is_measured_again(workplace):
+def test_only_the_changed_task_is_measured_again(workplace, capsys):
     before = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
-    ended = call(workplace, "--set", "tasks.qa.limit=7")
-    assert ended.returncode == 0, ended.stderr
+    run_here(workplace, "tasks.qa.limit=7")
     found = results.read(workplace / "run" / "benchmark" / "results.json")
     assert found.tasks["qa"].n == 7
     assert list(found.tasks) == ["translation", "summarization", "sentiment", "qa", "stories"]
     after = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
     assert before[0] == after[0]
     assert before[1].st_mtime_ns == after[1].st_mtime_ns
-    assert "pretrain 1" not in ended.stderr
+    assert "pretrain 1" not in capsys.readouterr().err
 
 
-def test_a_changed_finetune_keeps_the_pretrained_model_and_sets_the_old_stage_aside(workplace):
+def test_a_changed_finetune_keeps_the_pretrained_model_and_sets_the_old_stage_aside(workplace, capsys):
     pretrained = (workplace / "run" / "pretrain" / "model" / "model.safetensors").stat().st_mtime_ns
     before = weights(workplace / "run")
-    ended = call(workplace, "--set", "finetune.args.max_steps=4")
-    assert ended.returncode == 0, ended.stderr
+    run_here(workplace, "finetune.args.max_steps=4")
     assert (workplace / "run" / "pretrain" / "model" / "model.safetensors").stat().st_mtime_ns == pretrained
     assert weights(workplace / "run") != before
     assert (workplace / "run" / "finetune.previous" / "model" / "model.safetensors").read_bytes() == before
-    assert "finetune.previous" in ended.stderr
+    assert "finetune.previous" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
 def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path, how):
     (tmp_path / "tiny.yaml").write_text(TINY)
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command("run"), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    )
-    for line in process.stderr:
-        if line.startswith("pretrain 4/"):
-            break
-    process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
-    rest = process.stderr.read()
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("pretrain 4/"):
+                break
+        process.send_signal(signal.SIGKILL if how == "kill -9" else signal.SIGTERM)
+        rest = process.stderr.read()
     assert process.wait() == (-signal.SIGKILL if how == "kill -9" else 143), rest
     assert "Traceback" not in rest
     assert not (tmp_path / "run" / "model").exists()
@@ -184,20 +189,14 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path
 
 
 def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
-    ended = call(workplace, "--fresh", "--set", "benchmark.tasks=[qa]")
-    assert ended.returncode == 0, ended.stderr
+    run_here(workplace, "benchmark.tasks=[qa]", fresh=True)
     assert (workplace / "run.previous" / "model" / "model.safetensors").is_file()
     assert list(results.read(workplace / "run" / "benchmark" / "results.json").tasks) == ["qa"]
 
 
 def test_the_benchmark_alone_on_a_finished_run(workplace):
-    ended = subprocess.run(
-        [sys.executable, "-m", "hflm", "bench", "run", "tiny.yaml", "--output", "bench"],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
+    with contextlib.chdir(workplace):
+        run.bench("run", recipes.load("tiny.yaml"), "bench")
     again, first = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
     assert {name: task.metrics for name, task in again.tasks.items()} == {
         name: task.metrics for name, task in first.tasks.items()
@@ -282,17 +281,19 @@ def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
     (workplace / "set").mkdir()
     (workplace / "set" / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     (workplace / "tiny.yaml").write_text(ADAPTER.replace("BASE", "run").replace("DATA", "set"))
-    ended = subprocess.run(
-        [sys.executable, "-m", "hflm", "run", "tiny.yaml"], cwd=workplace, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    run = workplace / "runs" / "adapter"
-    assert (run / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
-    assert weights(run) != weights(workplace / "run")
-    found = results.read(run / "benchmark" / "results.json").tasks
+    with contextlib.chdir(workplace):
+        run.run(recipes.load("tiny.yaml"))
+    folder = workplace / "runs" / "adapter"
+    assert (folder / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
+    assert weights(folder) != weights(workplace / "run")
+    found = results.read(folder / "benchmark" / "results.json").tasks
     assert found["film"].n == 12
     assert "1 shots" in found["film"].decoding
-    assert yaml.safe_load((run / "recipe.yaml").read_text())["tasks"]["film"]["labels"] == ["schlecht", "mittel", "gut"]
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]["film"]["labels"] == [
+        "schlecht",
+        "mittel",
+        "gut",
+    ]
 
 
 BAD = [
@@ -308,14 +309,18 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_input_is_one_clear_error_before_anything_is_trained(tmp_path, arguments, message):
+def test_bad_input_is_one_clear_error_before_anything_is_trained(tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train.jsonl").write_text('{"context": "a", "question": "b", "answers": "c"}\n{"context": \n')
-    ended = call(tmp_path, *arguments)
-    assert ended.returncode == 2, ended.stderr
-    assert message in ended.stderr
-    assert "Traceback" not in ended.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", command("run", *arguments)[2:])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert message in said
+    assert "Traceback" not in said
     assert not (tmp_path / "run" / "model").exists()
     assert (
         not (tmp_path / "run" / "stages.json").exists()

@@ -1,3 +1,4 @@
+import doctest
 import json
 import os
 import re
@@ -39,6 +40,11 @@ def test_more_rows_than_the_world_has_is_an_error_and_not_an_endless_loop(monkey
     monkeypatch.setitem(toy.MAKE, "qa", lambda rng: (f"fact {rng.randrange(9)}", {}))
     with pytest.raises(DataError, match="hardly more than [1-9] different rows"):
         toy.rows("qa", "train", 10)
+
+
+def test_the_examples_in_the_documentation_are_true():
+    found = doctest.testmod(toy)
+    assert found.attempted >= 2 and not found.failed
 
 
 @pytest.mark.parametrize("name", toy.NAMES)
