@@ -1,5 +1,6 @@
 """Build a GPT-2 from a config, or load an existing model; adapters; the loss."""
 
+import functools
 import hashlib
 import json
 import os
@@ -86,6 +87,8 @@ def mend_loss(model):
     plain = model.forward
     head = model.get_output_embeddings()
 
+    # transformers and Trainer read the signature of a model's forward to learn what it takes.
+    @functools.wraps(plain)
     def forward(input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None:
             return plain(input_ids=input_ids, **inputs)

@@ -256,40 +256,33 @@ def _sentiment(rng):
 # --- question answering
 
 
-def _facts(rng):
-    """Three facts of one pattern, [{name, did, thing, place}]; no name, thing or place comes twice."""
-    did = _one(rng, SEEN)
-    slots = zip(_pick(rng, NAMED, 3), _pick(rng, THINGS, 3), _pick(rng, PLACES, 3), strict=True)
-    return [{"name": name, "did": did, "thing": thing, "place": place} for name, thing, place in slots]
-
-
-def _told(fact):
-    return "{name} {did} the {thing} in the {place}.".format(**fact)
-
-
-def _ask(rng, fact):
-    """(question, answer)."""
-    name, did, thing, place = fact.values()
-    return rng.choice(
-        [
-            (f"Where did {name} {SEEN[did]} the {thing}?", f"the {place}"),
-            (f"Where was the {thing}?", f"the {place}"),
-            (f"Who {did} the {thing}?", name),
-            (f"What did {name} {SEEN[did]} in the {place}?", f"the {thing}"),
-        ]
-    )
-
-
 def _scene(rng):
-    facts = _facts(rng)
-    return " ".join(["Today", *map(_told, facts)]), facts
+    """(context, questions): one did something to a thing while another slept elsewhere; who, what and where is asked.
+
+    The questions are [(question, answer, the sentence that answers it)].
+    """
+    (name, other), (place, elsewhere) = _pick(rng, NAMED, 2), _pick(rng, PLACES, 2)
+    colour, thing, did = _one(rng, COLOURS), _one(rng, THINGS), _one(rng, SEEN)
+    acted = f"{name} {did} the {colour} {thing} in the {place}."
+    slept = f"{other} slept in the {elsewhere}."
+    told = [acted, slept] if rng.random() < 0.5 else [slept, acted]
+    if rng.random() < 0.5:
+        told.insert(rng.randrange(3), f"It was a {_one(rng, WEATHER, TIMES)}.")
+    questions = [
+        (f"Where did {name} {SEEN[did]} the {thing}?", f"the {place}", acted),
+        (f"Who {did} the {thing}?", name, acted),
+        (f"What did {name} {SEEN[did]}?", f"the {colour} {thing}", acted),
+        (f"What colour was the {thing}?", colour, acted),
+        (f"Where did {other} sleep?", f"the {elsewhere}", slept),
+        (f"Who slept in the {elsewhere}?", other, slept),
+    ]
+    return " ".join(told), questions
 
 
 def _qa(rng):
-    context, facts = _scene(rng)
-    fact = rng.choice(facts)
-    question, answer = _ask(rng, fact)
-    start = context.index(_told(fact)) + _told(fact).index(answer)
+    context, questions = _scene(rng)
+    question, answer, sentence = rng.choice(questions)
+    start = context.index(sentence) + sentence.index(answer)
     row = {"context": context, "question": question, "answers": {"text": [answer], "answer_start": [start]}}
     return context, row
 
@@ -309,10 +302,10 @@ def _lumo_story(split, rng):
 
 
 def _quiz_story(split, rng):
-    """Facts, each asked for twice."""
-    context, facts = _within(split, _scene, rng)
-    asked = [_ask(rng, fact) for fact in _pick(rng, facts, 3) + _pick(rng, facts, 3)]
-    return " ".join([context, *(f"{question} Answer: {answer}." for question, answer in asked)])
+    """A scene, and some of its questions with their answers."""
+    context, questions = _within(split, _scene, rng)
+    asked = _pick(rng, questions, 4)
+    return " ".join([context, *(f"{question} Answer: {answer}." for question, answer, _ in asked)])
 
 
 def _meal_story(split, rng):

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import rotate_checkpoints
 
 from hflm.errors import Stopped, UserError
+from hflm.muon import Muon
 from hflm.results import write_text
 
 SEAL = "checksums.json"
@@ -53,13 +54,25 @@ def train(model, rows, folder, args, *, stage, seed, collate, eval_rows=None, to
     `args` are TrainingArguments' own; `rows` is a list of rows or a torch IterableDataset; `tokens_per_row` is their
     mean length. Raises UserError for values that TrainingArguments refuses, Stopped after SIGTERM.
     """
+    muon = args.get("optim") == "muon"  # ours, so TrainingArguments would not know it
+    args = {key: value for key, value in args.items() if not (muon and key == "optim")}
     arguments = training_arguments(folder, args, seed, evaluates=eval_rows is not None, stage=stage)
     keep = arguments.save_total_limit
     arguments.save_total_limit = None  # rotated below, after the seal
     follower = Follower(stage, folder, tokens_per_row, keep)
+    optimizer = None
+    if muon:
+        optimizer = Muon(
+            model,
+            arguments.learning_rate,
+            (arguments.adam_beta1, arguments.adam_beta2),
+            arguments.adam_epsilon,
+            arguments.weight_decay,
+        )
     trainer = Trainer(
         model=model,
         args=arguments,
+        optimizers=(optimizer, None),
         train_dataset=rows,
         eval_dataset=eval_rows,
         data_collator=collate,

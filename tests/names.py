@@ -85,11 +85,17 @@ def generation():
     return {name: union for name, union in found.items() if union}
 
 
+def arguments_of_training():
+    """TrainingArguments', and an optimizer of hflm's own: hflm/muon.py."""
+    found = fields(TrainingArguments)
+    return {**found, "optim": f"{found['optim']}|muon"}
+
+
 def main():
     arguments = inspect.signature(load_dataset).parameters.values()
     shared = [f.name for f in dataclasses.fields(BuilderConfig)]  # name, data_files ...: load_dataset's own arguments
     names = {
-        "TrainingArguments": fields(TrainingArguments),
+        "TrainingArguments": arguments_of_training(),
         "GPT2Config": fields(GPT2Config),
         "LoraConfig": fields(LoraConfig),
         "GenerationConfig": generation(),

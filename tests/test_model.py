@@ -127,6 +127,22 @@ def test_without_labels_nothing_changes(tiny):
     assert torch.equal(before, after)
 
 
+def test_a_mended_model_generates_from_left_padded_prompts_as_before(tokenizer, tiny):
+    """generate() makes position ids only for a forward that says it takes them."""
+    from hflm import answer
+
+    for parameter in tiny.parameters():
+        parameter.data.mul_(4)
+    prompts = ["The dog", "The cat saw the hat in the", "A fox"]
+    expected = answer.generate_texts(answer.prepare(tiny, tokenizer), tokenizer, prompts, 12, [], 1000)
+    assert answer.generate_texts(models.mend_loss(tiny), tokenizer, prompts, 12, [], 1000) == expected
+    inputs = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
+    seen = []
+    tiny.transformer.wpe.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].tolist()))
+    tiny.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert seen[0] == [[0, 0, 1]]
+
+
 def test_saved_models_load_again_as_safetensors(tokenizer, tiny, tmp_path):
     models.save(tmp_path / "run" / "model", tiny, tokenizer)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
