@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperCommand
 
 from hflm import names, recipe_yaml
-from hflm import recipe as recipes_room
 from hflm.errors import RecipeError, Stopped, UserError
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
@@ -50,8 +49,10 @@ def run(
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
-    loaded = recipes_room.load(recipe, sets or ())
+    from hflm import recipe as recipes_room
     from hflm import run as run_room
+
+    loaded = recipes_room.load(recipe, sets or ())
 
     run_room.run(loaded, output, fresh)
 
@@ -65,6 +66,8 @@ def validate(
 
     Every problem is printed with its file and line.
     """
+    from hflm import recipe as recipes_room
+
     problems = []
     for recipe in recipes:
         try:
@@ -79,6 +82,8 @@ def validate(
 @app.command()
 def schema():
     """Print the recipe's JSON Schema, for editors."""
+    from hflm import recipe as recipes_room
+
     print(json.dumps(recipes_room.json_schema(), indent=2))
 
 
@@ -100,8 +105,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print
 @app.command()
 def bench(model: Model, recipe: RecipeArgument, sets: Sets = None, output: Output = None):
     """Run a recipe's benchmark on any model."""
-    loaded = recipes_room.load(recipe, sets or ())
+    from hflm import recipe as recipes_room
     from hflm import run as run_room
+
+    loaded = recipes_room.load(recipe, sets or ())
 
     run_room.bench(model, loaded, output)
 

@@ -39,6 +39,7 @@ def load(data, split="train"):
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs a traceback of what we tell in one line
     split = data.options.get("split", split)
     if data.path == "toy":
         return _toy(data, split)

@@ -58,7 +58,7 @@ def run(recipe, output=None, fresh=False):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, _final_model(recipe, folder), str(folder), measured, material, state):
+        for name in benchmark(recipe, folder, measured, material, state):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
@@ -169,13 +169,17 @@ def finetune(recipe, folder, material, key, state):
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
 
 
-def benchmark(recipe, folder, model_path, model_name, names, material, state):
+def benchmark(recipe, folder, names, material, state):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
     from hflm import benchmark as benchmarks
     from hflm import model as models
 
+    trained = recipe.pretrain is not None or recipe.finetune is not None
     dtype = recipe.model.dtype or "float32"
-    model, tokenizer = models.load(model_path, recipe.model.revision if recipe.model.from_ else None, dtype)
+    if trained:
+        model, tokenizer = models.load(folder / "model", dtype=dtype)
+    else:
+        model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype)
     model.to(state.device)
     setting = benchmarks.Setting(
         context_length=models.context_length(model),
@@ -191,7 +195,7 @@ def benchmark(recipe, folder, model_path, model_name, names, material, state):
         if state.is_main_process:
             kept = {**kept, name: found}
             in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
-            results.write(results.Results(model_name, in_order), path)
+            results.write(results.Results(str(folder) if trained else recipe.model.from_, in_order), path)
         yield name
 
 
@@ -279,7 +283,17 @@ def _first_model(recipe, folder):
     if recipe.model.from_ is None:
         tokenizer = tokenizers.load(folder / "tokenizer")
         return models.build(recipe.model.config, tokenizer), tokenizer
-    return models.load(recipe.model.from_, recipe.model.revision, recipe.model.dtype or "float32")
+    model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, recipe.model.dtype or "float32")
+    if recipe.tokenizer is not None:
+        tokenizer = tokenizers.load(folder / "tokenizer")
+        if len(tokenizer) > model.config.vocab_size:
+            raise UserError(
+                f"tokenizer: it has {len(tokenizer):,} entries, the model {recipe.model.from_} only "
+                f"{model.config.vocab_size:,}. Remove the section: the model brings its own tokenizer"
+            )
+        if recipe.tokenizer.train is not None:
+            say("tokenizer: a new vocabulary on a trained model: its embeddings were learnt with another one")
+    return model, tokenizer
 
 
 def _model_to_finetune(recipe, folder):
@@ -291,10 +305,6 @@ def _model_to_finetune(recipe, folder):
         return _first_model(recipe, folder)
     set_seed(recipe.seed)  # the same adapter and dropout, whether or not pretraining ran in this process
     return models.load(folder / "pretrain" / "model", dtype=recipe.model.dtype or "float32")
-
-
-def _final_model(recipe, folder):
-    return folder / "model" if recipe.pretrain or recipe.finetune else recipe.model.from_
 
 
 def _block_size(stage, model):

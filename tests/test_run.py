@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from hflm import cli, results, run
+from hflm import cli, records, results, run
 from hflm import recipe as recipes
 
 TINY = """
@@ -184,7 +184,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path
     assert ended.returncode == 0, ended.stderr
     assert "continues from checkpoint-" in ended.stderr
     assert weights(tmp_path / "run") == weights(finished / "run")
-    kept = [json.loads(line)["step"] for line in (tmp_path / "run" / "pretrain" / "metrics.jsonl").open()]
+    kept = [line["step"] for line in records.read_lines(tmp_path / "run" / "pretrain" / "metrics.jsonl")]
     assert kept == sorted(kept)
 
 
@@ -222,7 +222,7 @@ def test_two_processes_give_one_run(workplace, finished):
     assert told["processes"] == 2
     logs = {}
     for folder in ("two", "run"):  # 4 rows on each of 2 processes learn what 8 rows learn on one
-        lines = [json.loads(line) for line in (workplace / folder / "pretrain" / "metrics.jsonl").open()]
+        lines = records.read_lines(workplace / folder / "pretrain" / "metrics.jsonl")
         logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
     bench = subprocess.run(
