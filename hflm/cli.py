@@ -9,6 +9,7 @@ import errno
 import inspect
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -187,6 +188,8 @@ app.command("generate", cls=_Generate)(_with_generation_options(_generate))
 
 def main():
     """The console script: runs a command and exits as the module's docstring says."""
+    # A line of our source says nothing to the person who reads a warning.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except UserError as error:

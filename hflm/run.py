@@ -100,7 +100,7 @@ def make_tokenizer(recipe, folder, corpus, material, state):
     if state.is_main_process:
         training = recipe.tokenizer.train
         if training is None:
-            tokenizer = tokenizers.load(models.locate(recipe.tokenizer.from_), recipe.tokenizer.revision)
+            tokenizer = tokenizers.load(recipe.tokenizer.from_, recipe.tokenizer.revision)
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(

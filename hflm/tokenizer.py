@@ -3,6 +3,8 @@
 All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text comes back exactly.
 """
 
+from pathlib import Path
+
 from hflm.errors import DataError, ModelError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -66,12 +68,14 @@ def train(texts, algorithm="bpe", vocab_size=8192, min_frequency=2):
 
 
 def load(path, revision=None):
-    """An existing tokenizer: a Hub id or a folder. It gets a padding token if it has none (its end of text).
+    """An existing tokenizer: a Hub id, a folder or a run. It gets a padding token if it has none (its end of text).
 
     Raises ModelError when it cannot be found or read.
     """
     from transformers import AutoTokenizer
 
+    if (Path(path) / "model" / "tokenizer.json").is_file():
+        path = Path(path) / "model"
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
