@@ -11,6 +11,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
     presets.py        GPT-2's sizes and their parameters
     run.py            the stages, in order: tokenizer, pretrain, finetune, benchmark, card, push
     stages.py         which of them are finished, and what moves aside when their inputs change
+    material.py       all rows and text that a recipe names, read and checked before anything is trained
     environment.py    environment.json: versions, hardware, fingerprints
     data.py           rows from files, folders, the Hub or the toy world; corpora and held-out text
     toy.py            the toy world: stories and the four tasks, generated from a seed
@@ -18,9 +19,11 @@ This is the map of the house. The story is told in `run.py`; every other room is
     pack.py           documents and examples -> rows of tokens that do not see each other
     model.py          build or load; the mended loss; adapters; saving whole
     train.py          Trainer with its edges mended: sealed checkpoints, SIGTERM, progress, metrics.jsonl
+    muon.py           Muon for the matrices, AdamW for the rest, as one optimizer
     tasks/            a row -> prompt, target, references; one small file a kind; fit.py: what is too long
     metrics/          evaluate.Metric classes over the kept scorers, with bootstrap intervals
-    benchmark.py      batched answers: greedy text, labels by likelihood, text likelihood
+    answer.py         batched answers: greedy text, labels by likelihood, text likelihood
+    benchmark.py      one task: its rows answered, scored and written down
     results.py        results.json, and the terminal's table
     card.py           the model card; records.py reads what a run wrote, plots.py draws, markdown.py and
                       public.py keep data inert and paths private

@@ -54,7 +54,6 @@ def run(
     from hflm import run as run_room
 
     loaded = recipes_room.load(recipe, sets or ())
-
     run_room.run(loaded, output, fresh)
 
 
@@ -110,7 +109,6 @@ def bench(model: Model, recipe: RecipeArgument, sets: Sets = None, output: Outpu
     from hflm import run as run_room
 
     loaded = recipes_room.load(recipe, sets or ())
-
     run_room.bench(model, loaded, output)
 
 
