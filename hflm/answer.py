@@ -1,73 +1,176 @@
 """What a model answers, in batches: greedy text, labels by their likelihood, the likelihood of text.
 
-Rows are sorted by length and share a budget of tokens a batch; prompts are padded on the left.
+Rows are sorted by length and share a budget of tokens a batch; prompts are padded on the left. What all prompts begin
+with (an instruction, solved examples) runs once. A row that has ended leaves its batch.
 """
 
-import numpy as np
-import torch
-from transformers import GenerationConfig, StoppingCriteria
+import copy
+import os
+import sys
+from dataclasses import dataclass
 
+import torch
+
+from hflm.errors import ModelError
 from hflm.tokenizer import encode
 
+BATCH_TOKENS = {"cuda": 2**17}  # where trying begins; halved each time the memory is too small
+CPU_BATCH_TOKENS = 2**13  # more is no faster there
 MOST_LOGITS = 2**26  # of one batch of text, 256 MB in fp32
-STOP_TAIL = 16  # newest tokens that are searched for a stop string at each step
+LEAST_SHARED = 16  # tokens that prompts must share before it pays to copy their cache into each batch
 
 
-def prepare(model, tokenizer):
-    """Make the model answer greedily whatever its own generation settings are (a temperature, a repetition penalty)."""
-    ends = model.generation_config.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    return model.eval()
+@dataclass(frozen=True)
+class Local:
+    """A model on this machine that is asked in batches of `batch_tokens` (None: as many as fit, found by trying).
 
-
-def generate_texts(model, tokenizer, prompts, max_new_tokens, stop, batch_tokens, progress=None):
-    """Greedy continuations of each prompt, cut before the first stop string, without outer white space."""
-    ids = encode(tokenizer, prompts)
-    texts = [""] * len(prompts)
-    for batch in batches([len(prompt) + max_new_tokens for prompt in ids], batch_tokens):
-        input_ids, attention_mask = _left_padded(
-            [ids[number] for number in batch], tokenizer.pad_token_id, model.device
-        )
-        output = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            stopping_criteria=[StopAt(stop, tokenizer, input_ids.shape[1])] if stop else None,
-        )
-        for number, row in zip(batch, output[:, input_ids.shape[1] :], strict=True):
-            texts[number] = cut_at(tokenizer.decode(row, skip_special_tokens=True), stop).strip()
-        if progress is not None:
-            progress.update(len(batch))
-    return texts
-
-
-def label_likelihoods(model, tokenizer, prompts, choices, batch_tokens, progress=None):
-    """log P(" choice" | prompt) in nats, an array (len(prompts), len(choices)).
-
-    The prompt runs once; all first tokens are read from its last position, and longer choices continue its cache.
+    Each method yields (rows, answers) of one batch after the other, longest rows first. `done` are rows that are
+    answered already: they are left out, and the other batches stay as they would have been.
+    Use it under torch.inference_mode(), with the model in eval mode.
     """
-    ids = encode(tokenizer, prompts)
-    labels = encode(tokenizer, [" " + choice for choice in choices])
-    found = np.zeros((len(prompts), len(choices)))
-    for batch in batches([len(prompt) + max(map(len, labels)) for prompt in ids], batch_tokens):
-        input_ids, mask = _left_padded([ids[number] for number in batch], tokenizer.pad_token_id, model.device)
-        # Counted without the padding, as generate() counts.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        output = model(
-            input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+
+    model: object
+    tokenizer: object
+    batch_tokens: int | None = None
+
+    def texts(self, prompts, max_new_tokens, stop, done=frozenset()):
+        """Greedy continuations of each prompt, cut before the first stop string, without outer white space.
+
+        The model's own generation settings (a temperature, a repetition penalty) do not matter, its end tokens do.
+        """
+        ids, shared, cache = self._prompts(prompts)
+
+        def answer(batch):
+            return self._continue([ids[row] for row in batch], shared, cache, max_new_tokens, stop)
+
+        yield from self._batches([shared + len(row) + max_new_tokens for row in ids], answer, done)
+
+    def likelihoods(self, prompts, choices, done=frozenset()):
+        """log P(" choice" | prompt) in nats: a list of one number a choice for each row.
+
+        The prompt runs once; all first tokens are read from its last position, and longer choices continue its cache.
+        """
+        ids, shared, cache = self._prompts(prompts)
+        labels = encode(self.tokenizer, [" " + choice for choice in choices])
+
+        def answer(batch):
+            return self._label_logs([ids[row] for row in batch], shared, cache, labels)
+
+        yield from self._batches([shared + len(row) + max(map(len, labels)) for row in ids], answer, done)
+
+    def nats(self, windows, done=frozenset()):
+        """The summed -log p, in nats, of the scored tokens of each window of `text_windows`."""
+
+        def answer(batch):
+            return self._window_nats([windows[row] for row in batch])
+
+        most = max(1, MOST_LOGITS // self.model.config.vocab_size)
+        yield from self._batches([len(ids) for ids, _, _ in windows], answer, done, most)
+
+    def _batches(self, lengths, answer, done, most=None):
+        budget = min(
+            most or sys.maxsize, self.batch_tokens or BATCH_TOKENS.get(self.model.device.type, CPU_BATCH_TOKENS)
         )
+        waiting = list(batches(lengths, budget))
+        while waiting:
+            batch = [row for row in waiting.pop(0) if row not in done]
+            if not batch:
+                continue
+            try:
+                found = answer(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"the memory of {self.model.device} is too small for a single row of {lengths[batch[0]]} tokens"
+                    ) from None
+                budget //= 2
+                rows = [*batch, *(row for later in waiting for row in later)]
+                waiting = [[rows[place] for place in part] for part in batches([lengths[row] for row in rows], budget)]
+            else:
+                yield batch, found
+
+    def _prompts(self, prompts):
+        """The ids of each prompt without what all of them share, those shared ids, and their cache (None: none)."""
+        ids = encode(self.tokenizer, prompts)
+        length = len(os.path.commonprefix(ids)) if ids else 0
+        # Each row keeps a token of its own to predict from.
+        length = min([length, *(len(row) - 1 for row in ids)])
+        if length < LEAST_SHARED:
+            return ids, 0, None
+        shared = torch.tensor([ids[0][:length]], device=self.model.device)
+        cache = self.model(input_ids=shared, use_cache=True, logits_to_keep=1).past_key_values
+        return [row[length:] for row in ids], length, cache
+
+    def _read(self, ids, shared, cache):
+        """Run prompts of B rows: (output with the logits of the last position, attention mask, positions (B,))."""
+        length = max(map(len, ids))
+        padding = self.tokenizer.pad_token_id
+        input_ids = torch.tensor([[padding] * (length - len(row)) + row for row in ids], device=self.model.device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * (length - len(row)) + [1] * len(row) for row in ids], device=self.model.device
+        )
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]  # counted without the padding
+        if cache is not None:
+            cache = copy.deepcopy(cache)
+            cache.batch_repeat_interleave(len(ids))
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output, mask, positions[:, -1]
+
+    def _continue(self, ids, shared, cache, max_new_tokens, stop):
+        ends = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        output, mask, positions = self._read(ids, shared, cache)
+        rows, new = list(range(len(ids))), [[] for _ in ids]
+        for _ in range(max_new_tokens):
+            following = output.logits[:, -1].argmax(-1)
+            for row, token in zip(rows, following.tolist(), strict=True):
+                new[row].append(token)
+            texts = self.tokenizer.batch_decode([new[row] for row in rows], skip_special_tokens=True)
+            open_rows = [
+                place
+                for place, row in enumerate(rows)
+                if new[row][-1] not in ends
+                and len(new[row]) < max_new_tokens
+                and cut_at(texts[place], stop) == texts[place]
+            ]
+            if not open_rows:
+                break
+            cache = output.past_key_values
+            if len(open_rows) < len(rows):
+                kept = torch.tensor(open_rows, device=self.model.device)
+                cache.batch_select_indices(kept)
+                following, mask, positions = following[kept], mask[kept], positions[kept]
+                rows = [rows[place] for place in open_rows]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            positions = positions + 1
+            output = self.model(
+                input_ids=following[:, None],
+                attention_mask=mask,
+                position_ids=positions[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return [cut_at(text, stop).strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def _label_logs(self, ids, shared, cache, labels):
+        output, mask, positions = self._read(ids, shared, cache)
         first = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
-        for column, label in enumerate(labels):
+        columns = []
+        for label in labels:
             total = first[:, label[0]]
             if len(label) > 1:
-                rest = torch.tensor([label[:-1]], device=model.device).expand(len(batch), -1)
-                steps = torch.arange(1, len(label), device=model.device)
-                continued = model(
+                rest = torch.tensor([label[:-1]], device=self.model.device).expand(len(ids), -1)
+                continued = self.model(
                     input_ids=rest,
                     attention_mask=torch.cat([mask, torch.ones_like(rest)], dim=1),
-                    position_ids=positions[:, -1:] + steps,
+                    position_ids=positions[:, None] + torch.arange(1, len(label), device=self.model.device),
                     past_key_values=output.past_key_values,
                     use_cache=True,
                 )
@@ -75,10 +178,21 @@ def label_likelihoods(model, tokenizer, prompts, choices, batch_tokens, progress
                 for step, token in enumerate(label[1:]):
                     total = total + logs[:, step, token]
                 output.past_key_values.crop(1 - len(label))  # back to the prompt alone
-            found[batch, column] = total.cpu().numpy()
-        if progress is not None:
-            progress.update(len(batch))
-    return found
+            columns.append(total)
+        return torch.stack(columns, dim=1).tolist()
+
+    def _window_nats(self, windows):
+        length = max(len(ids) for ids, _, _ in windows)
+        ids = torch.full((len(windows), length), self.tokenizer.pad_token_id)
+        mask, scored = torch.zeros_like(ids), torch.zeros_like(ids)
+        for row, (window, count, _) in enumerate(windows):
+            ids[row, : len(window)] = torch.tensor(window)
+            mask[row, : len(window)] = 1
+            scored[row, len(window) - count : len(window)] = 1
+        ids, mask, scored = (each.to(self.model.device) for each in (ids, mask, scored))
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        return (losses.double() * scored[:, 1:]).sum(1).tolist()
 
 
 def text_windows(tokenizer, text, context_length):
@@ -98,28 +212,6 @@ def text_windows(tokenizer, text, context_length):
         windows.append((ids[max(0, end - context_length) : end], end - done, len(text[spelt:last].encode())))
         done, spelt = end, last
     return windows
-
-
-def window_nats(model, windows, pad_token_id, batch_tokens, progress=None):
-    """The summed -log p, in nats, of the scored tokens of each window: an array (len(windows),)."""
-    budget = min(batch_tokens, max(1, MOST_LOGITS // model.config.vocab_size))
-    nats = np.zeros(len(windows))
-    for batch in batches([len(ids) for ids, _, _ in windows], budget):
-        length = max(len(windows[number][0]) for number in batch)
-        ids = torch.full((len(batch), length), pad_token_id)
-        mask, scored = torch.zeros_like(ids), torch.zeros_like(ids)
-        for row, number in enumerate(batch):
-            window, count, _ = windows[number]
-            ids[row, : len(window)] = torch.tensor(window)
-            mask[row, : len(window)] = 1
-            scored[row, len(window) - count : len(window)] = 1
-        ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        nats[batch] = (losses.double() * scored[:, 1:]).sum(1).cpu().numpy()
-        if progress is not None:
-            progress.update(len(batch))
-    return nats
 
 
 def batches(lengths, budget):
@@ -149,30 +241,3 @@ def cut_at(text, stop):
     start = len(text) - len(text.lstrip())
     ends = [end for end in (text.find(mark, start) for mark in stop) if end >= 0]
     return text[: min(ends)] if ends else text
-
-
-class StopAt(StoppingCriteria):
-    """Ends a row when its new text holds a stop string after something that is not white space."""
-
-    def __init__(self, stop, tokenizer, prompt_length):
-        self.stop, self.tokenizer, self.prompt_length = stop, tokenizer, prompt_length
-        self.begun = None
-
-    def __call__(self, input_ids, scores, **_):
-        new = input_ids[:, self.prompt_length :]
-        if self.begun is None:
-            self.begun = [False] * len(new)
-        ended = []
-        for row, text in enumerate(self.tokenizer.batch_decode(new[:, -STOP_TAIL:], skip_special_tokens=True)):
-            inner = text if self.begun[row] else text.lstrip()
-            self.begun[row] = self.begun[row] or bool(inner)
-            ended.append(any(mark in inner for mark in self.stop))
-        return torch.tensor(ended, device=input_ids.device)
-
-
-def _left_padded(ids, pad_token_id, device):
-    """Lists of ids -> (input_ids, attention_mask), each (B, T) int64."""
-    length = max(map(len, ids))
-    padded = [[pad_token_id] * (length - len(row)) + row for row in ids]
-    mask = [[0] * (length - len(row)) + [1] * len(row) for row in ids]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)

@@ -1,13 +1,14 @@
 """Answer a task's examples with a model and score the answers.
 
 Labels are chosen by their log-likelihood after the prompt; everything else is greedy text. Under several processes each
-takes every n-th row, by length, and the first one scores.
+takes every n-th row, by length, and the first one scores. Answers are kept as they come: a benchmark that was stopped
+goes on where it was.
 """
 
 import hashlib
 import json
+import shutil
 import sys
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from hflm import answer, metrics, tasks
+from hflm import answer, data, metrics, tasks
+from hflm.records import read_lines
 from hflm.results import TaskResult, write_text
 from hflm.tasks.fit import fit
 from hflm.tokenizer import encode
@@ -24,64 +26,72 @@ from hflm.tokenizer import encode
 
 @dataclass(frozen=True)
 class Setting:
-    """How rows are answered and scored: tokens a batch, context in tokens, bootstrap resamples and their seed."""
+    """How rows are answered and scored: context in tokens, bootstrap resamples and their seed.
+
+    `key` stands for all that the answers depend on: kept answers of another key are not used.
+    `model_revision` is a Hub commit or the fingerprint of the model's files.
+    """
 
     context_length: int
-    batch_tokens: int
     resamples: int
     seed: int
+    key: str
+    model_revision: str | None
 
 
-def benchmark(model, tokenizer, name, material, setting, predictions):
+def benchmark(asked, name, material, setting, predictions):
     """Measure one task; write its predictions, one JSON object a line, to `predictions`; return its TaskResult.
 
-    `material` holds the task, its examples and shots. On processes other than the first the result is None.
-    Raises DataError for prompts that do not fit, ModelError for likelihoods that are not finite.
+    `asked` is an answer.Local, `material` holds the task, its examples and shots. On processes other than the first
+    the result is None. Raises DataError for prompts that do not fit, ModelError for likelihoods that are not finite.
     """
-    started = time.monotonic()
-    answer.prepare(model, tokenizer)
     measure = _text if material.task.kind == "language_modeling" else _rows
     with torch.inference_mode():
-        found = measure(model, tokenizer, name, material, setting)
+        found = measure(asked, name, material, setting, predictions.with_suffix(".partial"))
     if found is None:
         return None
     lines, result = found
     write_text(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    shutil.rmtree(predictions.with_suffix(".partial"))
     return TaskResult(
         kind=material.task.kind,
         n=len(material.examples),
         data=material.where,
+        data_fingerprint=data.fingerprint(material.task.data),
+        model_revision=setting.model_revision,
+        shots=len(material.shots),
         skipped=material.skipped,
-        seconds=time.monotonic() - started,
         **result,
     )
 
 
-def _rows(model, tokenizer, name, material, setting):
+def _rows(asked, name, material, setting, kept):
     """Prompts in, answers and their scores out: (lines of predictions, fields of TaskResult)."""
     task, shots = material.task, material.shots
     choices = tasks.choices(task)
     max_new_tokens, stop, names = tasks.defaults(task)
     if choices:
-        answer_length = max(map(len, encode(tokenizer, [" " + choice for choice in choices])))
+        answer_length = max(map(len, encode(asked.tokenizer, [" " + choice for choice in choices])))
     else:
         answer_length = min(max_new_tokens, setting.context_length // 2)
     before = tasks.with_shots(task, [material.examples[0]], shots)[0].prompt.removesuffix(material.examples[0].prompt)
-    room = setting.context_length - answer_length - len(encode(tokenizer, [before])[0])
-    examples, truncated = fit(task, material.examples, tokenizer, [room] * len(material.examples), material.where)
+    room = setting.context_length - answer_length - len(encode(asked.tokenizer, [before])[0])
+    examples, truncated = fit(task, material.examples, asked.tokenizer, [room] * len(material.examples), material.where)
     prompts = [example.prompt for example in tasks.with_shots(task, examples, shots)]
+    decoding = (
+        f"log-likelihood of {', '.join(choices)}"
+        if choices
+        else f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
+    )
 
-    own = _share(sorted(range(len(prompts)), key=lambda number: len(prompts[number])))
-    asked = [prompts[number] for number in own]
-    with _bar(name, len(own)) as progress:
-        if choices:
-            found = answer.label_likelihoods(model, tokenizer, asked, choices, setting.batch_tokens, progress).tolist()
-        else:
-            found = answer.generate_texts(model, tokenizer, asked, answer_length, stop, setting.batch_tokens, progress)
-    answered = dict(gather_object(list(zip(own, found, strict=True))))
-    if not PartialState().is_main_process:
+    def answers(numbers, done):
+        own = [prompts[number] for number in numbers]
+        return asked.likelihoods(own, choices, done) if choices else asked.texts(own, answer_length, stop, done)
+
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found = _answered(name, order, answers, kept, [setting.key, _hash(prompts), decoding])
+    if found is None:
         return None
-    found = [answered[number] for number in range(len(prompts))]
     texts = [choices[int(np.argmax(each))] for each in found] if choices else found
     if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
@@ -103,35 +113,31 @@ def _rows(model, tokenizer, name, material, setting):
         baseline: metrics.score(names, guesses, references, labels=choices, resamples=1)
         for baseline, guesses in tasks.baselines(task, examples).items()
     }
-    decoding = (
-        f"log-likelihood of {', '.join(choices)}"
-        if choices
-        else f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
-    )
     return lines, {
         "metrics": scores,
         "baselines": {
             baseline: {metric: score.value for metric, score in found.items()} for baseline, found in baselines.items()
         },
         "prompt_hash": _hash(prompts),
-        "decoding": f"{decoding}, {len(shots)} shots" if shots else decoding,
+        "decoding": decoding,
         "truncated": truncated,
     }
 
 
-def _text(model, tokenizer, name, material, setting):
+def _text(asked, name, material, setting, kept):
     """Perplexity and bits per byte of held-out text: (lines of predictions, fields of TaskResult)."""
     windows = [
         (document, window)
         for document, example in enumerate(material.examples)
-        for window in answer.text_windows(tokenizer, example.target, setting.context_length)
+        for window in answer.text_windows(asked.tokenizer, example.target, setting.context_length)
     ]
-    own = _share(range(len(windows)))
-    with _bar(name, len(own)) as progress:
-        mine = [windows[number][1] for number in own]
-        found = answer.window_nats(model, mine, tokenizer.pad_token_id, setting.batch_tokens, progress).tolist()
-    nats = dict(gather_object(list(zip(own, found, strict=True))))
-    if not PartialState().is_main_process:
+    decoding = f"log-likelihood in windows of {setting.context_length} tokens that overlap by half"
+
+    def answers(numbers, done):
+        return asked.nats([windows[number][1] for number in numbers], done)
+
+    nats = _answered(name, range(len(windows)), answers, kept, [setting.key, decoding])
+    if nats is None:
         return None
     # One long text has no other parts to resample than its windows.
     alone = len(material.examples) == 1
@@ -146,20 +152,46 @@ def _text(model, tokenizer, name, material, setting):
         "metrics": metrics.language_modeling(*sums.T, resamples=setting.resamples, seed=setting.seed),
         "baselines": {},
         "prompt_hash": _hash([]),
-        "decoding": f"log-likelihood in windows of {setting.context_length} tokens that overlap by half",
+        "decoding": decoding,
         "truncated": 0,
     }
 
 
-def _share(numbers):
-    """This process's part of the row numbers."""
+def _answered(name, order, answers, kept, key):
+    """The answer to each of the rows in `order`, by row number; None on processes other than the first.
+
+    `answers(numbers, done)` yields (places in numbers, answers) by batches. Each batch becomes a line of this process's
+    file in the folder `kept`; what an earlier, stopped benchmark of the same key left there is not asked again.
+    """
     state = PartialState()
-    return list(numbers)[state.process_index :: state.num_processes]
+    own = list(order)[state.process_index :: state.num_processes]
+    earlier = {}
+    for path in sorted(kept.glob("*.jsonl")):
+        lines = read_lines(path)
+        if lines and lines[0] == key:
+            earlier |= {number: found for numbers, answered in lines[1:] for number, found in zip(numbers, answered)}
+    state.wait_for_everyone()
+    found = {number: earlier[number] for number in own if number in earlier}
+    path = kept / f"{state.process_index}.jsonl"
+    # Written anew, so that a line which a kill left torn does not spoil the next one.
+    write_text(path, "".join(json.dumps(line) + "\n" for line in (key, [list(found), list(found.values())])))
+    done = {place for place, number in enumerate(own) if number in found}
+    with _bar(name, len(own), len(found)) as progress, open(path, "a", encoding="utf-8") as file:
+        for places, batch in answers(own, done):
+            numbers = [own[place] for place in places]
+            file.write(json.dumps([numbers, batch]) + "\n")
+            file.flush()
+            found |= dict(zip(numbers, batch, strict=True))
+            progress.update(len(batch))
+    everything = dict(gather_object(list(found.items())))
+    return [everything[number] for number in range(len(everything))] if state.is_main_process else None
 
 
-def _bar(name, total):
+def _bar(name, total, done):
     watched = PartialState().is_main_process and sys.stderr.isatty()
-    return tqdm(total=total, desc=f"benchmark {name}", unit="row", disable=not watched, dynamic_ncols=True)
+    return tqdm(
+        total=total, initial=done, desc=f"benchmark {name}", unit="row", disable=not watched, dynamic_ncols=True
+    )
 
 
 def _hash(prompts):

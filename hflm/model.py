@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from hflm import stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
 
@@ -66,6 +67,16 @@ def locate(path):
     if not place.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ModelError(f"no such file or folder: '{path}'")
     return str(place) if place.exists() else path
+
+
+def revision(path, wanted=None):
+    """What exactly a loaded model was: its commit on the Hub, or the fingerprint of its local files."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).expanduser().exists():
+        return stages.model_fingerprint(path)
+    # .../snapshots/<commit>/config.json
+    return Path(try_to_load_from_cache(path, "config.json", revision=wanted)).parent.name
 
 
 def context_length(model):

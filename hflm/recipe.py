@@ -169,7 +169,7 @@ class FinetuneRecipe(Section):
 
 class BenchmarkRecipe(Section):
     tasks: Annotated[Words, count(1)]
-    batch_tokens: Positive = 8192
+    batch_tokens: Positive | None = None
     resamples: Positive = 1000
 
 

@@ -12,7 +12,7 @@ pictures all read them.
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from hflm.errors import UserError
@@ -52,7 +52,8 @@ class TaskResult:
 
     `data` is where the rows were read ("toy sentiment [test]"), `n` how many were scored, `truncated` how many of
     them were cut to fit the model, `skipped` how many unusable rows were left out; `baselines` maps a baseline's
-    name to its metrics; `seconds` is wall-clock time.
+    name to its metrics. With the metrics' signatures, `prompt_hash`, `data_fingerprint`, `decoding`, `shots` and
+    `model_revision` say what exactly was measured.
     """
 
     kind: str
@@ -64,7 +65,9 @@ class TaskResult:
     decoding: str
     truncated: int
     skipped: int
-    seconds: float
+    shots: int = 0
+    data_fingerprint: str | None = None
+    model_revision: str | None = None
 
     def main(self):
         """The metrics that speak for this task, best known first: those of MAIN that it has, else its first.
@@ -119,7 +122,8 @@ def read(path) -> Results:
 
 
 def _task(shape):
-    known = {field.name: shape[field.name] for field in fields(TaskResult)}
+    # Files of an earlier hflm lack the fields that have a default.
+    known = {f.name: shape[f.name] for f in fields(TaskResult) if f.name in shape or f.default is MISSING}
     known["metrics"] = {
         metric: Score(float(score["value"]), tuple(map(float, score["ci95"])), score["signature"])
         for metric, score in shape["metrics"].items()

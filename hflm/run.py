@@ -58,7 +58,7 @@ def run(recipe, output=None, fresh=False):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, measured, material, state):
+        for name in benchmark(recipe, folder, measured, material, keys, state):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
@@ -169,8 +169,9 @@ def finetune(recipe, folder, material, key, state):
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
 
 
-def benchmark(recipe, folder, names, material, state):
+def benchmark(recipe, folder, names, material, keys, state):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
+    from hflm import answer
     from hflm import benchmark as benchmarks
     from hflm import model as models
 
@@ -180,19 +181,23 @@ def benchmark(recipe, folder, names, material, state):
         model, tokenizer = models.load(folder / "model", dtype=dtype)
     else:
         model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype)
-    model.to(state.device)
-    setting = benchmarks.Setting(
-        context_length=models.context_length(model),
-        batch_tokens=recipe.benchmark.batch_tokens,
-        resamples=recipe.benchmark.resamples,
-        seed=recipe.seed,
-    )
+    asked = answer.Local(model.to(state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    revision = models.revision(folder) if trained else models.revision(recipe.model.from_, recipe.model.revision)
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
     for name in names:
+        started = time.monotonic()
+        setting = benchmarks.Setting(
+            context_length=models.context_length(model),
+            resamples=recipe.benchmark.resamples,
+            seed=recipe.seed,
+            key=keys[f"benchmark/{name}"],
+            model_revision=revision,
+        )
         predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
-        found = benchmarks.benchmark(model, tokenizer, name, material[name, "test"], setting, predictions)
+        found = benchmarks.benchmark(asked, name, material[name, "test"], setting, predictions)
         if state.is_main_process:
+            environment.note(folder, **{f"benchmark/{name}": {"seconds": time.monotonic() - started}})
             kept = {**kept, name: found}
             in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
             results.write(results.Results(str(folder) if trained else recipe.model.from_, in_order), path)

@@ -8,6 +8,7 @@ import torch
 from conftest import TEXTS
 
 from hflm import answer
+from hflm.errors import ModelError
 from hflm.tokenizer import encode
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
@@ -18,13 +19,25 @@ def model(tiny, tokenizer):
     # Larger weights than at initialisation, so that answers differ from prompt to prompt.
     for parameter in tiny.parameters():
         parameter.data.mul_(4)
-    return answer.prepare(tiny, tokenizer)
+    return tiny.eval()
+
+
+def texts_of(model, tokenizer, prompts, max_new_tokens, stop, batch_tokens):
+    found = answer.Local(model, tokenizer, batch_tokens).texts(prompts, max_new_tokens, stop)
+    return in_order(found)
+
+
+def in_order(batches):
+    """Answers of batches in the order of their rows, each answered once."""
+    answered = [pair for rows, answers in batches for pair in zip(rows, answers, strict=True)]
+    assert sorted(row for row, _ in answered) == list(range(len(answered)))
+    return [found for _, found in sorted(answered)]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
 def test_greedy_texts_are_the_same_in_any_batch(model, tokenizer, batch_tokens):
     with torch.inference_mode():
-        texts = answer.generate_texts(model, tokenizer, PROMPTS, 12, [], batch_tokens)
+        texts = texts_of(model, tokenizer, PROMPTS, 12, [], batch_tokens)
         expected = []
         for prompt in PROMPTS:
             ids = torch.tensor(encode(tokenizer, [prompt]))
@@ -42,7 +55,7 @@ def test_greedy_texts_are_the_same_in_any_batch(model, tokenizer, batch_tokens):
 @pytest.mark.parametrize("choices", [("key", "cup"), ("key in the barn", "hat", "zebra in the mill")])
 def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, tokenizer, choices, batch_tokens):
     with torch.inference_mode():
-        found = answer.label_likelihoods(model, tokenizer, PROMPTS, choices, batch_tokens)
+        found = in_order(answer.Local(model, tokenizer, batch_tokens).likelihoods(PROMPTS, choices))
         for prompt, row in zip(PROMPTS, found, strict=True):
             for choice, value in zip(choices, row, strict=True):
                 first, label = encode(tokenizer, [prompt, f" {choice}"])
@@ -68,9 +81,9 @@ def test_cut_at(text, stop, expected):
 
 def test_rows_end_at_a_stop_string(model, tokenizer):
     with torch.inference_mode():
-        whole = answer.generate_texts(model, tokenizer, PROMPTS, 12, [], 1000)
+        whole = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
         mark = next(text for text in whole if len(text) > 4)[2]
-        stopped = answer.generate_texts(model, tokenizer, PROMPTS, 12, [mark], 1000)
+        stopped = texts_of(model, tokenizer, PROMPTS, 12, [mark], 1000)
     assert stopped == [answer.cut_at(text, [mark]).strip() for text in whole]
     assert stopped != whole
 
@@ -104,7 +117,7 @@ def test_windows_score_every_token_and_byte_once(tokenizer, text):
 def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
     windows = [window for text in TEXTS[:5] for window in answer.text_windows(tokenizer, text, 64)]
     with torch.inference_mode():
-        found = answer.window_nats(model, windows, tokenizer.pad_token_id, batch_tokens)
+        found = in_order(answer.Local(model, tokenizer, batch_tokens).nats(windows))
         for (ids, scored, _), nats in zip(windows, found, strict=True):
             logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
             terms = [-logs[place - 1, ids[place]].item() for place in range(len(ids) - scored, len(ids))]
@@ -114,6 +127,72 @@ def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
 
 def test_the_models_own_sampling_settings_do_not_matter(model, tokenizer):
     with torch.inference_mode():
-        expected = answer.generate_texts(model, tokenizer, PROMPTS, 8, [], 1000)
+        expected = texts_of(model, tokenizer, PROMPTS, 8, [], 1000)
         model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
-        assert answer.generate_texts(answer.prepare(model, tokenizer), tokenizer, PROMPTS, 8, [], 1000) == expected
+        assert texts_of(model, tokenizer, PROMPTS, 8, [], 1000) == expected
+
+
+def test_a_row_ends_at_any_of_the_models_end_tokens(model, tokenizer):
+    with torch.inference_mode():
+        (whole,) = texts_of(model, tokenizer, PROMPTS[:1], 8, [], 1000)
+        ids = encode(tokenizer, [f"{PROMPTS[0]} {whole}"])[0][len(encode(tokenizer, PROMPTS[:1])[0]) :]
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, ids[2]]
+        (ended,) = texts_of(model, tokenizer, PROMPTS[:1], 8, [], 1000)
+    assert whole.startswith(ended)
+    assert len(ended) < len(whole)
+
+
+SHOTS = "The dog saw the key in the barn. The cat saw the hat in the mill. A fox saw the cup in the house.\n\n"
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
+@pytest.mark.parametrize("prompts", [[SHOTS + prompt for prompt in PROMPTS], [SHOTS], [SHOTS, SHOTS]])
+def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, prompts, batch_tokens, monkeypatch):
+    sizes = []
+    model.register_forward_pre_hook(
+        lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
+    )
+
+    def both():
+        sizes.clear()
+        local = answer.Local(model, tokenizer, batch_tokens)
+        found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
+        return *found, sum(sizes)
+
+    with torch.inference_mode():
+        texts, logs, read = both()
+        monkeypatch.setattr(answer, "LEAST_SHARED", 10_000)
+        expected_texts, expected_logs, everything = both()
+    assert texts == expected_texts
+    np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
+    assert read < everything or len(prompts) == 1
+
+
+def test_answered_rows_are_left_out_and_the_other_batches_stay(model, tokenizer):
+    local = answer.Local(model, tokenizer, 60)
+    with torch.inference_mode():
+        batches = list(local.texts(PROMPTS, 12, []))
+        assert len(batches) == 2
+        done = frozenset(batches[0][0])
+        assert list(local.texts(PROMPTS, 12, [], done)) == batches[1:]
+        assert list(local.texts(PROMPTS, 12, [], frozenset(range(len(PROMPTS))))) == []
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer, monkeypatch):
+    asked = []
+    whole = answer.Local._continue
+
+    def small_memory(self, ids, *rest):
+        asked.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, ids, *rest)
+
+    with torch.inference_mode():
+        expected = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
+        monkeypatch.setattr(answer.Local, "_continue", small_memory)
+        assert texts_of(model, tokenizer, PROMPTS, 12, [], 1000) == expected
+        assert asked[0] == len(PROMPTS)
+        monkeypatch.setattr(answer.Local, "_continue", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        with pytest.raises(ModelError, match="too small for a single row"):
+            texts_of(model, tokenizer, PROMPTS, 12, [], 1000)

@@ -65,7 +65,6 @@ SCORES = Results(
             "label scoring",
             3,
             0,
-            9.0,
         ),
         "translation": TaskResult(
             "translation",
@@ -77,7 +76,6 @@ SCORES = Results(
             "greedy",
             0,
             1,
-            20.0,
         ),
     },
 )
@@ -233,7 +231,7 @@ def test_one_row_is_first_best_and_worst(run, load):
 
 def test_a_lower_perplexity_is_the_better_row(run, load):
     scores = {"perplexity": Score(9.0, (8.0, 10.0), "")}
-    task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0, 1.0)
+    task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0)
     results.write(Results("m", {"lm": task}), run / "benchmark" / "results.json")
     rows = [{"id": n, "prompt": f"p{n}", "scores": {"perplexity": p}} for n, p in enumerate([5.0, 2.0, 9.0])]
     jsonl(run / "benchmark" / "predictions" / "lm.jsonl", rows)

@@ -129,13 +129,13 @@ def test_without_labels_nothing_changes(tiny):
 
 def test_a_mended_model_generates_from_left_padded_prompts_as_before(tokenizer, tiny):
     """generate() makes position ids only for a forward that says it takes them."""
-    from hflm import answer
-
     for parameter in tiny.parameters():
         parameter.data.mul_(4)
-    prompts = ["The dog", "The cat saw the hat in the", "A fox"]
-    expected = answer.generate_texts(answer.prepare(tiny, tokenizer), tokenizer, prompts, 12, [], 1000)
-    assert answer.generate_texts(models.mend_loss(tiny), tokenizer, prompts, 12, [], 1000) == expected
+    tokenizer.padding_side = "left"
+    prompts = tokenizer(["The dog", "The cat saw the hat in the", "A fox"], padding=True, return_tensors="pt")
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    expected = tiny.eval().generate(**prompts, **options).tolist()
+    assert models.mend_loss(tiny).generate(**prompts, **options).tolist() == expected
     inputs = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
     seen = []
     tiny.transformer.wpe.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].tolist()))
@@ -204,3 +204,22 @@ def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
 def test_an_adapter_on_modules_that_are_not_there_says_so(tiny):
     with pytest.raises(ModelError, match="adapter"):
         models.add_adapter(tiny, {"type": "lora", "target_modules": ["nothing"]})
+
+
+def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    before = models.revision(str(folder))
+    assert before.startswith("sha256:")
+    (folder / "config.json").write_text('{"n_layer": 2}')
+    assert models.revision(str(folder)) != before
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "5" * 40
+    repository = tmp_path / "hub" / "models--you--small"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert models.revision("you/small") == models.revision("you/small", commit) == commit

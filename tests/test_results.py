@@ -21,7 +21,9 @@ SENTIMENT = TaskResult(
     decoding="label scoring",
     truncated=1,
     skipped=2,
-    seconds=12.5,
+    data_fingerprint="sha256:1",
+    shots=0,
+    model_revision=None,
 )
 RESULTS = Results("runs/quickstart", {"sentiment": SENTIMENT})
 

@@ -237,6 +237,13 @@ def test_two_processes_give_one_run(workplace, finished):
     for name, task in alone.tasks.items():
         values = {metric: score.value for metric, score in task.metrics.items()}
         assert {metric: score.value for metric, score in shared.tasks[name].metrics.items()} == pytest.approx(values)
+        lines = [
+            records.read_lines(workplace / folder / "benchmark" / "predictions" / f"{name}.jsonl")
+            for folder in ("bench", "run")
+        ]
+        for there, here in zip(*lines, strict=True):
+            assert there.get("prediction") == here.get("prediction")
+            assert there.get("log_likelihoods") == pytest.approx(here.get("log_likelihoods"), abs=1e-4)
 
 
 ADAPTER = """
@@ -288,7 +295,7 @@ def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
     assert weights(folder) != weights(workplace / "run")
     found = results.read(folder / "benchmark" / "results.json").tasks
     assert found["film"].n == 12
-    assert "1 shots" in found["film"].decoding
+    assert found["film"].shots == 1
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]["film"]["labels"] == [
         "schlecht",
         "mittel",

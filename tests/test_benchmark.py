@@ -1,0 +1,130 @@
+"""One task's benchmark: the same numbers whatever the batches, the order and the interruptions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hflm import answer, tasks
+from hflm.benchmark import Setting, benchmark
+from hflm.errors import DataError
+from hflm.material import Material
+from hflm.recipe_tasks import LanguageModeling, Qa, Sentiment
+from hflm.records import read_lines
+
+THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
+ROWS = [
+    {
+        "context": f"The {thing} in the {place}." * (1 + number % 2),
+        "question": f"What is in the {place}?",
+        "answers": {"text": [thing, f"the {thing}"] if number % 3 else []},
+        "text": f"The {thing} saw the {place}.",
+        "label": number % 2,
+    }
+    for number, (thing, place) in enumerate((thing, place) for thing in THINGS for place in ("park", "mill"))
+]
+DATA = {"path": "toy", "name": "stories"}
+TASKS = {
+    "qa": Qa(data=DATA, max_new_tokens=6, stop=["."]),
+    "shots": Qa(data=DATA, max_new_tokens=6, prompt="{{ question }}", shots=1),
+    "sentiment": Sentiment(data=DATA, labels=["the hat in the barn", "cup"]),
+    "text": LanguageModeling(data=DATA),
+}
+
+
+@pytest.fixture
+def model(tiny):
+    for parameter in tiny.parameters():
+        parameter.data.mul_(4)
+    return tiny.eval()
+
+
+def material(name, rows=ROWS):
+    examples, skipped = tasks.read(TASKS[name], rows, "rows.jsonl")
+    shots = examples[:1] if name == "shots" else []
+    return Material(TASKS[name], examples, shots, len(skipped), "rows.jsonl")
+
+
+def measure(model, tokenizer, name, path, batch_tokens=None, rows=ROWS, key="a"):
+    setting = Setting(64, resamples=20, seed=0, key=key, model_revision="sha256:0")
+    result = benchmark(answer.Local(model, tokenizer, batch_tokens), name, material(name, rows), setting, path)
+    return result, read_lines(path)
+
+
+def same(lines, others):
+    assert [line.get("prediction") for line in lines] == [line.get("prediction") for line in others]
+    for line, other in zip(lines, others, strict=True):
+        assert line.get("log_likelihoods") == pytest.approx(other.get("log_likelihoods"), abs=1e-4)
+        assert line.get("nats") == pytest.approx(other.get("nats"), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_batches_and_order_change_nothing(model, tokenizer, name, tmp_path):
+    result, lines = measure(model, tokenizer, name, tmp_path / "a.jsonl")
+    single, one_by_one = measure(model, tokenizer, name, tmp_path / "b.jsonl", batch_tokens=1)
+    same(one_by_one, lines)
+    assert {name: score.value for name, score in single.metrics.items()} == pytest.approx(
+        {name: score.value for name, score in result.metrics.items()}
+    )
+    if name != "shots":  # the first row is its shot
+        order = np.random.default_rng(0).permutation(len(ROWS)).tolist()
+        _, shuffled = measure(model, tokenizer, name, tmp_path / "c.jsonl", rows=[ROWS[number] for number in order])
+        same(shuffled, [lines[number] for number in order])
+
+
+class Pulled(Exception):
+    """The plug."""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_interrupted_benchmark_goes_on_where_it_was(model, tokenizer, name, tmp_path, monkeypatch):
+    path = tmp_path / "task.jsonl"
+    expected = measure(model, tokenizer, name, tmp_path / "whole.jsonl", batch_tokens=20)
+    asked = []
+    whole = answer.Local._batches
+
+    def pull_the_plug(self, lengths, answer, done, most=None):
+        for number, batch in enumerate(whole(self, lengths, answer, done, most)):
+            if number == stop_after:
+                raise Pulled
+            asked.append(batch[0])
+            yield batch
+
+    monkeypatch.setattr(answer.Local, "_batches", pull_the_plug)
+    for stop_after in (2, 1):
+        with pytest.raises(Pulled):
+            measure(model, tokenizer, name, path, batch_tokens=20)
+        assert not path.exists()
+    kept = tmp_path / "task.partial" / "0.jsonl"
+    kept.write_text(kept.read_text() + '[[1, 2], ["torn')
+    stop_after = None
+    assert measure(model, tokenizer, name, path, batch_tokens=20) == expected
+    assert not kept.parent.exists()
+    rows = [row for batch in asked for row in batch]
+    assert sorted(rows) == sorted(set(rows)), "a row was asked twice"
+    assert len(rows) >= len(ROWS)
+
+
+def test_answers_to_other_inputs_are_not_used(model, tokenizer, tmp_path):
+    path = tmp_path / "qa.jsonl"
+    expected, lines = measure(model, tokenizer, "qa", tmp_path / "whole.jsonl")
+    path.with_suffix(".partial").mkdir()
+    kept = path.with_suffix(".partial") / "0.jsonl"
+    kept.write_text(json.dumps(["another key"]) + "\n" + json.dumps([[0], ["wrong"]]) + "\n")
+    assert measure(model, tokenizer, "qa", path) == (expected, lines)
+
+
+def test_a_result_says_what_was_measured(model, tokenizer, tmp_path):
+    result, lines = measure(model, tokenizer, "shots", tmp_path / "shots.jsonl")
+    assert (result.shots, result.n, result.model_revision) == (1, len(ROWS), "sha256:0")
+    assert result.data_fingerprint
+    assert result.decoding.startswith("greedy, at most 6 tokens")
+    assert all(score.signature for score in result.metrics.values())
+    assert lines[3]["prompt"].startswith(lines[0]["prompt"].split("\n\n")[0])
+
+
+def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokenizer, tmp_path):
+    rows = [{**ROWS[0], "question": "why " * 80}]
+    with pytest.raises(DataError, match="even without its text"):
+        measure(model, tokenizer, "qa", tmp_path / "qa.jsonl", rows=rows)
+    assert not list(tmp_path.iterdir())
