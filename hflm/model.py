@@ -1,5 +1,6 @@
 """Build a GPT-2 from a config, or load an existing model; adapters; the loss."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 from hflm import stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
+
+ADAPTER = "adapter_config.json"
 
 
 def build(config, tokenizer):
@@ -36,18 +39,40 @@ def build(config, tokenizer):
 
 
 def load(path, revision=None, dtype="float32"):
-    """(model, tokenizer) from a run, a model folder, a `.gguf` file or a Hub id.
+    """(model, tokenizer) from a run, a model folder, a peft adapter's folder, a `.gguf` file or a Hub id.
 
     Only safetensors are read and no code from the model's repository runs. Raises ModelError.
     """
     from transformers import AutoModelForCausalLM
 
     place = locate(path)
+    if (Path(place) / ADAPTER).is_file():
+        return _merged(Path(place), dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model '{path}' cannot be loaded: {tokenizers_room.first_line(error)}") from error
     return model, tokenizers_room.load(place, revision)
+
+
+def _merged(folder, dtype):
+    """The model that an adapter was trained on with the adapter merged into it, and its tokenizer."""
+    from peft import PeftModel
+
+    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"'{folder / ADAPTER}' does not say which model it belongs to (base_model_name_or_path)")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"'{folder}' holds no adapter_model.safetensors; other formats are not read")
+    model, tokenizer = load(base, dtype=dtype)
+    try:
+        with _peft_warnings():
+            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"the adapter '{folder}' does not fit '{base}': {tokenizers_room.first_line(error)}"
+        ) from error
+    return model, tokenizers_room.load(folder) if (folder / "tokenizer.json").is_file() else tokenizer
 
 
 def locate(path):
@@ -58,8 +83,8 @@ def locate(path):
     place = Path(path).expanduser()
     if (place / "model" / "config.json").is_file():
         return str(place / "model")
-    if place.is_dir() and not (place / "config.json").is_file():
-        raise ModelError(f"'{path}' holds no finished model (no model/config.json, no config.json)")
+    if place.is_dir() and not any((place / file).is_file() for file in ("config.json", ADAPTER)):
+        raise ModelError(f"'{path}' holds no finished model (no model/config.json, no config.json, no {ADAPTER})")
     if place.suffix == ".gguf":
         if not place.is_file():
             raise ModelError(f"no such file: '{path}'")
@@ -127,14 +152,23 @@ def add_adapter(model, adapter):
 
     options = {key: value for key, value in adapter.items() if key != "type"}
     try:
-        with warnings.catch_warnings():
-            # peft finds out by itself that GPT-2's Conv1D stores its weights transposed, and says so each time; and
-            # it asks transformers for checkpointing by the old name.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out")
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        with _peft_warnings():
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError) as error:
         raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _peft_warnings():
+    """Leave out what nobody can act on.
+
+    peft finds out by itself that GPT-2's Conv1D stores its weights transposed, and says so each time; and it asks
+    transformers for checkpointing by the old name.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def save(folder, *parts):

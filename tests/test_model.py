@@ -1,5 +1,7 @@
 """Building, loading and saving models; the mended loss against plain PyTorch; adapters."""
 
+import json
+
 import pytest
 import torch
 from conftest import TEXTS
@@ -223,3 +225,32 @@ def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_p
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     assert models.revision("you/small") == models.revision("you/small", commit) == commit
+
+
+def test_an_adapters_folder_is_its_base_with_the_adapter_merged(tokenizer, tiny, tmp_path):
+    models.save(tmp_path / "base", tiny, tokenizer)
+    base, _ = models.load(str(tmp_path / "base"))
+    adapted = models.add_adapter(base, {"type": "lora", "r": 2, "init_lora_weights": False}).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(10)[None]
+    expected = adapted(input_ids=ids).logits
+    merged, loaded = models.load(str(tmp_path / "adapter"))
+    torch.testing.assert_close(merged.eval()(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-4)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert models.revision(str(tmp_path / "adapter")).startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "message"),
+    [
+        ({}, ["adapter_model.safetensors"], "does not say which model it belongs to"),
+        ({"base_model_name_or_path": "x"}, ["adapter_model.bin"], "no adapter_model.safetensors"),
+        ({"base_model_name_or_path": "./nowhere"}, ["adapter_model.safetensors"], "no such file or folder"),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_says_why(tmp_path, config, files, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    for file in files:
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ModelError, match=message):
+        models.load(str(tmp_path))
