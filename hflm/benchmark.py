@@ -17,7 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from hflm import answer, data, metrics, tasks
+from hflm import answer, data, metrics, slices, tasks
+from hflm.metrics.calibration import calibration
 from hflm.records import read_lines
 from hflm.results import TaskResult, write_text
 from hflm.tasks.fit import fit
@@ -96,8 +97,9 @@ def _rows(asked, name, material, setting, kept):
     if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
     references = [example.references for example in examples]
-    scores = metrics.score(names, texts, references, labels=choices, resamples=setting.resamples, seed=setting.seed)
-    each = metrics.per_example(names, texts, references, labels=choices)
+    measured = metrics.measure(names, texts, references, labels=choices)
+    bootstrap = {"resamples": setting.resamples, "seed": setting.seed}
+    each = measured.each()
     lines = [
         {
             "id": example.id,
@@ -114,7 +116,11 @@ def _rows(asked, name, material, setting, kept):
         for baseline, guesses in tasks.baselines(task, examples).items()
     }
     return lines, {
-        "metrics": scores,
+        "metrics": measured.scores(**bootstrap),
+        "slices": slices.slices(task, examples, measured, [len(prompt) for prompt in prompts], **bootstrap),
+        "calibration": calibration(found, [text in right for text, right in zip(texts, references, strict=True)])
+        if choices
+        else None,
         "baselines": {
             baseline: {metric: score.value for metric, score in found.items()} for baseline, found in baselines.items()
         },

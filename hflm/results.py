@@ -47,13 +47,47 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """The answers whose confidence is above `low` and at most `high`: how many, their mean confidence, how many right.
+
+    All but `count` run from 0 to 1.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far a model's confidence is from its accuracy (metrics/calibration.py); `bins` are those with answers."""
+
+    expected_calibration_error: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One metric over `n` rows of a task: those whose `by` ("label", "answer", "prompt length") is `name`."""
+
+    by: str
+    name: str
+    n: int
+    metric: str
+    score: Score
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """One task of a benchmark.
 
     `data` is where the rows were read ("toy sentiment [test]"), `n` how many were scored, `truncated` how many of
     them were cut to fit the model, `skipped` how many unusable rows were left out; `baselines` maps a baseline's
     name to its metrics. With the metrics' signatures, `prompt_hash`, `data_fingerprint`, `decoding`, `shots` and
-    `model_revision` say what exactly was measured.
+    `model_revision` say what exactly was measured. Tasks that choose among labels have a `calibration`; `slices` are
+    parts of the rows, scored alone.
     """
 
     kind: str
@@ -68,6 +102,8 @@ class TaskResult:
     shots: int = 0
     data_fingerprint: str | None = None
     model_revision: str | None = None
+    calibration: Calibration | None = None
+    slices: tuple[Slice, ...] = ()
 
     def main(self):
         """The metrics that speak for this task, best known first: those of MAIN that it has, else its first.
@@ -75,8 +111,16 @@ class TaskResult:
         >>> TaskResult("sentiment", 2, {"mcc": s, "accuracy": s}, {}, "", "", "", 0, 0, 0.0).main()   # doctest: +SKIP
         ('accuracy',)
         """
-        known = tuple(name for name in MAIN.get(self.kind, ()) if name in self.metrics)
-        return known or tuple(self.metrics)[:1]
+        return main(self.kind, self.metrics)
+
+
+def main(kind, metrics):
+    """Those of `metrics` (names, in order) that speak for a task of this kind.
+
+    >>> main("sentiment", ["mcc", "accuracy"]), main("generation", ["rougeL", "chrf"])
+    (('accuracy',), ('rougeL',))
+    """
+    return tuple(name for name in MAIN.get(kind, ()) if name in metrics) or tuple(metrics)[:1]
 
 
 @dataclass(frozen=True)
@@ -124,15 +168,20 @@ def read(path) -> Results:
 def _task(shape):
     # Files of an earlier hflm lack the fields that have a default.
     known = {f.name: shape[f.name] for f in fields(TaskResult) if f.name in shape or f.default is MISSING}
-    known["metrics"] = {
-        metric: Score(float(score["value"]), tuple(map(float, score["ci95"])), score["signature"])
-        for metric, score in shape["metrics"].items()
-    }
+    known["metrics"] = {metric: _score(score) for metric, score in shape["metrics"].items()}
     known["baselines"] = {
         name: {metric: float(value) for metric, value in baseline.items()}
         for name, baseline in shape["baselines"].items()
     }
+    if calibration := shape.get("calibration"):
+        bins = tuple(Bin(**each) for each in calibration["bins"])
+        known["calibration"] = Calibration(float(calibration["expected_calibration_error"]), bins)
+    known["slices"] = tuple(Slice(**{**each, "score": _score(each["score"])}) for each in shape.get("slices", ()))
     return TaskResult(**known)
+
+
+def _score(shape):
+    return Score(float(shape["value"]), tuple(map(float, shape["ci95"])), shape["signature"])
 
 
 def _not_finite(constant):

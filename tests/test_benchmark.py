@@ -123,6 +123,19 @@ def test_a_result_says_what_was_measured(model, tokenizer, tmp_path):
     assert lines[3]["prompt"].startswith(lines[0]["prompt"].split("\n\n")[0])
 
 
+def test_labels_have_a_calibration_and_rows_have_slices(model, tokenizer, tmp_path):
+    rows = ROWS * 2
+    result, lines = measure(model, tokenizer, "sentiment", tmp_path / "sentiment.jsonl", rows=rows)
+    assert sum(each.count for each in result.calibration.bins) == len(rows)
+    recall = {part.name: part.score.value for part in result.slices if part.by == "label"}
+    for label in ("the hat in the barn", "cup"):
+        of_label = [line for line in lines if line["references"] == [label]]
+        assert recall[label] == pytest.approx(sum(line["prediction"] == label for line in of_label) / len(of_label))
+    answers, _ = measure(model, tokenizer, "qa", tmp_path / "qa.jsonl", rows=ROWS * 3)
+    assert answers.calibration is None
+    assert {part.name for part in answers.slices if part.by == "answer"} == {"answerable", "unanswerable"}
+
+
 def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokenizer, tmp_path):
     rows = [{**ROWS[0], "question": "why " * 80}]
     with pytest.raises(DataError, match="even without its text"):

@@ -255,6 +255,51 @@ def test_a_hopeless_model_still_has_a_finite_perplexity():
     assert math.isfinite(metrics.language_modeling([1e6], [1], [1])["perplexity"].value)
 
 
+def nats(*shares):
+    """Log-likelihoods whose softmax gives these shares, off by a constant as a model's are."""
+    return [math.log(share) - 3 for share in shares]
+
+
+@pytest.mark.parametrize(
+    "shares, right, bins, error, seen",
+    [
+        # sure and right
+        ([(1 - 1e-12, 1e-12)] * 4, [1, 1, 1, 1], 15, 0, [(4, 1, 1)]),
+        # sure and wrong
+        ([(1 - 1e-12, 1e-12)] * 4, [0, 0, 0, 0], 15, 1, [(4, 1, 0)]),
+        # 0.8 sure, and right 4 times in 5
+        ([(0.1, 0.1, 0.8)] * 5, [1, 1, 0, 1, 1], 10, 0, [(5, 0.8, 0.8)]),
+        # two bins of five: (0.4, 0.6] holds 0.6 with accuracy 1/2; (0.8, 1] holds 0.9 and 0.95 with accuracy 1
+        ([(0.6, 0.4), (0.4, 0.6), (0.9, 0.1), (0.05, 0.95)], [1, 0, 1, 1], 5, 0.0875, [(2, 0.6, 0.5), (2, 0.925, 1)]),
+        # one bin: |3/4 - 0.7|
+        ([(0.6, 0.4), (0.4, 0.6), (0.7, 0.3), (0.1, 0.9)], [1, 0, 1, 1], 1, 0.05, [(4, 0.7, 0.75)]),
+        # three labels, none likelier than another
+        ([(1 / 3, 1 / 3, 1 / 3)] * 3, [1, 0, 0], 2, 0, [(3, 1 / 3, 1 / 3)]),
+    ],
+)
+def test_calibration(shares, right, bins, error, seen):
+    from hflm.metrics.calibration import calibration
+
+    # 0.6 is an edge of five bins: hold it inside, whatever the rounding.
+    found = calibration([[value * (1 - 1e-9) for value in nats(*each)] for each in shares], right, bins)
+    assert found.expected_calibration_error == pytest.approx(error, abs=1e-8)
+    assert [(each.count, each.confidence, each.accuracy) for each in found.bins] == [
+        (count, pytest.approx(confidence, abs=1e-8), pytest.approx(accuracy)) for count, confidence, accuracy in seen
+    ]
+    assert all(each.low < each.confidence <= each.high and isinstance(each.count, int) for each in found.bins)
+
+
+@pytest.mark.parametrize(
+    "likelihoods, error, message",
+    [([], DataError, "no answers"), ([[0, math.nan]], ModelError, "not finite"), ([[-math.inf, 0]], ModelError, "not")],
+)
+def test_calibration_without_likelihoods(likelihoods, error, message):
+    from hflm.metrics.calibration import calibration
+
+    with pytest.raises(error, match=message):
+        calibration(likelihoods, [True] * len(likelihoods))
+
+
 def test_compute_and_combine_work_without_a_network_or_a_cache_folder(tmp_path):
     script = f"""
 import json, evaluate
@@ -327,6 +372,7 @@ def test_degenerate_samples_have_an_interval_of_no_width(names, predictions, ref
         lambda: metrics.per_example(["accuracy"], [], []),
         lambda: metrics.score(["accuracy"], ["a"], [("c",)], labels=["a", "b"]),
         lambda: metrics.score(["blue"], ["a"], [("a",)]),
+        lambda: metrics.measure([], [], []),
     ],
 )
 def test_what_cannot_be_scored_is_a_data_error(call):

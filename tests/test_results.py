@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hflm import results
 from hflm.errors import UserError
-from hflm.results import Results, Score, TaskResult
+from hflm.results import Bin, Calibration, Results, Score, Slice, TaskResult
 
 SENTIMENT = TaskResult(
     kind="sentiment",
@@ -21,9 +21,11 @@ SENTIMENT = TaskResult(
     decoding="label scoring",
     truncated=1,
     skipped=2,
-    data_fingerprint="sha256:1",
-    shots=0,
-    model_revision=None,
+    shots=5,
+    data_fingerprint="sha256:aa",
+    model_revision="abc123",
+    calibration=Calibration(0.07, (Bin(0.4, 0.6, 300, 0.55, 0.5), Bin(0.8, 1.0, 572, 0.9, 1.0))),
+    slices=(Slice("label", "negative", 428, "accuracy", Score(0.8, (0.7, 0.9), "s2")),),
 )
 RESULTS = Results("runs/quickstart", {"sentiment": SENTIMENT})
 
@@ -46,6 +48,17 @@ def test_the_file_has_the_documented_shape(tmp_path):
     assert task["n"] == 872
     assert task["metrics"]["accuracy"] == {"value": 0.83, "ci95": [0.8, 0.85], "signature": "s2"}
     assert task["baselines"]["majority"] == {"accuracy": 0.51}
+
+
+def test_a_file_from_before_calibration_and_slices_is_read(tmp_path):
+    shape = json.loads(changed())
+    later = ("shots", "data_fingerprint", "model_revision", "calibration", "slices")
+    for field in later:
+        del shape["tasks"]["sentiment"][field]
+    (tmp_path / "results.json").write_text(json.dumps(shape))
+    task = results.read(tmp_path / "results.json").tasks["sentiment"]
+    assert [getattr(task, field) for field in later] == [0, None, None, None, ()]
+    assert task.metrics == SENTIMENT.metrics
 
 
 @pytest.mark.parametrize("value, ci95", [(float("nan"), (0, 1)), (float("inf"), (0, 1)), (1.0, (0, float("nan")))])
@@ -71,6 +84,8 @@ def test_a_number_that_is_none_is_refused_and_leaves_the_old_file(tmp_path, valu
         (changed(tasks=[]), "not a results.json"),
         (changed().replace("0.83", "NaN"), "NaN is no JSON number"),
         (changed().replace("0.83", '"high"'), "could not convert"),
+        (changed().replace("expected_calibration_error", "error"), "'expected_calibration_error' is missing"),
+        (changed().replace('"by"', '"for"'), "unexpected keyword argument 'for'"),
     ],
 )
 def test_a_file_that_is_no_results_names_itself_and_the_reason(tmp_path, text, message):

@@ -14,6 +14,8 @@
 The classes import evaluate (and with it torch: 10 s and more), so they are imported when something is scored.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from hflm.errors import DataError, ModelError
@@ -22,30 +24,63 @@ from hflm.results import Score
 MOST_WEIGHTS = 4_000_000  # of one chunk of the bootstrap: 32 MB
 
 
-def score(
-    names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None, resamples=1000, seed=0
-) -> dict[str, Score]:
-    """The named metrics of n predictions, in the order of `names`, with 95 % percentile-bootstrap intervals.
+@dataclass(frozen=True)
+class Measured:
+    """The texts of n examples, read once by the named metrics: from their statistics come all values below.
+
+    `statistics` holds one array (n, k) for each of `metrics`, the objects that the names need.
+    """
+
+    names: tuple[str, ...]
+    metrics: tuple
+    statistics: tuple
+
+    def scores(self, rows=None, *, resamples=1000, seed=0) -> dict[str, Score]:
+        """{name: Score} with 95 % percentile-bootstrap intervals, over all examples or those at the indices `rows`.
+
+        The same number of rows and seed give the same resamples. A part of the examples is scored as the whole is:
+        with the same tokenizer and labels.
+        """
+        statistics = [array if rows is None else array[rows] for array in self.statistics]
+        return _scores(self.names, self.metrics, statistics, resamples, seed)
+
+    def each(self) -> dict[str, list[float]]:
+        """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
+        found = {}
+        for metric, array in zip(self.metrics, self.statistics, strict=True):
+            found |= {name: values.tolist() for name, values in metric.each(array).items()}
+        return {name: found[name] for name in self.names}
+
+
+def measure(names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None) -> Measured:
+    """Read n predictions and their references. DataError when there are none, or no metric is called so.
 
     `labels` are the allowed words of the classification metrics (None: those found in the references).
-    The same n and seed give the same resamples. Raises DataError when there is nothing to score.
+
+    >>> measure(["accuracy"], ["good", "bad"], [("good",), ("good",)]).each()
+    {'accuracy': [1.0, 0.0]}
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    if not len(predictions):
+        raise DataError("there are no predictions to score")
+    metrics = _metrics(names, labels)
+    statistics = tuple(metric.statistics(predictions, references) for metric in metrics)
+    return Measured(tuple(names), tuple(metrics), statistics)
+
+
+def score(names, predictions, references, *, labels=None, resamples=1000, seed=0) -> dict[str, Score]:
+    """`measure` and its scores, for those who need nothing else.
 
     >>> score(["accuracy"], ["good", "bad"], [("good",), ("good",)])["accuracy"].value
     0.5
     """
-    metrics, statistics = _measured(names, predictions, references, labels)
-    return _scores(names, metrics, statistics, resamples, seed)
+    return measure(names, predictions, references, labels=labels).scores(resamples=resamples, seed=seed)
 
 
-def per_example(
-    names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None
-) -> dict[str, list[float]]:
-    """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
-    metrics, statistics = _measured(names, predictions, references, labels)
-    found = {}
-    for metric, array in zip(metrics, statistics, strict=True):
-        found |= {name: values.tolist() for name, values in metric.each(array).items()}
-    return {name: found[name] for name in names}
+def per_example(names, predictions, references, *, labels=None) -> dict[str, list[float]]:
+    """`measure` and its value on each example alone."""
+    return measure(names, predictions, references, labels=labels).each()
 
 
 def language_modeling(nats, tokens, bytes, *, resamples=1000, seed=0) -> dict[str, Score]:
@@ -109,15 +144,6 @@ def _metrics(names, labels):
         everything = [name for kind in [*known, Rouge] for name in kind.NAMES]
         raise DataError(f"no metric is called {', '.join(sorted(missing))}; there are {', '.join(everything)}")
     return metrics
-
-
-def _measured(names, predictions, references, labels):
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    if not len(predictions):
-        raise DataError("there are no predictions to score")
-    metrics = _metrics(names, labels)
-    return metrics, [metric.statistics(predictions, references) for metric in metrics]
 
 
 def _scores(names, metrics, statistics, resamples, seed):
