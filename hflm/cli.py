@@ -103,13 +103,29 @@ def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print
 
 
 @app.command()
-def bench(model: Model, recipe: RecipeArgument, sets: Sets = None, output: Output = None):
-    """Run a recipe's benchmark on any model."""
+def bench(
+    model: Annotated[
+        str,
+        typer.Argument(help="A run, a model folder, a .gguf file, a Hub id, or openai:NAME.", show_default=False),
+    ],
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    output: Output = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Where openai:NAME is served; else OPENAI_BASE_URL or OpenAI.", show_default=False),
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask openai:NAME by chat messages.")] = False,
+):
+    """Run a recipe's benchmark on any model.
+
+    openai:NAME is a model behind an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY.
+    """
     from hflm import recipe as recipes_room
     from hflm import run as run_room
 
     loaded = recipes_room.load(recipe, sets or ())
-    run_room.bench(model, loaded, output)
+    run_room.bench(model, loaded, output, base_url, chat)
 
 
 class _Generate(TyperCommand):

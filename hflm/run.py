@@ -5,6 +5,7 @@ read before anything is trained, so that a bad row is found in the first minute 
 """
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -12,16 +13,20 @@ import time
 from functools import partial
 from pathlib import Path
 
+from hflm import endpoint as endpoints
 from hflm import environment, results, stages
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
 
 
-def run(recipe, output=None, fresh=False):
-    """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first."""
+def run(recipe, output=None, fresh=False, endpoint=None):
+    """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first.
+
+    With an Endpoint its answers are measured, in place of a model that is loaded here.
+    """
     folder = Path(output) if output else Path("runs") / recipe.name
-    keys = stages.keys(recipe)
+    keys = stages.keys(recipe, endpoint)
     finished = {} if fresh else stages.finished(folder)
     todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
     if not todo:
@@ -58,7 +63,7 @@ def run(recipe, output=None, fresh=False):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, measured, material, keys, state):
+        for name in benchmark(recipe, folder, measured, material, keys, state, endpoint):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
@@ -74,11 +79,20 @@ def run(recipe, output=None, fresh=False):
         _finish(state, folder, "push", keys)
 
 
-def bench(model, recipe, output=None):
-    """Run only the benchmark of `recipe` on `model` (a run, a folder, a .gguf file or a Hub id)."""
+def bench(model, recipe, output=None, base_url=None, chat=False):
+    """Run only the benchmark of `recipe` on `model`: a run, a folder, a .gguf file, a Hub id.
+
+    `openai:NAME` is a model behind the endpoint at `base_url`, asked by completions or by `chat`.
+    """
     if recipe.benchmark is None:
         raise UserError(f"the recipe {recipe.name} has no benchmark section")
-    name = Path(model).stem if Path(model).exists() else model.replace("/", "--")
+    endpoint = None
+    if model.startswith(endpoints.PREFIX):
+        _without_likelihoods(recipe)
+        endpoint = endpoints.find(model, base_url, chat)
+    elif base_url is not None or chat:
+        raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
+    name = Path(model).stem if Path(model).exists() else re.sub("[/:]+", "--", model)
     folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{name}"
     recipe = recipe.model_copy(
         update={
@@ -89,7 +103,17 @@ def bench(model, recipe, output=None):
             "push": None,
         }
     )
-    run(recipe, folder)
+    run(recipe, folder, endpoint=endpoint)
+
+
+def _without_likelihoods(recipe):
+    """An endpoint writes text and tells no likelihoods. Raises UserError for a task that needs them."""
+    for name in recipe.benchmark.tasks:
+        if recipe.tasks[name].kind == "language_modeling":
+            raise UserError(
+                f"benchmark.tasks: {name} needs the likelihood of its text, which an endpoint does not tell. "
+                "Leave it out with --set benchmark.tasks=[...]"
+            )
 
 
 def make_tokenizer(recipe, folder, corpus, material, state):
@@ -169,26 +193,21 @@ def finetune(recipe, folder, material, key, state):
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
 
 
-def benchmark(recipe, folder, names, material, keys, state):
+def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
-    from hflm import answer
     from hflm import benchmark as benchmarks
-    from hflm import model as models
 
     trained = recipe.pretrain is not None or recipe.finetune is not None
-    dtype = recipe.model.dtype or "float32"
-    if trained:
-        model, tokenizer = models.load(folder / "model", dtype=dtype)
+    if endpoint is None:
+        asked, context_length, revision = _loaded(recipe, folder, trained, state)
     else:
-        model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype)
-    asked = answer.Local(model.to(state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
-    revision = models.revision(folder) if trained else models.revision(recipe.model.from_, recipe.model.revision)
+        asked, context_length, revision = endpoint, None, None
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
     for name in names:
         started = time.monotonic()
         setting = benchmarks.Setting(
-            context_length=models.context_length(model),
+            context_length=context_length,
             resamples=recipe.benchmark.resamples,
             seed=recipe.seed,
             key=keys[f"benchmark/{name}"],
@@ -202,6 +221,17 @@ def benchmark(recipe, folder, names, material, keys, state):
             in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
             results.write(results.Results(str(folder) if trained else recipe.model.from_, in_order), path)
         yield name
+
+
+def _loaded(recipe, folder, trained, state):
+    """The model to measure: (answer.Local, its context in tokens, its revision)."""
+    from hflm import answer
+    from hflm import model as models
+
+    place, revision = (str(folder), None) if trained else (recipe.model.from_, recipe.model.revision)
+    model, tokenizer = models.load(place, revision, recipe.model.dtype or "float32")
+    asked = answer.Local(model.to(state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    return asked, models.context_length(model), models.revision(place, revision)
 
 
 def show(folder, recipe):

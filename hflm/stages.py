@@ -17,10 +17,12 @@ from hflm.results import write_text
 MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "shots")
 
 
-def keys(recipe):
+def keys(recipe, endpoint=None):
     """{stage: key} in the order of the stages: tokenizer, pretrain, finetune, benchmark/<task>..., push."""
     found = {}
     chain = [recipe.seed, _plain(recipe.model), model_fingerprint(recipe.model.from_)]
+    if endpoint is not None:
+        chain = [*chain, endpoint.base_url, endpoint.chat]
     if recipe.tokenizer is not None:
         corpus = [data.fingerprint(source) for source in tokenizer_sources(recipe)]
         chain = found["tokenizer"] = _key(

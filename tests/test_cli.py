@@ -54,7 +54,7 @@ def told(monkeypatch):
     calls = []
     run = SimpleNamespace(
         run=lambda recipe, output, fresh: calls.append((recipe.name, recipe.seed, output, fresh)),
-        bench=lambda model, recipe, output: calls.append((model, recipe.name, output)),
+        bench=lambda model, recipe, *more: calls.append((model, recipe.name, *more)),
     )
     generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
     for name, module in (("run", run), ("generate", generate)):
@@ -121,6 +121,8 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["run", "none.yaml"], 2, "none.yaml  no such file"),
         (["run", "bad.yaml"], 2, "3 problems; nothing was run."),
         (["bench", "org/model", "bad.yaml"], 2, "3 problems; nothing was run."),
+        (["bench", "org/model", "good.yaml", "--chat"], 2, "org/model: --base-url and --chat are for a model behind"),
+        (["bench", "org/model", "good.yaml", "--base-url", "http://h/v1"], 2, "org/model: --base-url and --chat"),
         (["run"], 2, "Missing argument 'RECIPE'"),
         (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh)"),
         (["vaildate", "good.yaml"], 2, "No such command 'vaildate'. Did you mean 'validate'?"),
@@ -188,8 +190,12 @@ def test_a_disk_that_is_really_full(folder):
             ["run", "good.yaml", "--set", "seed=7", "--set", "name=b", "--output", "out", "--fresh"],
             ("b", 7, Path("out"), True),
         ),
-        (["bench", "org/m", "good.yaml"], ("org/m", "good", None)),
-        (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", Path("o"))),
+        (["bench", "org/m", "good.yaml"], ("org/m", "good", None, None, False)),
+        (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", Path("o"), None, False)),
+        (
+            ["bench", "openai:m", "good.yaml", "--base-url", "http://localhost:1/v1", "--chat"],
+            ("openai:m", "good", None, "http://localhost:1/v1", True),
+        ),
         (["generate", "m", "Once upon"], ("m", "Once upon", {})),
     ],
 )

@@ -1,0 +1,343 @@
+"""A model behind an endpoint: real requests to a server on loopback that misbehaves on demand, and to transformers'."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from hflm import recipe as recipes
+from hflm import run
+from hflm.endpoint import Endpoint, chosen, find
+from hflm.errors import EndpointError, MissingExtra, UserError
+
+SECRET = "sk-" + "q7" * 12
+
+
+def written(text):
+    return 200, {}, json.dumps({"choices": [{"text": text, "message": {"role": "assistant", "content": text}}]})
+
+
+def failed(status, headers=(), said="no luck"):
+    # Servers do quote what they were sent.
+    return status, dict(headers), json.dumps({"error": {"message": f"{said} for Bearer {SECRET}"}})
+
+
+OK = written(" Paris\nQuestion: and")
+
+
+class Model(BaseHTTPRequestHandler):
+    """Answers the n-th request with the server's n-th answer, the last one ever after; None is silence."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.log.append((self.path, self.headers, body))
+            server.flying += 1
+            server.most = max(server.most, server.flying)
+            answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+        if server.together is not None:  # as many requests as the client may send are here before any is answered
+            server.together.wait(30)
+        if callable(answer):
+            answer = answer(body)
+        if answer is None:
+            server.over.wait(30)
+            self.close_connection = True
+            return
+        with server.lock:
+            server.flying -= 1
+        status, headers, text = answer
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        content = text.encode()
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
+        server.daemon_threads = True
+        server.lock, server.over, server.together = threading.Lock(), threading.Event(), None
+        server.log, server.answers, server.flying, server.most = [], [OK], 0, 0
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.over.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
+def test_a_prompt_goes_out_greedily_and_its_text_is_cut_and_stripped(server, chat):
+    asked = find("openai:tiny", server.url, chat)
+    assert list(asked.texts(["The capital:"], 7, ("\n",))) == [(0, "Paris")]
+    [(path, headers, body)] = server.log
+    prompt = {"messages": [{"role": "user", "content": "The capital:"}]} if chat else {"prompt": "The capital:"}
+    assert body == {"model": "tiny", "max_tokens": 7, "temperature": 0, "stop": ["\n"], **prompt}
+    assert path == ("/v1/chat/completions" if chat else "/v1/completions")
+    assert headers["Authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in repr(asked)
+
+
+GOOD = [
+    ("500 twice, then an answer", [failed(500), failed(500), OK], "Paris", 3),
+    ("429 with Retry-After: 0", [failed(429, {"Retry-After": "0"}), OK], "Paris", 2),
+    ("silence, then an answer", [None, OK], "Paris", 2),
+    ("null is the empty text", [written(None)], "", 2),
+    # The endpoint ends at a stop string that the model opens with, cut_at does not.
+    ("a line break first", [written(""), written("\n Rome\nQuestion:")], "Rome", 2),
+]
+
+
+@pytest.mark.parametrize(("answers", "text", "requests"), [row[1:] for row in GOOD], ids=[row[0] for row in GOOD])
+def test_an_answer_in_the_end(server, answers, text, requests):
+    server.answers = answers
+    asked = Endpoint("tiny", server.url, timeout=1, retries=2)
+    assert list(asked.texts(["x"], 7, ("\n",))) == [(0, text)]
+    assert len(server.log) == requests
+
+
+BAD = [
+    ("silence", None, 2, "no answer within 0.3 seconds, tried 2 times"),
+    ("busy", failed(429, {"Retry-After": "0"}), 2, "too many requests (429), tried 2 times: no luck"),
+    ("broken", failed(503), 2, "refused with 503: no luck"),
+    ("wrong key", failed(401), 1, "refused with 401. Check the key in OPENAI_API_KEY"),
+    ("forbidden", failed(403), 1, "refused with 403. Check the key in OPENAI_API_KEY"),
+    ("unknown model", failed(404), 1, "not found (404): no luck for Bearer (key). Check the model's name"),
+    ("bad request", failed(400), 1, "refused with 400: no luck for Bearer (key)"),
+    ("a page", (200, {"Content-Type": "text/html"}, f"<html>\n{SECRET}"), 1, "the answer is no JSON: <html> (key)"),
+    ("no choices", (200, {}, '{"choices": []}'), 1, 'the answer has no choices: {"choices": []}'),
+    ("an error that says 200", (200, {}, '{"error": "x"}'), 1, 'the answer has no choices: {"error": "x"}'),
+    ("a list", (200, {}, "[1]"), 1, "the answer has no choices: [1]"),
+    ("text that is none", written(5), 1, "the answer's text is none"),
+]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
+@pytest.mark.parametrize(("answer", "requests", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_a_failure_is_one_clear_line_without_the_key(server, capfd, answer, requests, words, chat):
+    server.answers = [answer]
+    with pytest.raises(EndpointError) as raised:
+        list(Endpoint("tiny", server.url, chat, timeout=0.3, retries=1).texts(["x"], 7, ()))
+    said = str(raised.value)
+    assert said.startswith(f"openai:tiny at {server.url}: {words}")
+    assert len(said.splitlines()) == 1 and len(said) < 400
+    assert SECRET not in said + "".join(capfd.readouterr())
+    assert len(server.log) == requests
+
+
+def test_a_refused_connection():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        with pytest.raises(EndpointError, match="no connection, tried once: .*refused.*Is the server running"):
+            list(Endpoint("tiny", url, retries=0).texts(["x"], 7, ()))
+
+
+def test_requests_in_flight_are_bounded_and_prompts_are_taken_as_they_are_needed(server):
+    server.together = threading.Barrier(3)
+    server.answers = [lambda body: written(f"{body['prompt']}!")]
+    taken = []
+    prompts = (taken.append(number) or str(number) for number in range(12))
+    found = {}
+    for index, text in Endpoint("tiny", server.url, concurrency=3).texts(prompts, 7, ()):
+        found[index] = text
+        assert len(taken) <= len(found) + 3
+    assert found == {number: f"{number}!" for number in range(12)}
+    assert server.most == 3
+
+
+def test_what_has_ended_is_yielded_before_a_failure_and_nothing_new_is_sent(server):
+    server.together = threading.Barrier(3)
+    server.answers = [lambda body: failed(400) if body["prompt"] == "1" else written(body["prompt"])]
+    found = []
+    with pytest.raises(EndpointError, match="refused with 400"):
+        for index, text in Endpoint("tiny", server.url, concurrency=3).texts(map(str, range(3)), 7, ()):
+            found.append((index, text))
+    assert sorted(found) == [(0, "0"), (2, "2")]
+    server.together, server.log[:] = None, []
+    with pytest.raises(EndpointError):
+        list(Endpoint("tiny", server.url, concurrency=1).texts(map(str, range(9)), 7, ()))
+    assert [body["prompt"] for _, _, body in server.log] == ["0", "1"]
+
+
+CHOSEN = [
+    (" positive.", "positive"),
+    ("**Very Positive**\n", "very positive"),
+    ('"Positive" it is', "positive"),
+    ("Positively", ""),
+    ("It is positive", ""),
+    ("", ""),
+    ("正面的评论", "正面"),
+    ("10 of 10", ""),
+    ("1.", "1"),
+]
+
+
+@pytest.mark.parametrize(("text", "choice"), CHOSEN)
+def test_the_choice_that_a_text_begins_with(text, choice):
+    assert chosen(text, ("positive", "very positive", "正面", "1")) == choice
+
+
+def test_choices_are_asked_without_stop_and_with_room_for_the_longest(server):
+    server.answers = [written("\n\nGOOD")]
+    asked = Endpoint("tiny", server.url)
+    assert list(asked.choices(["x"], ("good", "schön"))) == [(0, "good")]
+    assert "stop" not in server.log[0][2] and server.log[0][2]["max_tokens"] >= len("schön".encode())
+
+
+PLACES = [
+    ("http://localhost:1/v1/", "", "http://localhost:1/v1"),
+    ("http://127.0.0.1:1/v1", SECRET, "http://127.0.0.1:1/v1"),
+    ("http://[::1]:1/v1", "", "http://[::1]:1/v1"),
+    ("https://api.example.com/v1", SECRET, "https://api.example.com/v1"),
+    (None, SECRET, "https://api.openai.com/v1"),
+    ("https://api.example.com/v1", "", "OPENAI_API_KEY is not set, and api.example.com is another machine"),
+    (None, "", "OPENAI_API_KEY is not set, and api.openai.com is another machine"),
+    ("https://api.example.com/v1", f"{SECRET}\n", "OPENAI_API_KEY: it holds white space"),
+    ("https://api.example.com/v1", f"{SECRET}é", "OPENAI_API_KEY: it holds white space"),
+    ("localhost:8000/v1", SECRET, "--base-url: no URL of an endpoint"),
+    ("ftp://localhost/v1", SECRET, "--base-url: no URL of an endpoint"),
+    ("http://[::1", SECRET, "--base-url: no URL of an endpoint"),
+    ("", SECRET, "--base-url: no URL of an endpoint"),
+    (f"https://me:{SECRET}@api.example.com/v1", SECRET, "--base-url: what a URL holds is written down"),
+    (f"https://api.example.com/v1?key={SECRET}", SECRET, "--base-url: what a URL holds is written down"),
+]
+
+
+@pytest.mark.parametrize(("base_url", "key", "outcome"), PLACES)
+def test_where_an_endpoint_is_and_what_it_needs(monkeypatch, base_url, key, outcome):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    if outcome.startswith("http"):
+        assert find("openai:org/m", base_url) == Endpoint("org/m", outcome)
+        return
+    with pytest.raises(UserError) as raised:
+        find("openai:org/m", base_url)
+    assert outcome in str(raised.value) and SECRET not in str(raised.value)
+
+
+def test_the_environments_base_url_and_a_missing_name(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:7/v1")
+    assert find("openai:m", chat=True) == Endpoint("m", "http://localhost:7/v1", chat=True)
+    monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL: no URL"):
+        find("openai:m")
+    with pytest.raises(UserError, match="write the model's name"):
+        find("openai:")
+
+
+def test_an_unencrypted_endpoint_on_another_machine_is_warned_of():
+    with pytest.warns(UserWarning, match="http://192.0.2.1/v1 is not encrypted") as warned:
+        find("openai:m", "http://192.0.2.1/v1")
+    assert SECRET not in str(warned[0].message)
+
+
+def test_a_server_on_this_machine_is_sent_no_key_where_none_is_set(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert list(find("openai:tiny", server.url).texts(["x"], 7, ("\n",))) == [(0, "Paris")]
+    assert server.log[0][1]["Authorization"] == "Bearer none"
+
+
+def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtra, match=r"uv sync --extra api \(or pip install 'hflm-recipes\[api\]'\)"):
+        find("openai:m", "http://localhost:1/v1")
+
+
+RECIPE = """
+name: good
+model: {from: org/base}
+benchmark: {tasks: [reviews, stories]}
+tasks:
+  reviews: {kind: sentiment, data: {path: toy, name: sentiment, size: 9}, labels: [negative, neutral, positive]}
+  stories: {kind: language_modeling, data: {path: toy, name: stories, size: 9}}
+"""
+
+
+def test_bench_refuses_text_likelihoods_before_any_request(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(RECIPE)
+    with pytest.raises(UserError, match="stories needs the likelihood of its text"):
+        run.bench("openai:tiny", recipes.load("good.yaml"), base_url=server.url)
+    assert not server.log and not Path("runs").exists()
+
+
+def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(RECIPE)
+    handed = []
+    monkeypatch.setattr(run, "run", lambda recipe, folder, endpoint: handed.append((folder, endpoint)))
+    loaded = recipes.load("good.yaml", ["benchmark.tasks=[reviews]"])
+    run.bench("openai:org/tiny", loaded, base_url="http://localhost:1/v1", chat=True)
+    folder = Path("runs/good-bench-openai--org--tiny")
+    assert handed == [(folder, Endpoint("org/tiny", "http://localhost:1/v1", chat=True))]
+    keys = [run.stages.keys(loaded, at) for at in (None, handed[0][1], Endpoint("org/tiny", "http://localhost:2/v1"))]
+    assert len({key["benchmark/reviews"] for key in keys}) == 3
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The base URL of `transformers serve` for the model in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    log = folder.with_suffix(".log")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "HF_HOME": str(folder.parent / "hf")},
+        )
+    try:
+        for _ in range(240):
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.slow
+def test_transformers_serve_writes_what_generate_does(tiny, tokenizer, tmp_path):
+    from hflm import answer
+    from hflm import model as models
+
+    prompts = ["The dog saw", "The cat", "The fox saw the hat in the", "Hello"]
+    models.save(tmp_path / "tiny", tiny, tokenizer)
+    with served(tmp_path / "tiny") as url:
+        asked = find(f"openai:{tmp_path / 'tiny'}", url)
+        found = {stop: dict(asked.texts(prompts, 12, stop)) for stop in ((), ("a",))}
+    answer.prepare(tiny, tokenizer)
+    for stop, texts in found.items():
+        expected = answer.generate_texts(tiny, tokenizer, prompts, 12, stop, 1)
+        assert any(expected)
+        assert [texts[number] for number in range(len(prompts))] == expected
