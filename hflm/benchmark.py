@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from hflm import answer, data, metrics, slices, tasks
+from hflm.endpoint import Endpoint
 from hflm.metrics.calibration import calibration
 from hflm.records import read_lines
 from hflm.results import TaskResult, write_text
@@ -29,11 +30,11 @@ from hflm.tokenizer import encode
 class Setting:
     """How rows are answered and scored: context in tokens, bootstrap resamples and their seed.
 
-    `key` stands for all that the answers depend on: kept answers of another key are not used.
+    `context_length` is None for an endpoint. `key` stands for all that the answers depend on: kept answers of another key are not used.
     `model_revision` is a Hub commit or the fingerprint of the model's files.
     """
 
-    context_length: int
+    context_length: int | None
     resamples: int
     seed: int
     key: str
@@ -43,8 +44,9 @@ class Setting:
 def benchmark(asked, name, material, setting, predictions):
     """Measure one task; write its predictions, one JSON object a line, to `predictions`; return its TaskResult.
 
-    `asked` is an answer.Local, `material` holds the task, its examples and shots. On processes other than the first
-    the result is None. Raises DataError for prompts that do not fit, ModelError for likelihoods that are not finite.
+    `asked` is an answer.Local or an Endpoint, `material` holds the task, its examples and shots. On processes other
+    than the first the result is None. Raises DataError for prompts that do not fit, ModelError for likelihoods that
+    are not finite, EndpointError where an endpoint fails; what was answered until then is kept.
     """
     measure = _text if material.task.kind == "language_modeling" else _rows
     with torch.inference_mode():
@@ -71,29 +73,32 @@ def _rows(asked, name, material, setting, kept):
     task, shots = material.task, material.shots
     choices = tasks.choices(task)
     max_new_tokens, stop, names = tasks.defaults(task)
-    if choices:
-        answer_length = max(map(len, encode(asked.tokenizer, [" " + choice for choice in choices])))
+    remote = isinstance(asked, Endpoint)
+    if remote:  # its tokens and context are not known here: prompts are sent whole
+        examples, truncated, answer_length = material.examples, 0, max_new_tokens
     else:
-        answer_length = min(max_new_tokens, setting.context_length // 2)
-    before = tasks.with_shots(task, [material.examples[0]], shots)[0].prompt.removesuffix(material.examples[0].prompt)
-    room = setting.context_length - answer_length - len(encode(asked.tokenizer, [before])[0])
-    examples, truncated = fit(task, material.examples, asked.tokenizer, [room] * len(material.examples), material.where)
+        examples, truncated, answer_length = _fitted(asked.tokenizer, material, setting.context_length)
     prompts = [example.prompt for example in tasks.with_shots(task, examples, shots)]
-    decoding = (
-        f"log-likelihood of {', '.join(choices)}"
-        if choices
-        else f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
-    )
+    if choices:
+        decoding = f"{'the text begins with one' if remote else 'log-likelihood'} of {', '.join(choices)}"
+    else:
+        decoding = f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
 
     def answers(numbers, done):
         own = [prompts[number] for number in numbers]
+        if remote:
+            waiting = [place for place in range(len(own)) if place not in done]
+            asking = [own[place] for place in waiting]
+            found = asked.choices(asking, choices) if choices else asked.texts(asking, answer_length, stop)
+            return (([waiting[index]], [text]) for index, text in found)
         return asked.likelihoods(own, choices, done) if choices else asked.texts(own, answer_length, stop, done)
 
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     found = _answered(name, order, answers, kept, [setting.key, _hash(prompts), decoding])
     if found is None:
         return None
-    texts = [choices[int(np.argmax(each))] for each in found] if choices else found
+    likelihoods = found if choices and not remote else None
+    texts = [choices[int(np.argmax(each))] for each in likelihoods] if likelihoods else found
     if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
     references = [example.references for example in examples]
@@ -107,7 +112,7 @@ def _rows(asked, name, material, setting, kept):
             "prediction": texts[number],
             "references": list(example.references),
             "scores": {metric: values[number] for metric, values in each.items()},
-            **({"log_likelihoods": dict(zip(choices, found[number], strict=True))} if choices else {}),
+            **({"log_likelihoods": dict(zip(choices, likelihoods[number], strict=True))} if likelihoods else {}),
         }
         for number, example in enumerate(examples)
     ]
@@ -118,9 +123,8 @@ def _rows(asked, name, material, setting, kept):
     return lines, {
         "metrics": measured.scores(**bootstrap),
         "slices": slices.slices(task, examples, measured, [len(prompt) for prompt in prompts], **bootstrap),
-        "calibration": calibration(found, [text in right for text, right in zip(texts, references, strict=True)])
-        if choices
-        else None,
+        "calibration": likelihoods
+        and calibration(likelihoods, [text in right for text, right in zip(texts, references, strict=True)]),
         "baselines": {
             baseline: {metric: score.value for metric, score in found.items()} for baseline, found in baselines.items()
         },
@@ -128,6 +132,20 @@ def _rows(asked, name, material, setting, kept):
         "decoding": decoding,
         "truncated": truncated,
     }
+
+
+def _fitted(tokenizer, material, context_length):
+    """Examples that leave room for shots and answer: (examples, how many were cut, tokens of the longest answer)."""
+    task, first = material.task, material.examples[0]
+    max_new_tokens, _, _ = tasks.defaults(task)
+    if choices := tasks.choices(task):
+        answer_length = max(map(len, encode(tokenizer, [" " + choice for choice in choices])))
+    else:
+        answer_length = min(max_new_tokens, context_length // 2)
+    before = tasks.with_shots(task, [first], material.shots)[0].prompt.removesuffix(first.prompt)
+    room = context_length - answer_length - len(encode(tokenizer, [before])[0])
+    rooms = [room] * len(material.examples)
+    return *fit(task, material.examples, tokenizer, rooms, material.where), answer_length
 
 
 def _text(asked, name, material, setting, kept):

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from hflm import model as models
 from hflm import recipe as recipes
-from hflm import run
+from hflm import results, run
 from hflm.endpoint import Endpoint, chosen, find
 from hflm.errors import EndpointError, MissingExtra, UserError
+from hflm.records import read_lines
 
 SECRET = "sk-" + "q7" * 12
 
@@ -327,17 +329,62 @@ def served(folder):
 
 
 @pytest.mark.slow
-def test_transformers_serve_writes_what_generate_does(tiny, tokenizer, tmp_path):
-    from hflm import answer
-    from hflm import model as models
-
-    prompts = ["The dog saw", "The cat", "The fox saw the hat in the", "Hello"]
+def test_transformers_serve_writes_what_the_model_here_does(tiny, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     models.save(tmp_path / "tiny", tiny, tokenizer)
+    (tmp_path / "qa.yaml").write_text(QUESTIONS)
+    loaded = recipes.load("qa.yaml", ["tasks.qa.prompt='{{ question }}'"])
+    run.bench("tiny", loaded, "here")
     with served(tmp_path / "tiny") as url:
-        asked = find(f"openai:{tmp_path / 'tiny'}", url)
-        found = {stop: dict(asked.texts(prompts, 12, stop)) for stop in ((), ("a",))}
-    answer.prepare(tiny, tokenizer)
-    for stop, texts in found.items():
-        expected = answer.generate_texts(tiny, tokenizer, prompts, 12, stop, 1)
-        assert any(expected)
-        assert [texts[number] for number in range(len(prompts))] == expected
+        run.bench(f"openai:{tmp_path / 'tiny'}", loaded, "there", base_url=url)
+    here, there = (
+        read_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl") for place in ("here", "there")
+    )
+    assert there == here
+    assert any(line["prediction"] for line in here)
+    found = [results.read(tmp_path / place / "benchmark" / "results.json").tasks["qa"] for place in ("here", "there")]
+    assert found[0].metrics == found[1].metrics
+
+
+QUESTIONS = """
+name: qa
+model: {from: org/base}
+benchmark: {tasks: [qa], resamples: 20}
+tasks:
+  qa: {data: {path: toy, name: qa, size: 12}, max_new_tokens: 6, stop: ["."]}
+"""
+
+
+def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("qa.yaml").write_text(QUESTIONS)
+    server.answers = [OK, OK, OK, failed(403)]
+    with pytest.raises(EndpointError, match="refused with 403"):
+        run.bench("openai:tiny", recipes.load("qa.yaml"), "bench", base_url=server.url)
+    answered = {body["prompt"] for _, _, body in server.log[:3]}
+    assert not Path("bench/benchmark/results.json").exists()
+    server.log.clear()
+    server.answers = [OK]
+    run.bench("openai:tiny", recipes.load("qa.yaml"), "bench", base_url=server.url)
+    found = results.read(Path("bench/benchmark/results.json"))
+    assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
+    assert all(line["prediction"].startswith("Paris") for line in read_lines(Path("bench/benchmark/predictions/qa.jsonl")))
+    asked = {body["prompt"] for _, _, body in server.log}
+    assert len(asked) == len(server.log) == 9
+    assert not asked & answered
+    for path in Path("bench").rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_a_bench_over_an_endpoint_reads_labels_from_the_text(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(RECIPE)
+    server.answers = [written(" Positive!"), written("I think so")]
+    run.bench("openai:tiny", recipes.load("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url)
+    lines = read_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
+    assert sorted(line["prediction"] for line in lines) == [""] * 8 + ["positive"]
+    assert "log_likelihoods" not in lines[0]
+    task = results.read(Path("bench/benchmark/results.json")).tasks["reviews"]
+    assert task.calibration is None
+    assert task.decoding.startswith("the text begins with one of negative")
