@@ -25,9 +25,10 @@ This is the map of the house. The story is told in `run.py`; every other room is
     answer.py         batched answers: greedy text, labels by likelihood, text likelihood
     endpoint.py       the same answers from a model behind an OpenAI-compatible endpoint
     benchmark.py      one task: its rows answered, scored and written down
+    slices.py         parts of a task's rows, scored alone
     results.py        results.json, and the terminal's table
-    card.py           the model card; records.py reads what a run wrote, plots.py draws, markdown.py and
-                      public.py keep data inert and paths private
+    card.py           the model card, card_benchmark.py its scores; records.py reads what a run wrote, plots.py draws,
+                      markdown.py and public.py keep data inert and paths private
     push.py           the Hub
     generate.py       `hflm generate`
 

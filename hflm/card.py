@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from hflm import plots, records, results
-from hflm.markdown import cut, fenced, inert, table
+from hflm import card_benchmark, plots, records, results
+from hflm.markdown import fenced, inert, table
 from hflm.public import hub_id, public, shown, without_tokens
 from hflm.recipe import dump
 
@@ -42,15 +42,16 @@ def write(run, recipe):
 
     _picture(run / "plots" / "learning_curve.png", plots.learning_curves, {s: log["curves"] for s, log in logs.items()})
     _picture(run / "plots" / "benchmark.png", plots.benchmark, found if found.tasks else None)
+    calibrated = {name: task for name, task in found.tasks.items() if task.calibration}
+    _picture(run / "plots" / "reliability.png", plots.reliability, calibrated)
 
     repo_id = recipe.push.repo_id if recipe.push else run.resolve().name
     sections = [
         f"---\n{_metadata(recipe, found, config)}\n---",
         f"# {inert(recipe.name)}",
         _sentence(recipe, environment, config),
-        *_benchmark(found),
+        *card_benchmark.section(found, samples),
         *_learning(logs),
-        *_sampled(samples),
         *_use(repo_id, samples, config),
         *_limits(recipe, found, config),
         *_data(environment),
@@ -141,29 +142,6 @@ def _sentence(recipe, environment, config):
 # The sections: each a list of markdown blocks, empty when there is nothing to say.
 
 
-def _benchmark(found):
-    if not found.tasks:
-        return []
-    rows, notes = [], []
-    for name, task in found.tasks.items():
-        for metric, score in task.metrics.items():
-            numbers = [results.number(metric, score.value), results.interval(metric, score)]
-            rows.append([name, f"{task.n:,}", metric, *numbers, results.beside(task, metric)])
-        facts = [f"{inert(name)}: {inert(public(task.data))}", f"decoding {inert(task.decoding)}"]
-        facts += [f"prompts cut to fit: {task.truncated:,}"] * bool(task.truncated)
-        facts += [f"unusable rows left out: {task.skipped:,}"] * bool(task.skipped)
-        facts += [f"prompt {inert(task.prompt_hash)}"] * bool(task.prompt_hash)
-        signatures = dict.fromkeys(score.signature for score in task.metrics.values() if score.signature)
-        facts += [f"signature {inert(signature)}" for signature in signatures]
-        notes.append("- " + "; ".join(facts))
-    return [
-        "## Benchmark",
-        table(["task", "n", "metric", "value", "95 % interval", "baselines"], rows),
-        "![Main metrics with 95 % intervals, baselines as marks](plots/benchmark.png)",
-        "\n".join(notes),
-    ]
-
-
 def _learning(logs):
     if not logs:
         return []
@@ -177,18 +155,6 @@ def _learning(logs):
         "![Loss by optimizer step](plots/learning_curve.png)",
         f"At the end of {'; of '.join(facts)}.",
     ]
-
-
-def _sampled(samples):
-    blocks = []
-    for name, rows in samples.items():
-        for why, row in rows:
-            references = row.get("references") or []
-            parts = [("PROMPT", row.get("prompt")), ("PREDICTION", row.get("prediction"))]
-            parts += [("REFERENCE", reference) for reference in references[:3]]
-            text = "\n\n".join(f"{heading}\n{cut(str(part))}" for heading, part in parts if part is not None)
-            blocks += [f"{inert(name)}. {why}:", fenced(text)]
-    return ["## Samples", *blocks] if blocks else []
 
 
 def _use(repo_id, samples, config):

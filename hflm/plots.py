@@ -1,4 +1,4 @@
-"""The two pictures of a model card, as PNG bytes. Colours are Okabe and Ito's, told apart by the colour-blind;
+"""The pictures of a model card, as PNG bytes. Colours are Okabe and Ito's, told apart by the colour-blind;
 line styles and marks differ too. matplotlib's object interface (no pyplot) needs no display and starts faster.
 """
 
@@ -98,6 +98,29 @@ def benchmark(results):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(title="baselines", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
             axes.get_legend().get_title().set_fontsize(8)
+    return _png(figure)
+
+
+def reliability(tasks):
+    """Accuracy by confidence, a panel for each of `tasks` ({name: TaskResult with a calibration}).
+
+    A point is a bin of answers, its area their share; below the diagonal the model is surer than it is right.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.8 * len(tasks), 3.9), dpi=150, layout="constrained")
+    for axes, (name, task) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        bins = task.calibration.bins
+        places = [each.confidence for each in bins], [each.accuracy for each in bins]
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+        axes.plot(*places, color=BLUE, linewidth=0.8, alpha=0.6)
+        areas = [20 + 400 * each.count / task.n for each in bins]
+        axes.scatter(*places, s=areas, color=BLUE, alpha=0.75, zorder=3, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
+        error = task.calibration.expected_calibration_error
+        axes.set_title(f"{name} (n = {task.n:,}, error {error:.3f})", loc="left", fontsize=10, parse_math=False)
+        _quiet(axes)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
     return _png(figure)
 
 

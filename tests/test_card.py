@@ -7,11 +7,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hflm import card, recipe, results
+from hflm import card, recipe, records, results
 from hflm.errors import UserError
 from hflm.markdown import cut, fenced, inert
 from hflm.public import hub_id, public
-from hflm.results import Results, Score, TaskResult
+from hflm.results import Bin, Calibration, Results, Score, Slice, TaskResult
 
 RECIPE = """
 name: tiny
@@ -65,6 +65,10 @@ SCORES = Results(
             "label scoring",
             3,
             0,
+            shots=2,
+            data_fingerprint="sha256:cc",
+            calibration=Calibration(0.0731, (Bin(0.4, 0.6, 300, 0.55, 0.5), Bin(0.8, 1.0, 572, 0.9, 1.0))),
+            slices=(Slice("label", "neg|ative", 428, "accuracy", Score(0.79, (0.75, 0.8312), "")),),
         ),
         "translation": TaskResult(
             "translation",
@@ -183,12 +187,18 @@ def test_front_matter_is_what_the_hub_reads(run, load):
         "| sentiment | 872 | accuracy | 0.830 | 0.800 to 0.850 | majority 0.510 |",
         "| sentiment | 872 | mcc | 0.660 | 0.600 to 0.700 |  |",
         "| translation | 200 | bleu | 31.2 | 29.0 to 33.3 | copy the source 2.0 |",
+        "### sentiment",
         (
-            "- sentiment: stanfordnlp/sst2 \\[validation\\]; decoding label scoring; prompts cut to fit: 3; prompt abc;"
-            " signature sklearn"
+            "stanfordnlp/sst2 \\[validation\\]; decoding label scoring; shots: 2; prompts cut to fit: 3; prompt abc;"
+            " data sha256:cc; signature sklearn"
         ),
         (
-            "- translation: pairs.jsonl \\[test\\]; decoding greedy; unusable rows left out: 1; prompt def;"
+            "Expected calibration error 0.073: the mean gap between the model's confidence in its label (a softmax over"
+            " the labels' log-likelihoods, in equal-width bins) and its accuracy; 0 to 1, lower is better."
+        ),
+        "| label | neg\\|ative | 428 | accuracy | 0.790 | 0.750 to 0.831 |",
+        (
+            "pairs.jsonl \\[test\\]; decoding greedy; unusable rows left out: 1; prompt def;"
             " signature nrefs:1\\|case:mixed"
         ),
         (
@@ -204,11 +214,11 @@ def test_front_matter_is_what_the_hub_reads(run, load):
         "- Command: hflm run tiny.yaml",
         "- Commit: deadbeef (with uncommitted changes)",
         'generate = pipeline("text-generation", model="you/tiny")',
-        "sentiment. First row (accuracy 1.000):",
-        "sentiment. Best row (accuracy 1.000):",
-        "sentiment. Worst row (accuracy 0.000):",
-        "translation. First row (bleu 30.0):",
-        "translation. Best row (bleu 100.0):",
+        "First row (accuracy 1.000):",
+        "Best row (accuracy 1.000):",
+        "Worst row (accuracy 0.000):",
+        "First row (bleu 30.0):",
+        "Best row (bleu 100.0):",
     ],
 )
 def test_the_card_says(lines, line):
@@ -217,16 +227,73 @@ def test_the_card_says(lines, line):
 
 def test_samples_are_the_rows_they_are_called(run, load):
     text = written(run, load())
-    worst = text.split("sentiment. Worst row (accuracy 0.000):")[1].split("```")[1]
+    worst = text.split("Worst row (accuracy 0.000):")[1].split("```")[1]
     assert worst == "text\nPROMPT\nReview: bad\n\nPREDICTION\npositive\n\nREFERENCE\nnegative\n"
 
 
-def test_one_row_is_first_best_and_worst(run, load):
-    rows = [{"id": 0, "prompt": "p", "prediction": "q", "references": [], "scores": {"accuracy": 1.0}}]
+def likely(negative, positive):
+    return {"log_likelihoods": {"negative": negative, "positive": positive}}
+
+
+@pytest.mark.parametrize(
+    "rows, shown",
+    [
+        (
+            [{"scores": {"accuracy": 1.0}}],
+            [("First and best and worst row (accuracy 1.000)", 0)],
+        ),
+        (
+            [{"scores": {"accuracy": 1.0}}, {"scores": {"accuracy": 1.0}}, {"scores": {"accuracy": 0.0}}],
+            [("First row (accuracy 1.000)", 0), ("Best row (accuracy 1.000)", 1), ("Worst row (accuracy 0.000)", 2)],
+        ),
+        (  # all the same: five rows rather than one
+            [{"scores": {"accuracy": 1.0}}] * 6,
+            [("First", 0), ("Best", 1), ("Best", 2), ("Worst", 3), ("Worst", 4)],
+        ),
+        (
+            [{"scores": {"accuracy": value}} for value in (0.1, 0.9, 0.2, 0.8)],
+            [("First and worst row (accuracy 0.100)", 0), ("Best", 1), ("Best", 3), ("Worst row (accuracy 0.200)", 2)],
+        ),
+        (  # the right label is negative: rows 0 and 3 are wrong, and 3 more surely
+            [likely(-2, -1), likely(-1, -1.5), likely(-1, -9), likely(-7, -1), likely(-1, -3.25)],
+            [
+                ("First and worst row (margin -1.00)", 0),
+                ("Best row (margin 8.00)", 2),
+                ("Best row (margin 2.25)", 4),
+                ("Worst row (margin -6.00)", 3),
+            ],
+        ),
+        ([{}, {}], [("First row", 0)]),
+    ],
+)
+def test_which_rows_are_samples(run, rows, shown):
+    same = {"prediction": "x", "references": ["negative"]}
+    jsonl(
+        run / "benchmark" / "predictions" / "sentiment.jsonl",
+        [{"prompt": str(index), **same, **row} for index, row in enumerate(rows)],
+    )
+    found = records.samples(run, "sentiment", SCORES.tasks["sentiment"])
+    assert [int(row["prompt"]) for _, row in found] == [index for _, index in shown]
+    assert all(title.startswith(start) for (title, _), (start, _) in zip(found, shown, strict=True))
+
+
+def test_the_margin_is_explained_where_it_stands(run, load):
+    note = "The margin is the log-likelihood of the right label less that of the best other, in nats."
+    assert note not in written(run, load())
+    rows = [{"prompt": "p", "prediction": "positive", "references": ["negative"], **likely(-2, -1)}]
     jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
     text = written(run, load())
-    assert text.count("sentiment. ") == 1
-    assert "sentiment. First and best and worst row (accuracy 1.000):" in text
+    assert text.count(note) == 1 and "First and best and worst row (margin -1.00):" in text
+
+
+def test_language_modeling_has_no_samples(run, load):
+    scores = {"perplexity": Score(9.0, (8.0, 10.0), "")}
+    task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0)
+    results.write(Results("m", {"lm": task}), run / "benchmark" / "results.json")
+    jsonl(run / "benchmark" / "predictions" / "lm.jsonl", [{"id": "0", "nats": 3.0, "tokens": 2, "bytes": 8}])
+    text = written(run, load())
+    assert "### lm" in text and "First row" not in text and "reliability" not in text
+    assert not (run / "plots" / "reliability.png").exists()
 
 
 def test_a_lower_perplexity_is_the_better_row(run, load):
@@ -236,7 +303,7 @@ def test_a_lower_perplexity_is_the_better_row(run, load):
     rows = [{"id": n, "prompt": f"p{n}", "scores": {"perplexity": p}} for n, p in enumerate([5.0, 2.0, 9.0])]
     jsonl(run / "benchmark" / "predictions" / "lm.jsonl", rows)
     text = written(run, load())
-    assert "lm. Best row (perplexity 2.00):" in text and "lm. Worst row (perplexity 9.00):" in text
+    assert "Best row (perplexity 2.00):" in text and "Worst row (perplexity 9.00):" in text
 
 
 def test_neither_folders_nor_secrets_are_shown(run, load):
@@ -313,7 +380,7 @@ def test_names_from_a_recipe_stay_inert_in_tables(run, load):
         (["environment.json"], "## Data", "## Benchmark"),
         (["pretrain/metrics.jsonl", "finetune/metrics.jsonl"], "learning_curve", "## Benchmark"),
         (["benchmark/results.json"], "## Benchmark", "learning_curve.png"),
-        (["benchmark/predictions/sentiment.jsonl"], "sentiment. First", "translation. First"),
+        (["benchmark/predictions/sentiment.jsonl"], "First row (accuracy", "First row (bleu"),
         (["model/config.json"], "## How to use it", "## Benchmark"),
     ],
 )
@@ -386,6 +453,7 @@ def test_pictures_are_png_with_panels_side_by_side(run, load):
     card.write(run, load())
     both = size("learning_curve.png")
     assert size("benchmark.png")[0] > 600
+    assert size("reliability.png") == (570, 585)  # one panel
     (run / "finetune" / "metrics.jsonl").unlink()
     card.write(run, load())
     assert size("learning_curve.png") == (both[0] // 2, both[1])
