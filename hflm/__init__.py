@@ -7,6 +7,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
     recipe.py         YAML -> a frozen Recipe, or all its problems by file and line
       recipe_yaml.py      reading: line numbers, `extends`, `--set`, shipped recipes
       recipe_section.py   what all sections share; recipe_tasks.py: data and tasks
+      task_file.py        a task file of lm-eval's -> one task of a recipe
       names.py, names.json   the names that the passed-through options may have, generated from the libraries
     presets.py        GPT-2's sizes and their parameters
     run.py            the stages, in order: tokenizer, pretrain, finetune, benchmark, card, push

@@ -108,7 +108,13 @@ def bench(
         str,
         typer.Argument(help="A run, a model folder, a .gguf file, a Hub id, or openai:NAME.", show_default=False),
     ],
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A path, or the name of a shipped recipe.", show_default=False)
+    ] = None,
+    task_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A task of lm-eval's, instead of a recipe; repeatable.", show_default=False),
+    ] = None,
     sets: Sets = None,
     output: Output = None,
     base_url: Annotated[
@@ -124,7 +130,12 @@ def bench(
     from hflm import recipe as recipes_room
     from hflm import run as run_room
 
-    loaded = recipes_room.load(recipe, sets or ())
+    if (recipe is None) == (not task_file):
+        raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
+    if task_file:
+        loaded = recipes_room.load_tasks(task_file, model, sets or ())
+    else:
+        loaded = recipes_room.load(recipe, sets or ())
     run_room.bench(model, loaded, output, base_url, chat)
 
 

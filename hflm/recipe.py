@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema, field_validator
 
-from hflm import names, recipe_yaml
+from hflm import names, recipe_yaml, task_file
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
 from hflm.presets import PRESETS
@@ -30,7 +30,7 @@ from hflm.recipe_section import (
 from hflm.recipe_tasks import AnyTask, Data, Mixture
 from hflm.recipe_yaml import shipped
 
-__all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "shipped"]
+__all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "load_tasks", "shipped"]
 
 TIED = ("wte", "wpe", "lm_head", "embed_tokens")
 
@@ -253,7 +253,17 @@ def load(recipe, sets=()):
 
     sets: `key.path=value` texts that change it. Raises RecipeError with all problems, by file and line.
     """
-    tree, problems = recipe_yaml.read(recipe, sets)
+    return _checked(*recipe_yaml.read(recipe, sets))
+
+
+def load_tasks(files, model, sets=()):
+    """A Recipe that benchmarks `model` on lm-eval's task files (hflm.task_file), changed by `sets` as in `load`."""
+    tree, problems = task_file.tree(files, model)
+    recipe_yaml.change(tree, sets, problems)
+    return _checked(tree, problems)
+
+
+def _checked(tree, problems):
     places = {(problem.file, problem.line) for problem in problems}
     try:
         loaded = Recipe.model_validate(tree.plain())

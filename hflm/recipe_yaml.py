@@ -116,12 +116,17 @@ def read(recipe, sets=()):
     except LookupError as error:
         raise RecipeError([Problem(recipe, None, "", str(error))]) from None
     tree = _extended(path, shown(path), (), problems)
+    change(tree, sets, problems)
+    return tree, problems
+
+
+def change(tree, sets, problems):
+    """Applies `key.path=value` texts to a tree."""
     for text in sets:
         try:
             _set(tree, text)
         except ValueError as error:
             problems.append(Problem(f"--set {text}", None, "", str(error)))
-    return tree, problems
 
 
 def parse(text, file, problems):
@@ -151,6 +156,26 @@ def parse(text, file, problems):
         raise stop(error.line, f"more than {MAX_NODES} values: aliases that multiply? Write less") from None
 
 
+def parse_file(path, file, problems, kind="recipe", example="name: quickstart"):
+    """The Node of a YAML file of keys and values; `file` is its name in messages. Raises RecipeError."""
+
+    def stop(text, line=None):
+        return RecipeError([*problems, Problem(file, line, "", text)])
+
+    try:
+        tree = parse(path.read_text(encoding="utf-8-sig"), file, problems)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise stop("not UTF-8 text. Save the file as UTF-8", line=line) from None
+    except OSError as error:
+        raise stop(f"cannot be read: {error.strerror}") from None
+    if tree.value is None:
+        raise stop(f"the file is empty. A {kind} is keys and values, such as `{example}`")
+    if not isinstance(tree.value, dict):
+        raise stop(f"a {kind} is keys and values, such as `{example}`", line=tree.line)
+    return tree
+
+
 def dump(data):
     """YAML that `parse` reads back to the same values."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
@@ -164,32 +189,22 @@ def shown(path):
 def _extended(path, file, chain, problems):
     """The tree of a file, merged over what it extends. `chain`: the files that led here."""
 
-    def stop(text, key="", line=None):
-        return RecipeError([*problems, Problem(file, line, key, text)])
+    def stop(text, line):
+        return RecipeError([*problems, Problem(file, line, "extends", text)])
 
-    try:
-        tree = parse(path.read_text(encoding="utf-8-sig"), file, problems)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise stop("not UTF-8 text. Save the file as UTF-8", line=line) from None
-    except OSError as error:
-        raise stop(f"cannot be read: {error.strerror}") from None
-    if tree.value is None:
-        raise stop("the file is empty. A recipe needs at least name and model")
-    if not isinstance(tree.value, dict):
-        raise stop("a recipe is keys and values, such as `name: quickstart`", line=tree.line)
+    tree = parse_file(path, file, problems)
     base = tree.value.pop("extends", None)
     if base is None:
         return tree
     if not isinstance(base.value, str):
-        raise stop("expected one path, or the name of a shipped recipe", "extends", base.line)
+        raise stop("expected one path, or the name of a shipped recipe", base.line)
     try:
         parent = find(base.value, path.parent)
     except LookupError as error:
-        raise stop(f"{base.value}: {error}", "extends", base.line) from None
+        raise stop(f"{base.value}: {error}", base.line) from None
     chain = (*chain, path.resolve())
     if parent.resolve() in chain:
-        raise stop(f"{base.value} leads back to itself. Break the circle", "extends", base.line)
+        raise stop(f"{base.value} leads back to itself. Break the circle", base.line)
     return _merged(_extended(parent, shown(parent), chain, problems), tree)
 
 

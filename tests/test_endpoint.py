@@ -368,7 +368,9 @@ def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, 
     run.bench("openai:tiny", recipes.load("qa.yaml"), "bench", base_url=server.url)
     found = results.read(Path("bench/benchmark/results.json"))
     assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
-    assert all(line["prediction"].startswith("Paris") for line in read_lines(Path("bench/benchmark/predictions/qa.jsonl")))
+    assert all(
+        line["prediction"].startswith("Paris") for line in read_lines(Path("bench/benchmark/predictions/qa.jsonl"))
+    )
     asked = {body["prompt"] for _, _, body in server.log}
     assert len(asked) == len(server.log) == 9
     assert not asked & answered
