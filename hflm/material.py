@@ -43,6 +43,7 @@ def read_tasks(recipe, todo, say):
             examples, skipped, where = _read(task, use)
             shots = []
             if use == "test":
+                _check_metrics(task)
                 examples = examples[: task.limit]
                 shots = _shots(task, recipe.seed)
             for line in skipped[:10]:
@@ -98,6 +99,14 @@ def _read(task, use):
     split = getattr(task.splits, use)
     where = data.where(task.data, split)
     return *tasks.read(task, data.load(task.data, split), where), where
+
+
+def _check_metrics(task):
+    """An encoder or a package that is missing is told before the hours of training."""
+    if "bertscore" in (task.metrics or ()):
+        from hflm.metrics import bertscore
+
+        bertscore.check(task.bertscore_model)
 
 
 def _shots(task, seed):

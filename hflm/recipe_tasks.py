@@ -9,7 +9,7 @@ from hflm import names, toy
 from hflm.names import NAMES, show
 from hflm.recipe_section import Positive, Prompt, Rows, Section, count, matching, passing, unique
 
-GENERATED = ("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1")
+GENERATED = ("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore")
 BUILDERS = ("text", "json", "csv", "parquet")
 SPLIT = "a split such as train or train[:2000]"
 _PART = r"\w+(\.\w+)*(\[(-?\d[\d_]*%?)?:(-?\d[\d_]*%?)?\])?(\(\w+\))?"
@@ -124,6 +124,17 @@ class GeneratingTask(PromptedTask):
     max_new_tokens: Positive | None = None
     stop: Stop | None = None
     metrics: _metrics(*GENERATED) | None = None
+    bertscore_model: str | None = None
+
+    @classmethod
+    def rules(cls, raw):
+        yield from super().rules(raw)
+        metrics, model = raw.get("metrics"), raw.get("bertscore_model")
+        asked = isinstance(metrics, list | tuple) and "bertscore" in metrics
+        if asked and model is None:
+            yield ("metrics",), "bertscore compares the vectors of an encoder. Set `bertscore_model:` to its folder"
+        if model is not None and not asked:
+            yield ("bertscore_model",), "only the metric bertscore reads it. Add bertscore to `metrics:`, or remove it"
 
 
 class LabellingTask(PromptedTask):

@@ -14,7 +14,7 @@ from hflm.records import read_json
 from hflm.results import write_text
 
 # A task's keys that change what is measured, not what is learnt.
-MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "shots")
+MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "shots")
 
 
 def keys(recipe, endpoint=None):
@@ -38,6 +38,8 @@ def keys(recipe, endpoint=None):
         for name in recipe.benchmark.tasks:
             task = recipe.tasks[name]
             measured = [_plain(task), data.fingerprint(task.data), recipe.benchmark.resamples]
+            if "bertscore" in (task.metrics or ()):
+                measured.append(model_fingerprint(task.bertscore_model))
             found[f"benchmark/{name}"] = _key(chain, name, measured)
     if recipe.push is not None:
         found["push"] = _key(list(found.values()), _plain(recipe.push))

@@ -149,6 +149,8 @@ WRONG = [
      24, "tasks.nmt.too_long", "expected one of truncate, refuse; got"),
     ("[bleu, chrf]", "[blue]",
      24, "tasks.nmt.metrics.0", "expected one of bleu, chrf, ter, rouge1, rouge2, rougeL, roug"),
+    ("[bleu, chrf]", "[bertscore]", 24, "tasks.nmt.metrics", "bertscore compares the vectors of an encoder. Set"),
+    ("[bleu, chrf]", "[bleu]\n    bertscore_model: m", 25, "tasks.nmt.bertscore_model", "only the metric bertscore reads it"),
     ("[bleu, chrf]", "[]", 24, "tasks.nmt.metrics", "expected at least 1 item, got 0"),
     ('"test[:100]"', '"test[100]"',
      29, "tasks.corpus.splits.test", "expected a split such as train or train[:2000], got"),

@@ -110,3 +110,14 @@ def test_other_inputs_move_the_folder_aside(tmp_path):
         (tmp_path / "pretrain" / key).mkdir()
     assert {path.name for path in (tmp_path / "pretrain").iterdir()} == {"inputs.json", "c"}
     assert {path.name for path in (tmp_path / "pretrain.previous").iterdir()} == {"inputs.json", "b"}
+
+
+def test_another_bertscore_encoder_measures_again_and_trains_nothing(tmp_path):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    qa = ("finetune.tasks=[qa]", "tasks.qa.metrics=[bertscore]", f"tasks.qa.bertscore_model={encoder}")
+    plain, before = keys(tmp_path, qa[0]), keys(tmp_path, *qa)
+    (encoder / "config.json").write_text("{}")
+    after = keys(tmp_path, *qa)
+    for first, second in ((plain, before), (before, after)):
+        assert [stage for stage in second if first[stage] != second[stage]] == ["benchmark/qa", "push"]

@@ -356,6 +356,18 @@ def test_choices(kind):
 
 
 @pytest.mark.parametrize(
+    "a_task, expected",
+    [
+        (task("sentiment", labels=("b", "a")), {"labels": ("b", "a")}),
+        (task("qa"), {"bertscore_model": None}),
+        (task("qa", metrics=("bertscore",), bertscore_model="m"), {"bertscore_model": "m"}),
+    ],
+)
+def test_scoring(a_task, expected):
+    assert tasks.scoring(a_task) == expected
+
+
+@pytest.mark.parametrize(
     "text, expected",
     [
         ("One. Two? Three!", ["One.", "Two?", "Three!"]),

@@ -9,6 +9,7 @@
 | rouge1, rouge2, rougeL, rougeLsum | summarization.Rouge | 0-100 |
 | accuracy, macro_f1, mcc | classification.Accuracy, MacroF1, Mcc | 0-1, 0-1, -1 to 1 |
 | exact_match, f1 | qa.Squad | 0-100 |
+| bertscore | bertscore.BertScore | 0-100; needs the extra and a model's folder |
 | perplexity, bits_per_byte | likelihood.LanguageModeling | from 1, from 0; lower is better |
 
 The classes import evaluate (and with it torch: 10 s and more), so they are imported when something is scored.
@@ -52,10 +53,13 @@ class Measured:
         return {name: found[name] for name in self.names}
 
 
-def measure(names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None) -> Measured:
+def measure(
+    names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None, bertscore_model=None
+) -> Measured:
     """Read n predictions and their references. DataError when there are none, or no metric is called so.
 
-    `labels` are the allowed words of the classification metrics (None: those found in the references).
+    `labels` are the allowed words of the classification metrics (None: those found in the references),
+    `bertscore_model` is the folder of bertscore's encoder.
 
     >>> measure(["accuracy"], ["good", "bad"], [("good",), ("good",)]).each()
     {'accuracy': [1.0, 0.0]}
@@ -64,23 +68,23 @@ def measure(names, predictions: list[str], references: list[tuple[str, ...]], *,
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     if not len(predictions):
         raise DataError("there are no predictions to score")
-    metrics = _metrics(names, labels)
+    metrics = _metrics(names, labels, bertscore_model)
     statistics = tuple(metric.statistics(predictions, references) for metric in metrics)
     return Measured(tuple(names), tuple(metrics), statistics)
 
 
-def score(names, predictions, references, *, labels=None, resamples=1000, seed=0) -> dict[str, Score]:
+def score(names, predictions, references, *, resamples=1000, seed=0, **options) -> dict[str, Score]:
     """`measure` and its scores, for those who need nothing else.
 
     >>> score(["accuracy"], ["good", "bad"], [("good",), ("good",)])["accuracy"].value
     0.5
     """
-    return measure(names, predictions, references, labels=labels).scores(resamples=resamples, seed=seed)
+    return measure(names, predictions, references, **options).scores(resamples=resamples, seed=seed)
 
 
-def per_example(names, predictions, references, *, labels=None) -> dict[str, list[float]]:
+def per_example(names, predictions, references, **options) -> dict[str, list[float]]:
     """`measure` and its value on each example alone."""
-    return measure(names, predictions, references, labels=labels).each()
+    return measure(names, predictions, references, **options).each()
 
 
 def language_modeling(nats, tokens, bytes, *, resamples=1000, seed=0) -> dict[str, Score]:
@@ -124,7 +128,7 @@ def interval(values, value):
     return (value, value) if np.isclose(low, high, rtol=1e-12, atol=1e-12) else (low, high)
 
 
-def _metrics(names, labels):
+def _metrics(names, labels, bertscore_model):
     """One metric object for each class that the names need."""
     from hflm.metrics.classification import Accuracy, MacroF1, Mcc
     from hflm.metrics.qa import Squad
@@ -139,9 +143,13 @@ def _metrics(names, labels):
     ]
     if types := [name for name in TYPES if name in names]:
         metrics.append(Rouge(types))
+    if "bertscore" in names:
+        from hflm.metrics.bertscore import BertScore
+
+        metrics.append(BertScore(bertscore_model))
     missing = set(names) - {name for metric in metrics for name in metric.NAMES}
     if missing:
-        everything = [name for kind in [*known, Rouge] for name in kind.NAMES]
+        everything = [*(name for kind in [*known, Rouge] for name in kind.NAMES), "bertscore"]
         raise DataError(f"no metric is called {', '.join(sorted(missing))}; there are {', '.join(everything)}")
     return metrics
 

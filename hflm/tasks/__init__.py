@@ -131,6 +131,12 @@ def defaults(task) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
     return tokens, module.STOP if task.stop is None else tuple(task.stop), metrics
 
 
+def scoring(task) -> dict:
+    """What metrics.measure must know of a task beside its metrics: {"labels": ...} or {"bertscore_model": ...}."""
+    labels = choices(task)
+    return {"bertscore_model": task.bertscore_model} if labels is None else {"labels": labels}
+
+
 def baselines(task, examples: list[Example]) -> dict[str, list[str]]:
     """What needs no model: {"copy": [...]}, {"lead-3": [...]}, {"majority": [...]} or {"best sentence": [...]}.
 
