@@ -102,7 +102,8 @@ def _rows(asked, name, material, setting, kept):
     if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
     references = [example.references for example in examples]
-    measured = metrics.measure(names, texts, references, labels=choices)
+    scoring = tasks.scoring(task)
+    measured = metrics.measure(names, texts, references, **scoring)
     bootstrap = {"resamples": setting.resamples, "seed": setting.seed}
     each = measured.each()
     lines = [
@@ -117,7 +118,7 @@ def _rows(asked, name, material, setting, kept):
         for number, example in enumerate(examples)
     ]
     baselines = {
-        baseline: metrics.score(names, guesses, references, labels=choices, resamples=1)
+        baseline: metrics.score(names, guesses, references, resamples=1, **scoring)
         for baseline, guesses in tasks.baselines(task, examples).items()
     }
     return lines, {
