@@ -33,7 +33,7 @@ def score(
     >>> score(["accuracy"], ["good", "bad"], [("good",), ("good",)])["accuracy"].value
     0.5
     """
-    metrics, statistics = _measured(names, predictions, references, labels)
+    metrics, statistics = measured(names, predictions, references, labels)
     return _scores(names, metrics, statistics, resamples, seed)
 
 
@@ -41,7 +41,7 @@ def per_example(
     names, predictions: list[str], references: list[tuple[str, ...]], *, labels=None
 ) -> dict[str, list[float]]:
     """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
-    metrics, statistics = _measured(names, predictions, references, labels)
+    metrics, statistics = measured(names, predictions, references, labels)
     found = {}
     for metric, array in zip(metrics, statistics, strict=True):
         found |= {name: values.tolist() for name, values in metric.each(array).items()}
@@ -111,7 +111,8 @@ def _metrics(names, labels):
     return metrics
 
 
-def _measured(names, predictions, references, labels):
+def measured(names, predictions, references, labels):
+    """One metric object for each class that the names need, and the statistics (n, k) of each; errors as `score`."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     if not len(predictions):
