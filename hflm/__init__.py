@@ -28,6 +28,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
     benchmark.py      one task: its rows answered, scored and written down
     slices.py         parts of a task's rows, scored alone
     results.py        results.json, and the terminal's table
+    compare.py        `hflm compare`: runs paired row by row; compare_page.py shows it, metrics/paired.py tests it
     card.py           the model card, card_benchmark.py its scores; records.py reads what a run wrote, plots.py draws,
                       markdown.py and public.py keep data inert and paths private
     push.py           the Hub

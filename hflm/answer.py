@@ -14,10 +14,11 @@ import torch
 from hflm.errors import ModelError
 from hflm.tokenizer import encode
 
-BATCH_TOKENS = {"cuda": 2**17}  # where trying begins; halved each time the memory is too small
-CPU_BATCH_TOKENS = 2**13  # more is no faster there
+BATCH_TOKENS = 2**17  # where trying begins; halved each time the memory is too small
+CPU_BATCH_TOKENS = 2**13
+CPU_READ_TOKENS = 2**10  # of rows that are only read: larger batches are padded more and no faster
 MOST_LOGITS = 2**26  # of one batch of text, 256 MB in fp32
-LEAST_SHARED = 16  # tokens that prompts must share before it pays to copy their cache into each batch
+LEAST_SHARED = 2  # tokens that prompts must share before it pays to copy their cache into each batch
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Local:
         def answer(batch):
             return self._continue([ids[row] for row in batch], shared, cache, max_new_tokens, stop)
 
-        yield from self._batches([shared + len(row) + max_new_tokens for row in ids], answer, done)
+        yield from self._batches([shared + len(row) + max_new_tokens for row in ids], answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(self, prompts, choices, done=frozenset()):
         """log P(" choice" | prompt) in nats: a list of one number a choice for each row.
@@ -56,7 +57,8 @@ class Local:
         def answer(batch):
             return self._label_logs([ids[row] for row in batch], shared, cache, labels)
 
-        yield from self._batches([shared + len(row) + max(map(len, labels)) for row in ids], answer, done)
+        lengths = [shared + len(row) + max(map(len, labels)) for row in ids]
+        yield from self._batches(lengths, answer, done, CPU_READ_TOKENS)
 
     def nats(self, windows, done=frozenset()):
         """The summed -log p, in nats, of the scored tokens of each window of `text_windows`."""
@@ -65,12 +67,11 @@ class Local:
             return self._window_nats([windows[row] for row in batch])
 
         most = max(1, MOST_LOGITS // self.model.config.vocab_size)
-        yield from self._batches([len(ids) for ids, _, _ in windows], answer, done, most)
+        yield from self._batches([len(ids) for ids, _, _ in windows], answer, done, CPU_READ_TOKENS, most)
 
-    def _batches(self, lengths, answer, done, most=None):
-        budget = min(
-            most or sys.maxsize, self.batch_tokens or BATCH_TOKENS.get(self.model.device.type, CPU_BATCH_TOKENS)
-        )
+    def _batches(self, lengths, answer, done, cpu, most=sys.maxsize):
+        start = cpu if self.model.device.type == "cpu" else BATCH_TOKENS
+        budget = min(self.batch_tokens or start, most)
         waiting = list(batches(lengths, budget))
         while waiting:
             batch = [row for row in waiting.pop(0) if row not in done]

@@ -5,6 +5,7 @@ with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it,
 `schema` and `recipes` answer at once.
 """
 
+import dataclasses
 import errno
 import inspect
 import json
@@ -137,6 +138,33 @@ def bench(
     else:
         loaded = recipes_room.load(recipe, sets or ())
     run_room.bench(model, loaded, output, base_url, chat)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page.", show_default=False)] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap and of the randomisation.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of both.")] = 0,
+):
+    """Compare benchmarked runs, with paired significance.
+
+    Rows are paired by their ids. Each run is compared with the first.
+    """
+    from hflm import compare as compare_room
+    from hflm import compare_page, results
+
+    found = compare_room.compare(runs, tasks or (), resamples, seed)
+    if html is not None:
+        results.write_text(html, compare_page.page(found))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        compare_page.show(found, Console())
 
 
 class _Generate(TyperCommand):

@@ -1,4 +1,4 @@
-"""The pictures of a model card, as PNG bytes. Colours are Okabe and Ito's, told apart by the colour-blind;
+"""The pictures of a model card and of a comparison, as PNG bytes. Colours are Okabe and Ito's, for the colour-blind;
 line styles and marks differ too. matplotlib's object interface (no pyplot) needs no display and starts faster.
 """
 
@@ -121,6 +121,38 @@ def reliability(tasks):
         axes.set_title(f"{name} (n = {task.n:,}, error {error:.3f})", loc="left", fontsize=10, parse_math=False)
         _quiet(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return _png(figure)
+
+
+def differences(pairs):
+    """Differences to a reference with their 95 % intervals, a panel for each unit; the line at 0 is no difference.
+
+    `pairs`: {"B - A": {"accuracy": (0.02, (-0.01, 0.05)), ...}, ...}, the same metrics in each.
+    """
+    from matplotlib.figure import Figure
+
+    panels = {}
+    for metric in next(iter(pairs.values())):
+        panels.setdefault(UNITS.get(metric, "0 to 100"), []).append(metric)
+    heights = [0.55 + 0.3 * len(metrics) * len(pairs) for metrics in panels.values()]
+    figure = Figure(figsize=(6.5, sum(heights) + 0.2), dpi=150, layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    for axes, (unit, metrics) in zip(grid[:, 0], panels.items(), strict=True):
+        for index, (name, found) in enumerate(pairs.items()):
+            places = [place + (index - (len(pairs) - 1) / 2) * 0.7 / len(pairs) for place in range(len(metrics))]
+            values = [found[metric][0] for metric in metrics]
+            ends = [found[metric][1] for metric in metrics]
+            axes.hlines(places, *zip(*ends, strict=True), color=GREY, linewidth=1.2)
+            color, mark = OTHERS[index % len(OTHERS)], MARKS[index % len(MARKS)]
+            axes.plot(values, places, linestyle="", color=color, marker=mark, markersize=6, label=name)
+        axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(metrics)), metrics)
+        axes.set_ylim(len(metrics) - 0.5, -0.5)
+        axes.set_xlabel(f"difference ({unit})", fontsize=8)
+        axes.tick_params(labelsize=8)
+        _quiet(axes)
+    if len(pairs) > 1:
+        grid[0, 0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return _png(figure)
 
 

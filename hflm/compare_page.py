@@ -1,0 +1,220 @@
+"""A comparison as people see it: in the terminal, and as one HTML page that asks for nothing from elsewhere."""
+
+import base64
+
+import jinja2.sandbox
+
+from hflm import plots, results
+from hflm.markdown import cut
+
+SHOWN_END = 160  # characters of a prompt: its question stands last
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { max-width: 100%; height: auto; }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.changes { table-layout: fixed; width: 100%; }
+.note { background: #fff6e0; padding: .3rem .7rem; }
+.small { color: #555; font-size: 13px; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<ul>
+{%- for letter, name in runs.items() %}
+<li><strong>{{ letter }}</strong> {{ name }}{{ " (the reference)" if loop.first }}</li>
+{%- endfor %}
+</ul>
+{%- for note in notes %}
+<p class="note">{{ note }}</p>
+{%- endfor %}
+<p class="small">{{ method }}</p>
+{%- for task in tasks %}
+<h2>{{ task.name }}</h2>
+<p>{{ task.rows }}</p>
+<table>
+<tr>{% for heading in headings %}<th{{ ' class=number' if not loop.first }}>{{ heading }}</th>{% endfor %}</tr>
+{%- for cells in task.table %}
+<tr>{% for cell in cells %}<td{{ ' class=number' if not loop.first }}>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table>
+<img alt="Differences of {{ task.name }} with their 95 % intervals, as in the table" src="data:image/png;base64,{{ task.picture }}">
+{%- for group in task.groups %}
+<h3>{{ group.title }}</h3>
+<table class="changes">
+<tr><th>row</th><th>prompt (its end)</th><th>references</th><th>A</th><th>{{ group.letter }}</th></tr>
+{%- for change in group.changes %}
+<tr><td class="text">{{ change.id }}</td><td class="text">{{ change.prompt }}</td>
+<td class="text">{{ change.references }}</td>
+{%- for score, prediction in change.answers %}
+<td class="text"><strong>{{ score }}</strong>
+{{ prediction }}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</table>
+{%- endfor %}
+{%- endfor %}
+</body>
+</html>
+"""
+
+
+def page(comparison):
+    """The comparison as an HTML page, one text: no script, no request, and all data escaped."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
+    tasks = [
+        {
+            "name": name,
+            "rows": _counts(task),
+            "table": [cells for _, *cells in _lines(name, task)],
+            "picture": base64.b64encode(plots.differences(_drawn(task))).decode(),
+            "groups": [
+                {"title": f"{title} ({task.main})", "letter": letter, "changes": [_seen(task, c) for c in changes]}
+                for title, letter, changes in _groups(task)
+            ],
+        }
+        for name, task in comparison.tasks.items()
+    ]
+    return environment.from_string(PAGE).render(
+        title=f"{' and '.join(comparison.runs.values())} compared",
+        runs=comparison.runs,
+        notes=comparison.notes,
+        method=method(comparison),
+        headings=_headings(comparison)[1:],
+        tasks=tasks,
+    )
+
+
+def show(comparison, console):
+    """Print the comparison to a rich console: the runs, one table, and each task's changed rows."""
+    from rich.box import SIMPLE_HEAD
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    def indented(spaces, text):
+        console.print(Padding(Text(text.rstrip()), (0, 0, 0, spaces), expand=False))
+
+    for letter, name in comparison.runs.items():
+        console.print(Text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(_headings(comparison)):
+        table.add_column(
+            heading, justify="left" if number < 2 else "right", no_wrap="interval" in heading, overflow="fold"
+        )
+    for name, task in comparison.tasks.items():
+        previous = None
+        for first, *cells in _lines(name, task):
+            table.add_row(Text("" if first == previous else first), *map(Text, cells))
+            previous = first
+    console.print(table)
+    console.print(Text(method(comparison)), style="dim")
+    for name, task in comparison.tasks.items():
+        console.print(Text(f"\n{name}: {_counts(task)}"), style="bold")
+        for title, letter, changes in _groups(task):
+            indented(2, f"{title} ({task.main})")
+            for change in changes:
+                seen = _seen(task, change)
+                indented(4, f"row {_line(seen['id'])}  {_line(seen['prompt'])}")
+                if seen["references"]:
+                    indented(6, f"expected     {_line(seen['references'])}")
+                for run, (score, prediction) in zip(("A", letter), seen["answers"], strict=True):
+                    indented(6, f"{run} {score:>9}  {_line(prediction)}")
+
+
+def method(comparison):
+    """One paragraph: what the columns are and how they were computed."""
+    told = (
+        "Difference: the run's value less the reference's. 95 % interval: paired bootstrap of the rows. p: two-sided "
+        f"paired approximate randomisation, {comparison.resamples:,} resamples, seed {comparison.seed}. "
+        "(-): lower is better."
+    )
+    if len(comparison.runs) > 2:
+        others = len(comparison.runs) - 1
+        told += f" p is for each pair alone; p (Holm) is adjusted for the {others} runs compared with the reference."
+    return told
+
+
+def _headings(comparison):
+    if len(comparison.runs) == 2:
+        return ("task", "metric", "A", "B", "B - A", "95 % interval", "p")
+    return ("task", "metric", "runs", "A", "run", "difference", "95 % interval", "p", "p (Holm)")
+
+
+def _lines(name, task):
+    """The table's rows, as text, the task's name first."""
+    for metric in task.pairs[0].metrics:
+        for pair in task.pairs:
+            found = pair.metrics[metric]
+            yield (
+                name,
+                f"{metric} (-)" if metric in results.LOWER_IS_BETTER else metric,
+                *([] if found.p_holm is None else [f"{pair.run} - A"]),
+                results.number(metric, found.reference),
+                results.number(metric, found.value),
+                _signed(metric, found.difference),
+                f"{_signed(metric, found.ci95[0])} to {_signed(metric, found.ci95[1])}",
+                _p(found.p),
+                *([] if found.p_holm is None else [_p(found.p_holm)]),
+            )
+
+
+def _signed(metric, value):
+    return f"{'-' if value < 0 else '+'}{results.number(metric, abs(value))}"
+
+
+def _p(p):
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _counts(task):
+    left_out = f", {task.left_out:,} left out" if task.left_out else ""
+    told = [
+        f"{pair.run} is better on {pair.better:,}, worse on {pair.worse:,}, equal on {pair.same:,}"
+        for pair in task.pairs
+    ]
+    return f"{task.n:,} rows{left_out}; by {task.main}, {'; '.join(told)}"
+
+
+def _groups(task):
+    for pair in task.pairs:
+        for title, changes in (("most improved", pair.improved), ("most worsened", pair.worsened)):
+            if changes:
+                yield f"{pair.run}, {title}", pair.run, changes
+
+
+def _drawn(task):
+    return {
+        f"{pair.run} - A": {metric: (found.difference, found.ci95) for metric, found in pair.metrics.items()}
+        for pair in task.pairs
+    }
+
+
+def _seen(task, change):
+    """A changed row's texts, short and with control characters visible."""
+    prompts = [prompt if len(prompt) <= SHOWN_END else f"[...] {prompt[-SHOWN_END:]}" for prompt in change.prompts]
+    return {
+        "id": cut(change.id),
+        "prompt": cut("\n\n".join(dict.fromkeys(prompts))),
+        "references": cut("\n".join(change.references)),
+        "answers": [
+            (results.number(task.main, score), cut(prediction))
+            for score, prediction in zip(change.scores, change.predictions, strict=True)
+        ],
+    }
+
+
+def _line(text):
+    return " ".join(text.split())
