@@ -78,7 +78,7 @@ def page(comparison):
         {
             "name": name,
             "rows": _counts(task),
-            "table": [cells for _, *cells in _lines(name, task)],
+            "table": list(_lines(task)),
             "picture": base64.b64encode(plots.differences(_drawn(task))).decode(),
             "groups": [
                 {"title": f"{title} ({task.main})", "letter": letter, "changes": [_seen(task, c) for c in changes]}
@@ -92,7 +92,7 @@ def page(comparison):
         runs=comparison.runs,
         notes=comparison.notes,
         method=method(comparison),
-        headings=_headings(comparison)[1:],
+        headings=_headings(comparison),
         tasks=tasks,
     )
 
@@ -111,14 +111,11 @@ def show(comparison, console):
         console.print(Text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(_headings(comparison)):
-        table.add_column(
-            heading, justify="left" if number < 2 else "right", no_wrap="interval" in heading, overflow="fold"
-        )
+        table.add_column(heading, justify="right" if number else "left", no_wrap="interval" in heading, overflow="fold")
     for name, task in comparison.tasks.items():
-        previous = None
-        for first, *cells in _lines(name, task):
-            table.add_row(Text("" if first == previous else first), *map(Text, cells))
-            previous = first
+        table.add_row(Text(name, style="bold"))
+        for metric, *cells in _lines(task):
+            table.add_row(Text(f"  {metric}"), *map(Text, cells))
     console.print(table)
     console.print(Text(method(comparison)), style="dim")
     for name, task in comparison.tasks.items():
@@ -149,17 +146,16 @@ def method(comparison):
 
 def _headings(comparison):
     if len(comparison.runs) == 2:
-        return ("task", "metric", "A", "B", "B - A", "95 % interval", "p")
-    return ("task", "metric", "runs", "A", "run", "difference", "95 % interval", "p", "p (Holm)")
+        return ("metric", "A", "B", "B - A", "95 % interval", "p")
+    return ("metric", "runs", "A", "run", "run - A", "95 % interval", "p", "p\n(Holm)")
 
 
-def _lines(name, task):
-    """The table's rows, as text, the task's name first."""
+def _lines(task):
+    """The cells of a task's table, as text: a row for each metric of each pair."""
     for metric in task.pairs[0].metrics:
         for pair in task.pairs:
             found = pair.metrics[metric]
             yield (
-                name,
                 f"{metric} (-)" if metric in results.LOWER_IS_BETTER else metric,
                 *([] if found.p_holm is None else [f"{pair.run} - A"]),
                 results.number(metric, found.reference),

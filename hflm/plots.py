@@ -148,7 +148,7 @@ def differences(pairs):
         axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
         axes.set_yticks(range(len(metrics)), metrics)
         axes.set_ylim(len(metrics) - 0.5, -0.5)
-        axes.set_xlabel(f"difference ({unit})", fontsize=8)
+        axes.set_xlabel(f"difference (scale: {unit})", fontsize=8)
         axes.tick_params(labelsize=8)
         _quiet(axes)
     if len(pairs) > 1:

@@ -433,7 +433,7 @@ def test_the_table_of_two_runs_fits_a_terminal(runs):
     console = Console(width=80, file=io.StringIO())
     compare_page.show(compare.compare(runs, resamples=100), console)
     line = next(line for line in console.file.getvalue().splitlines() if "accuracy  " in line)
-    assert line.split()[:5] == ["sentiment", "accuracy", "0.700", "0.800", "+0.100"]
+    assert line.split()[:4] == ["accuracy", "0.700", "0.800", "+0.100"]
     assert "+0.000 to +" in line
 
 
@@ -442,7 +442,7 @@ def test_pictures_of_many_runs_and_units(runs, tmp_path):
     found = compare.compare([*runs, third], resamples=100)
     page = compare_page.page(found)
     assert page.count("data:image/png;base64,iVBOR") == 1
-    assert "p (Holm)" in page and "adjusted for the 2 runs" in page
+    assert "p\n(Holm)" in page and "adjusted for the 2 runs" in page
 
 
 def hflm(*arguments, cwd):
