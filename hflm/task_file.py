@@ -305,9 +305,10 @@ def _rest(keys):
     if repeats.value not in (1, None):
         keys.wrong("repeats", repeats, "hflm answers greedily, the same each time. Set it to 1")
     for key in [key for key in keys.nodes if key not in SILENT]:
+        hint = suggest(key, SAID)
+        hint = hint if "Did" in hint else ""  # all keys of lm-eval would be a long line
         known = key in SAID
-        text = "is ignored with this output_type" if known else f"unknown key, ignored.{suggest(key, SAID)}"
-        keys.warn(key, keys.nodes[key], text)
+        keys.warn(key, keys.nodes[key], "is ignored with this output_type" if known else f"unknown key, ignored.{hint}")
 
 
 def _node(value, file, line):
