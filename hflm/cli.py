@@ -167,6 +167,15 @@ def compare(
         compare_page.show(found, Console())
 
 
+@app.command()
+def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)]):
+    """Send a finished run to the Hub, as its recipe's push section says."""
+    from hflm import push as push_room
+    from hflm import recipe as recipes_room
+
+    print(push_room.push(run, recipes_room.load(str(run / "recipe.yaml"))))
+
+
 class _Generate(TyperCommand):
     def parse_args(self, ctx, args):
         """`--early-stopping` may stand alone, as a switch, since its type is bool or text."""

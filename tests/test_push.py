@@ -91,20 +91,15 @@ def test_records_are_sent_without_this_machines_folders(run, name):
     assert yaml.safe_load(sent).keys() == yaml.safe_load((run / name).read_text()).keys()
 
 
-def pushed(run, *, recipe="recipe.yaml", **environment):
-    """Push in a fresh process, as `hflm push` does: (exit code, what it said)."""
-    script = (
-        "import sys; from hflm import push, recipe; from hflm.errors import UserError\n"
-        "try: print(push.push(sys.argv[1], recipe.load(sys.argv[2])))\n"
-        "except UserError as error: print(error); sys.exit(2)"
-    )
+def pushed(run, **environment):
+    """`hflm push RUN`: (exit code, what it said)."""
     hidden = ("HF_", "HUGGING_FACE", "HTTP", "http", "ALL_PROXY", "all_proxy")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     environment = {**clean, "HF_HOME": str(run / "hf"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*", **environment}
-    arguments = [sys.executable, "-c", script, str(run), str(run / recipe)]
+    arguments = [sys.executable, "-m", "hflm", "push", str(run)]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, timeout=60)
     assert TOKEN not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    return done.returncode, done.stdout.strip()
+    return done.returncode, (done.stderr if done.returncode else done.stdout).strip()
 
 
 def closed_port():
@@ -131,8 +126,8 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_retry(run, environment, rea
 
 
 def test_without_a_push_section_it_says_what_to_add(run):
-    (run / "other.yaml").write_text(RECIPE.replace("push:", "# push:"))
-    code, said = pushed(run, recipe="other.yaml", HF_TOKEN=TOKEN)
+    (run / "recipe.yaml").write_text(RECIPE.replace("push:", "# push:"))
+    code, said = pushed(run, HF_TOKEN=TOKEN)
     assert code == 2 and "no `push:` section" in said and "repo_id: you/tiny" in said
 
 
