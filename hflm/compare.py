@@ -203,9 +203,8 @@ def _task(task, letters, asked, rows, notes, resamples, seed):
     p = [paired.p_values(kinds, statistics[0], arrays, resamples, seed) for arrays in statistics[1:]]
     adjusted = {name: paired.holm([each[name] for each in p]) for name in names}
     main = names[0]
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # a window may spell less than one byte; its perplexity is fine
+    # A window may spell less than one byte; its perplexity is fine.
+    with np.errstate(divide="ignore", invalid="ignore"):
         scores = [
             next(kind.each(array)[main] for kind, array in zip(kinds, arrays, strict=True) if main in kind.NAMES)
             for arrays in statistics

@@ -95,13 +95,14 @@ def locate(path):
 
 
 def revision(path, wanted=None):
-    """What exactly a loaded model was: its commit on the Hub, or the fingerprint of its local files."""
+    """What exactly a loaded model or adapter was: its commit on the Hub, or the fingerprint of its local files."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(path).expanduser().exists():
         return stages.model_fingerprint(path)
-    # .../snapshots/<commit>/config.json
-    return Path(try_to_load_from_cache(path, "config.json", revision=wanted)).parent.name
+    cached = (try_to_load_from_cache(path, file, revision=wanted) for file in ("config.json", ADAPTER))
+    # .../snapshots/<commit>/config.json; no text where the repository has no such file
+    return next((Path(file).parent.name for file in cached if isinstance(file, str)), None)
 
 
 def context_length(model):

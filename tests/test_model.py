@@ -208,7 +208,8 @@ def test_an_adapter_on_modules_that_are_not_there_says_so(tiny):
         models.add_adapter(tiny, {"type": "lora", "target_modules": ["nothing"]})
 
 
-def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
+def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_path, monkeypatch, file):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -221,7 +222,7 @@ def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_p
     commit = "5" * 40
     repository = tmp_path / "hub" / "models--you--small"
     (repository / "snapshots" / commit).mkdir(parents=True)
-    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "snapshots" / commit / file).write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     assert models.revision("you/small") == models.revision("you/small", commit) == commit
