@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from hflm.errors import ModelError
-from hflm.tokenizer import encode
+from hflm.tokenizer import encode, plain
 
 BATCH_TOKENS = 2**17  # where trying begins; halved each time the memory is too small
 CPU_BATCH_TOKENS = 2**13
@@ -203,7 +203,7 @@ def text_windows(tokenizer, text, context_length):
     `context_length` overlap by half, so that all but the first half window have at least half a context before them;
     the last `scored` ids of a window count, and `bytes` are the UTF-8 bytes that they spell.
     """
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoding = plain(tokenizer).encode(text, add_special_tokens=False)
     begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [begin, *encoding.ids]
     windows, done, spelt = [], 1, 0

@@ -168,6 +168,41 @@ def compare(
 
 
 @app.command()
+def score(
+    model: Model,
+    text: Annotated[str, typer.Argument(help="The text; - reads it from stdin, as it is.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the coloured text.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page.", show_default=False)] = None,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw each head's attention.", show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
+):
+    """Score a text: how likely is each token?
+
+    log P(text) is the sum of log P(token | the tokens before it).
+    """
+    from hflm import plots, results, score_page
+    from hflm import score as score_room
+
+    if text == "-":
+        # Surrogates stand for bytes that are no UTF-8, as in an argument.
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    found, seen = score_room.measure(model, text, revision, attention is not None)
+    picture = plots.attention(*seen) if seen else None
+    if attention is not None:
+        results.write_bytes(attention, picture)
+    if html is not None:
+        results.write_text(html, score_page.page(found, model, picture))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        score_page.show(found, Console())
+
+
+@app.command()
 def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)]):
     """Send a finished run to the Hub, as its recipe's push section says."""
     from hflm import push as push_room

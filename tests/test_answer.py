@@ -113,6 +113,16 @@ def test_windows_score_every_token_and_byte_once(tokenizer, text):
     assert tokenizer.decode(scored) == text
 
 
+def test_windows_of_text_that_spells_a_special_token(tmp_path):
+    from hflm import tokenizer as tokenizers
+
+    tokenizers.train(TEXTS, "bpe", 300).save_pretrained(tmp_path)
+    tokenizer = tokenizers.load(tmp_path)  # nothing was encoded with it before
+    [(ids, scored, _)] = answer.text_windows(tokenizer, "a <|endoftext|>", 64)
+    assert tokenizer.eos_token_id not in ids[1:]
+    assert scored > 2
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
 def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
     windows = [window for text in TEXTS[:5] for window in answer.text_windows(tokenizer, text, 64)]
