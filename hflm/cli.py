@@ -12,7 +12,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -209,6 +209,23 @@ def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run
     from hflm import recipe as recipes_room
 
     print(push_room.push(run, recipes_room.load(str(run / "recipe.yaml"))))
+
+
+@app.command()
+def export(
+    model: Model,
+    form: Annotated[Literal["folder", "gguf"], typer.Option("--to", help="The format.")] = "folder",
+    output: Annotated[
+        Path | None, typer.Option(help="Where to, instead of export/ in the run.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16, instead of the saved one.", show_default=False)
+    ] = None,
+):
+    """Write a model for another tool, any adapter merged."""
+    from hflm import export as export_room
+
+    print(export_room.export(model, form, output, dtype))
 
 
 class _Generate(TyperCommand):
