@@ -214,12 +214,13 @@ def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run
 @app.command()
 def export(
     model: Model,
-    form: Annotated[Literal["folder", "gguf"], typer.Option("--to", help="The format.")] = "folder",
+    form: Annotated[Literal["folder", "gguf", "onnx"], typer.Option("--to", help="The format.")] = "folder",
     output: Annotated[
         Path | None, typer.Option(help="Where to, instead of export/ in the run.", show_default=False)
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16, instead of the saved one.", show_default=False)
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Of the weights, instead of the saved one.", show_default=False),
     ] = None,
 ):
     """Write a model for another tool, any adapter merged."""

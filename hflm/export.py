@@ -2,9 +2,13 @@
 
 folder   safetensors and tokenizer, as transformers and `from:` read them
 gguf     one file for llama.cpp and what is built on it (the extra `gguf`); GPT-2 and Llama with byte-level BPE
+    onnx     a folder with model.onnx for ONNX Runtime (the extra `onnx`): whole texts in, logits out, no cache
 """
 
+import contextlib
+import io
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -12,8 +16,6 @@ from hflm import model as models
 from hflm.errors import MissingExtra, ModelError, UserError
 from hflm.public import last_part
 
-FORMATS = ("folder", "gguf")
-DTYPES = ("float32", "float16", "bfloat16")
 # What tokenizer.json says about the cutting of text, less its defaults -> llama.cpp's name for the same.
 PRE_TOKENIZERS = {
     '[{"add_prefix_space": false, "type": "ByteLevel"}]': "gpt-2",
@@ -24,25 +26,27 @@ PRE_TOKENIZERS = {
 def export(path, form="folder", output=None, dtype=None):
     """Write the model at `path` (a run, or what `model.load` takes) as `form` and return where.
 
-    `dtype` is one of DTYPES, or None for that of the saved weights. Without `output` it is written in the run, as
-    export/<name> or export/<name>.gguf. Raises UserError for what the format cannot hold, and for a folder that exists.
+    `form` is folder, gguf or onnx; `dtype` is float32, float16 or bfloat16, by default that of the saved weights. Without `output` it
+    is written in the run's export/. Raises UserError for what the format cannot hold, and for an `output` that exists.
     """
-    if dtype not in (None, *DTYPES):
-        raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
-    name = last_part(str(path)).removesuffix(".gguf")
+    from transformers.utils import logging as hub_logging
+
+    name = Path(path).resolve().name if Path(path).exists() else last_part(path)
     if output is None:
         folder = Path(path) / "export" if Path(path).is_dir() else Path("export")
-        output = folder / (name if form == "folder" else f"{name}.{form}")
-    elif form == "folder" and Path(output).exists():
+        output = folder / {"folder": name, "gguf": f"{name}.gguf", "onnx": f"{name}-onnx"}[form]
+    elif form != "gguf" and Path(output).exists():
         raise UserError(f"{output} exists already. Remove it, or name another folder by --output")
     elif form == "gguf" and Path(output).is_dir():
         raise UserError(f"{output} is a folder. Name a file by --output")
-    model, tokenizer = models.load(str(path), dtype=dtype or "auto")
+    hub_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
+    model, tokenizer = models.load(path, dtype=dtype or "auto")
     cut(model, tokenizer)
-    if form == "folder":
-        models.save(output, model, tokenizer)
-    else:
+    if form == "gguf":
         write_gguf(model, tokenizer, output, name)
+    else:
+        models.save(output, traced(model) if form == "onnx" else model, tokenizer)
     return output
 
 
@@ -55,6 +59,29 @@ def cut(model, tokenizer):
     if model.config.vocab_size > entries:
         model.resize_token_embeddings(entries)
     return model
+
+
+def traced(model):
+    """The model as an ONNX graph for any batch and length, with a `save_pretrained` of its own.
+
+    ids and attention mask (B, T) -> logits (B, T, V).
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise MissingExtra("onnx", "writing ONNX") from None
+    import torch
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    model.eval().config.use_cache = False
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    # It prints its progress, and logs which packages for pictures it misses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic_shapes=dict.fromkeys(inputs, axes)))
 
 
 def write_gguf(model, tokenizer, path, name):
