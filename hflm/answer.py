@@ -61,7 +61,7 @@ class Local:
             return self._continue(started, batch, max_new_tokens, stop)
 
         lengths = [started.shared + len(row) + max_new_tokens for row in started.ids]
-        yield from self._batches(lengths, answer, done, CPU_BATCH_TOKENS, groups=started.groups)
+        yield from self._batches(lengths, started.groups, answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(self, prompts, choices, done=frozenset()):
         """log P(" choice" | prompt) in nats: a list of one number a choice for each row.
@@ -75,7 +75,7 @@ class Local:
             return self._label_logs(started, batch, labels)
 
         lengths = [started.shared + len(row) + max(map(len, labels)) for row in started.ids]
-        yield from self._batches(lengths, answer, done, CPU_READ_TOKENS, groups=started.groups)
+        yield from self._batches(lengths, started.groups, answer, done, CPU_READ_TOKENS)
 
     def nats(self, windows, done=frozenset()):
         """The summed -log p, in nats, of the scored tokens of each window of `text_windows`."""
@@ -84,10 +84,10 @@ class Local:
             return self._window_nats([windows[row] for row in batch])
 
         most = max(1, MOST_LOGITS // self.model.config.vocab_size)
-        yield from self._batches([len(ids) for ids, _, _ in windows], answer, done, CPU_READ_TOKENS, most)
+        lengths = [len(ids) for ids, _, _ in windows]
+        yield from self._batches(lengths, range(len(windows)), answer, done, CPU_READ_TOKENS, most)
 
-    def _batches(self, lengths, answer, done, cpu, most=sys.maxsize, groups=None):
-        groups = groups or range(len(lengths))
+    def _batches(self, lengths, groups, answer, done, cpu, most=sys.maxsize):
         start = cpu if self.model.device.type == "cpu" else BATCH_TOKENS
         budget = min(self.batch_tokens or start, most)
         waiting = list(grouping.batches(lengths, budget, groups))
