@@ -162,11 +162,12 @@ def pretrain(recipe, folder, corpus, key, state):
 
 def finetune(recipe, folder, material, key, state):
     """All listed tasks together, loss on the target only; the result, any adapter merged, is `finetune/model/`."""
+    from hflm import chat, pack
     from hflm import model as models
-    from hflm import pack
     from hflm.tasks.fit import fit
 
     model, tokenizer = _model_to_finetune(recipe, folder)
+    tokenizer.chat_template = chat.template({name: recipe.tasks[name] for name in recipe.finetune.tasks})
     stage = recipe.finetune
     block_size = _block_size(stage, model)
 
