@@ -330,12 +330,12 @@ def served(folder):
 TUNED = """
 name: tuned
 tokenizer: {train: {vocab_size: 400}}
-model: {preset: gpt2-nano, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64}
-finetune: {tasks: [qa], args: {max_steps: 60, per_device_train_batch_size: 8, learning_rate: 1.0e-2}}
+model: {preset: gpt2-nano, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64, initializer_range: 0.3}
+finetune: {tasks: [qa], args: {max_steps: 1}}  # wild weights and no training: what is written hangs on every token
 benchmark: {tasks: [qa], resamples: 20}
 tasks:
   qa:
-    data: {path: toy, name: qa, size: 300}
+    data: {path: toy, name: qa, size: 40}
     splits: {train: train, test: "test[:12]"}
     prompt: "Q: {{ question }}\\nA:"
     max_new_tokens: 6
@@ -357,7 +357,7 @@ def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_b
             for place in ("here", "completions", "chat")
         )
         assert there == [here, here]
-        assert len({line["prediction"] for line in here}) > 1
+        assert len({line["prediction"] for line in here}) > 6
         # A person types the question alone; the template puts it into the prompt that the model has learnt.
         questions = [line["prompt"].removeprefix("Q: ").removesuffix("\nA:") for line in here]
         asked = dict(Endpoint(str(model), url, chat=True).texts(questions, 6, ("\n",)))
