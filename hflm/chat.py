@@ -1,13 +1,14 @@
 """A chat template made from the tasks' prompts: what a fine-tuned model carries, so that chat servers can ask it.
 
-    user: "a stirring film"                                  the only task's prompt     "Review: a stirring film\\nSentiment:"
-    system: "sentiment", user: "a stirring film"             the named task's prompt    the same
-    user: "The tower is tall.\\nHow tall is it?"              a line for each column     "The tower is tall.\\nQuestion: How ..."
-    user: "Review: a stirring film\\nSentiment:"              a prompt as it was learnt  itself
-    user: anything, of several tasks                         the text itself            itself
+    messages                                       what the model is asked
+    user "a stirring film"                         the only task's prompt: "Review: a stirring film\\nSentiment:"
+    system "sentiment", user "a stirring film"     of several tasks, the named one's: the same
+    user "The tower is tall.\\nHow tall is it?"     two columns: "The tower is tall.\\nQuestion: How ...
+    user "Review: a stirring film\\nSentiment:"     a prompt as it was learnt: itself
+    user "Once upon a time"                        none of several tasks is named: the text itself
 
-Earlier turns stay in front, as solved examples do in a benchmark: prompt, one space, answer, a blank line. Other words of
-a system message are kept as text too.
+Earlier turns stay in front, as solved examples do in a benchmark: prompt, one space, answer, a blank line. Other words
+of a system message are kept as text too.
 """
 
 import json

@@ -1,8 +1,10 @@
-"""`hflm export`: a model with its adapter merged and its vocabulary cut to the tokenizer's, in the format of another tool.
+"""`hflm export`: a model in the format of another tool, any adapter merged, the vocabulary cut to the tokenizer's.
 
-folder   safetensors and tokenizer, as transformers and `from:` read them
-gguf     one file for llama.cpp and what is built on it (the extra `gguf`); GPT-2 and Llama with byte-level BPE
-    onnx     a folder with model.onnx for ONNX Runtime (the extra `onnx`): whole texts in, logits out, no cache
+    folder   safetensors and tokenizer, as transformers and `from:` read them
+    gguf     one file for llama.cpp and what is built on it (the extra `gguf`): GPT-2 and Llama with byte-level BPE
+    onnx     a folder with model.onnx for ONNX Runtime (the extra `onnx`): ids in, logits out, without a cache
+
+Each gives the same greedy text as the model here, up to the rounding of its dtype.
 """
 
 import contextlib
@@ -26,8 +28,9 @@ PRE_TOKENIZERS = {
 def export(path, form="folder", output=None, dtype=None):
     """Write the model at `path` (a run, or what `model.load` takes) as `form` and return where.
 
-    `form` is folder, gguf or onnx; `dtype` is float32, float16 or bfloat16, by default that of the saved weights. Without `output` it
-    is written in the run's export/. Raises UserError for what the format cannot hold, and for an `output` that exists.
+    `form` is folder, gguf or onnx; `dtype` is float32, float16 or bfloat16, by default that of the saved weights.
+    Without `output` it is written in the run's export/. Raises ModelError for what the format cannot hold, and
+    UserError for an `output` that exists.
     """
     from transformers.utils import logging as hub_logging
 
@@ -199,8 +202,8 @@ def _tokens(tokenizer):
     merging = backend["model"]
     if merging["type"] != "BPE" or pre is None or backend["normalizer"] or merging.get("ignore_merges"):
         raise ModelError(
-            "this tokenizer cannot be written as GGUF here, only byte-level BPE as GPT-2 (tokenizer.train.algorithm: bpe) "
-            "or SmolLM cuts its text"
+            "this tokenizer cannot be written as GGUF here, only byte-level BPE that cuts its text as GPT-2 "
+            "(tokenizer.train.algorithm: bpe) or SmolLM do"
         )
     added = {token["id"]: token["special"] for token in backend["added_tokens"]}
     spelt = {number: token for token, number in tokenizer.get_vocab().items()}

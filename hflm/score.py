@@ -124,13 +124,13 @@ def _terms(tokenizer, logs, targets, pieces):
 
 def _pieces(tokenizer, text):
     """What each token of the text spells. Raises UserError for an empty text, and for one that is no text."""
-    if not text:
-        raise UserError("there is no text to score")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError("the text is not UTF-8") from None
     encoding = tokenizers.plain(tokenizer).encode(text, add_special_tokens=False)
+    if not encoding.ids:
+        raise UserError("there is no text to score")
     pieces, spelt = [], 0
     for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
         piece, spelling = text[spelt:end], _spelling(tokenizer, token)

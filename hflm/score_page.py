@@ -1,4 +1,4 @@
-"""A scored text as people see it: a coloured strip in the terminal, and one HTML page that asks for nothing from elsewhere.
+"""A scored text as people see it: a coloured strip in the terminal, and one HTML page that needs nothing else.
 
 The colours are ColorBrewer's YlOrRd (safe for the colour-blind): the less likely a token, the darker.
 """
@@ -50,7 +50,10 @@ img { max-width: 100%; height: auto; }
 <body>
 <h1>{{ title }}</h1>
 <p>{{ summary }}</p>
-<p class="small legend">{% for _, told, _, _ in shades %}<span class="s{{ loop.index0 }}">{{ told }}</span> {% endfor %}
+<p class="small legend">
+{%- for _, told, _, _ in shades %}
+<span class="s{{ loop.index0 }}">{{ told }}</span>
+{%- endfor %}
 Point at a token to see what the model expected there.</p>
 <div class="strip text">
 {%- for token in tokens -%}
@@ -59,9 +62,11 @@ Point at a token to see what the model expected there.</p>
 </div>
 <h2>{{ told }}</h2>
 <table>
-<tr>{% for heading in headings %}<th{{ ' class=number' if heading in ('log p', 'p', 'rank') }}>{{ heading }}</th>{% endfor %}</tr>
+<tr>{% for heading in headings %}<th{{ ' class=number' if 0 < loop.index0 < 4 }}>{{ heading }}</th>{% endfor %}</tr>
 {%- for cells in rows %}
-<tr>{% for cell in cells %}<td class="{{ 'number' if 0 < loop.index0 < 4 else 'text' }}">{{ cell }}</td>{% endfor %}</tr>
+<tr>
+{%- for cell in cells %}<td class="{{ 'number' if 0 < loop.index0 < 4 else 'text' }}">{{ cell }}</td>{% endfor -%}
+</tr>
 {%- endfor %}
 </table>
 {%- if picture %}
@@ -76,7 +81,7 @@ weights of a row sum to 1.</p>
 
 
 def page(score, model, picture=None):
-    """The score as an HTML page, one text: no script, no request, all data escaped. `picture`: PNG bytes to show too."""
+    """The score as an HTML page, one text: no script, no request, all data escaped; `picture` is PNG bytes or None."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
     told, rows = _rows(score)
     return environment.from_string(PAGE).render(
@@ -121,8 +126,8 @@ def summary(score):
     """One line: the sum and what follows from it."""
     count = len(score.tokens)
     return (
-        f"log P(text) = {score.log_p:,.3f} nats: {count:,} token{'s' * (count > 1)}, perplexity {score.perplexity:,.2f} "
-        f"per token, {score.bits_per_byte:.3f} bits per byte"
+        f"log P(text) = {score.log_p:,.3f} nats: {count:,} token{'s' * (count > 1)}, "
+        f"perplexity {score.perplexity:,.2f} per token, {score.bits_per_byte:.3f} bits per byte"
     )
 
 

@@ -97,7 +97,7 @@ def encode(tokenizer, texts):
 
 
 def plain(tokenizer):
-    """The tokenizer's backend, set so that it cuts and pads nothing and that text which spells a special token is text."""
+    """The tokenizer's backend, set to cut and pad nothing, and to read text that spells a special token as text."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     backend.no_truncation()
