@@ -192,7 +192,7 @@ def _again(token, call):
     for wait in WAITS:
         try:
             return call()
-        except Exception as error:  # noqa: BLE001  what does not pass is raised again
+        except Exception as error:
             if not _passing(error):
                 raise
             _say(f"push: {_shown(error, token)}; again in {wait} s")

@@ -32,7 +32,6 @@ from hub_xet import Cas, shard_answer
 QUICK = "import time; real = time.sleep; time.sleep = lambda s: real(min(s, 0.01)); from hflm.cli import main; main()"
 LARGE = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".zip")  # what a new repository's .gitattributes names
 ATTRIBUTES = "".join(f"*{end} filter=lfs diff=lfs merge=lfs -text\n" for end in LARGE).encode()
-CHUNK = 4096  # bytes: a multipart upload's parts, when `multipart` is asked for
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,7 @@ class Hub:
 
     token = "hf_" + "q" * 34
     reader = "hf_" + "r" * 34
+    part_size = 4096  # bytes, of an upload in parts, when `multipart` is asked for
 
     def __init__(self, xet=False, fail=None, only=None, multipart=False, delay=0.0):
         self.xet, self.fail, self.only, self.multipart, self.delay = xet, fail, only, multipart, delay
@@ -148,6 +148,8 @@ class Hub:
         self.parts = {}  # (sha256, number) -> bytes
         self.cas = Cas()
         self.log = []  # (method, path, status or kind of fault)
+        self.arrived = threading.Event()  # set by the first request
+        self.times = []  # of arrival, by time.monotonic
         self.seen = set()  # the requests that have failed once
         self.lock = threading.RLock()
         self.servers = []
@@ -180,6 +182,10 @@ class Hub:
             "NO_PROXY": "*",
             **more,
         }
+
+    def lasted(self):
+        """Seconds from the first request to the last."""
+        return self.times[-1] - self.times[0]
 
     def asked(self, *words):
         """How many requests so far held all of `words` in "METHOD path"."""
@@ -460,11 +466,11 @@ class Hub:
             if sha256 not in self.large:
                 upload = {"href": f"{self.storage}/lfs/{sha256}", "header": {}}
                 if self.multipart:
-                    numbers = range(1, -(-size // CHUNK) + 1)
+                    numbers = range(1, -(-size // self.part_size) + 1)
                     parts = {str(number): f"{self.storage}/lfs/{sha256}/{number}" for number in numbers}
                     upload = {
                         "href": f"{self.url}/lfs-complete/{sha256}",
-                        "header": {"chunk_size": str(CHUNK), **parts},
+                        "header": {"chunk_size": str(self.part_size), **parts},
                     }
                 verify = {"href": f"{self.url}/{repo}.git/info/lfs/verify", "header": {}}
                 found["actions"] = {"upload": upload, "verify": verify}
@@ -671,6 +677,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         # The revision and the file of a path are quoted apart, so that a slash in a branch stays in its part.
         request = Request(self.command, parts.path, parse_qs(parts.query), self.headers, self.read())
+        hub.times.append(time.monotonic())
+        hub.arrived.set()
         time.sleep(hub.delay)
         kind = hub.fault(request)
         if kind in (None, "cut"):
