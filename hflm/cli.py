@@ -1,7 +1,7 @@
 """The command line: `hflm run quickstart` and the rest, and what each failure exits with.
 
-0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback); 143 stopped by SIGTERM
-with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it, so that `--help`, `validate`,
+0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback) or a Hub that keeps failing
+(one message); 143 stopped by SIGTERM with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it, so that `--help`, `validate`,
 `schema` and `recipes` answer at once.
 """
 
@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from hflm import names, recipe_yaml
-from hflm.errors import RecipeError, Stopped, UserError
+from hflm.errors import HubError, RecipeError, Stopped, UserError
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -203,12 +203,33 @@ def score(
 
 
 @app.command()
-def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)]):
-    """Send a finished run to the Hub, as its recipe's push section says."""
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    repo_id: Annotated[
+        str | None,
+        typer.Option(metavar="YOU/NAME", help="Where to; else what the recipe says.", show_default=False),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go up, and send nothing.")] = False,
+):
+    """Send a finished run to the Hub.
+
+    One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
+    """
+    from hflm import card, results
     from hflm import push as push_room
     from hflm import recipe as recipes_room
 
-    print(push_room.push(run, recipes_room.load(str(run / "recipe.yaml"))))
+    sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
+    loaded = recipes_room.load(str(run / "recipe.yaml"), sets)
+    if dry_run:
+        print(push_room.listing(push_room.release(run, loaded)))
+        return
+    push_room.files(run)  # an unfinished run stays as it is
+    if sets:  # the run remembers where it went, and its card's example names the repository
+        results.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
+        card.write(run, loaded)
+    print(push_room.push(run, loaded))
 
 
 @app.command()
@@ -309,6 +330,8 @@ def main():
         app()
     except UserError as error:
         _exit(2, str(error))
+    except HubError as error:
+        _exit(1, str(error))
     except Stopped as error:
         _exit(143, str(error))
     except Exception as error:

@@ -17,6 +17,7 @@ from hflm.presets import PRESETS
 from hflm.recipe_section import (
     KINDS,
     BlockSize,
+    License,
     Positive,
     Rows,
     Section,
@@ -181,6 +182,7 @@ class PushRecipe(Section):
         ),
     ]
     private: bool = True
+    license: License | None = None
 
 
 class Recipe(Section):

@@ -168,6 +168,7 @@ def misused(raw, key, group):
         yield (key, name), text
 
 
+License = Annotated[str, matching(r"[a-z0-9][a-z0-9.-]*", "a licence as the Hub names it, such as apache-2.0")]
 Positive = Annotated[int, Field(gt=0)]
 BlockSize = Annotated[int, Field(gt=1)]
 Rows = Literal["documents", "lines"]

@@ -43,7 +43,8 @@ def run(recipe, output=None, fresh=False, endpoint=None):
             stages.set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
-        environment.write(folder, environment.describe(recipe, state.num_processes))
+        if todo != {"push"}:  # what is pushed again is what the run left
+            environment.write(folder, environment.describe(recipe, state.num_processes))
     state.wait_for_everyone()
     say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
@@ -70,13 +71,12 @@ def run(recipe, output=None, fresh=False, endpoint=None):
 
         card.write(folder, recipe)
         show(folder, recipe)
-        if "push" in todo:
-            from hflm import push
-
-            say(f"pushed to {push.push(folder, recipe)}")
     state.wait_for_everyone()
-    if "push" in todo:
-        _finish(state, folder, "push", keys)
+    if "push" in todo and state.is_main_process:  # the last stage: nobody waits for it, however it ends
+        from hflm import push
+
+        say(f"pushed to {push.push(folder, recipe)}")
+        stages.finish(folder, "push", keys["push"])
 
 
 def bench(model, recipe, output=None, base_url=None, chat=False):
