@@ -55,6 +55,7 @@ def write(run, recipe):
         *_use(repo_id, samples, config),
         *_limits(recipe, found, config),
         *_data(environment),
+        *_cleaning(records.read_json(run / "data" / "cleaning.json")),
         *_made(recipe, environment),
     ]
     results.write_text(run / "README.md", "\n\n".join(sections) + "\n")
@@ -199,6 +200,29 @@ def _data(environment):
     ]
     headings = ["used as", "data set", "rows", "tokens", "fingerprint"]
     return ["## Data", table(headings, rows)] if rows else []
+
+
+def _cleaning(report):
+    if not report:
+        return []
+    samples = [
+        [
+            step["step"],
+            sample.get("why") or " ".join(key for key in ("of", "of validation") if key in sample),
+            sample["text"],
+        ]
+        for step in report["steps"]
+        for sample in step["samples"]
+    ]
+    facts = f"{report['rows_in']:,} documents were read for pretraining, {report['rows_out']:,} stayed"
+    facts += f"; normalization changed {report['normalized']:,}" if report["normalized"] else ""
+    rows = [[step["step"], json.dumps(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
+    return [
+        "## Cleaning",
+        f"{facts}.",
+        *([table(["step", "setting", "left out"], rows)] if rows else []),
+        *([table(["step", "why", "left out, for example"], samples)] if samples else []),
+    ]
 
 
 def _made(recipe, environment):

@@ -1,5 +1,6 @@
 """Read and check all that a recipe names before anything is trained: task rows, corpus, the tokenizer's text."""
 
+import dataclasses
 import itertools
 import random
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ class Material:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None."""
+    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None.
+
+    `cleaning` is a clean.Cleaning where a list was cleaned.
+    """
 
     texts: object
     held_out: list | None
+    cleaning: object = None
 
 
 def read_tasks(recipe, todo, say):
@@ -61,18 +66,34 @@ def read_corpus(recipe, todo, say):
     texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
     say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
     if stage.validation is None:
-        return Corpus(texts, None)
+        texts, _, cleaning = _cleaned(stage, texts)
+        return Corpus(texts, None, cleaning)
     if not isinstance(stage.validation, float):
         held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
         if not isinstance(held_out, list):
             raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        return Corpus(texts, held_out)
+        return Corpus(*_cleaned(stage, texts, held_out))
     if not isinstance(texts, list):
         raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set there")
+    texts, _, cleaning = _cleaned(stage, texts)
     learnt, held_out = data.held_out(texts, stage.validation, stage.rows)
     if not learnt or not held_out:
         raise DataError(f"pretrain.validation: {len(texts):,} texts are too few to hold {stage.validation} of them out")
-    return Corpus(learnt, held_out)
+    return Corpus(learnt, held_out, cleaning)
+
+
+def _cleaned(stage, texts, held_out=None):
+    """(texts, held_out, report) as `pretrain.clean` says; a share that is held out is taken of what is clean."""
+    if stage.clean is None:
+        return texts, held_out, None
+    from hflm import clean
+
+    held_out = held_out and clean.normalized(held_out, stage.clean)
+    if not isinstance(texts, list):
+        cleaned = clean.stream(texts.dataset, texts.column, stage.clean)
+        return dataclasses.replace(texts, dataset=cleaned), held_out, None
+    texts, report = clean.clean(texts, stage.clean, held_out or ())
+    return texts, held_out, report
 
 
 def tokenizer_texts(recipe, corpus, material):

@@ -44,6 +44,7 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         folder.mkdir(parents=True, exist_ok=True)
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
         environment.write(folder, environment.describe(recipe, state.num_processes))
+        _tell_cleaning(folder, recipe, corpus)
     state.wait_for_everyone()
     say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
@@ -241,6 +242,20 @@ def show(folder, recipe):
     if recipe.benchmark is not None:
         Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
     say(f"card: {folder / 'README.md'}")
+
+
+def _tell_cleaning(folder, recipe, corpus):
+    """What cleaning left out of the corpus, in the terminal and in data/cleaning.json."""
+    path = folder / "data" / "cleaning.json"
+    if corpus is not None and corpus.cleaning is not None:
+        from rich.console import Console
+
+        from hflm import clean
+
+        clean.write(corpus.cleaning, path)
+        Console(stderr=True).print(clean.table(corpus.cleaning))
+    elif recipe.pretrain is None or recipe.pretrain.clean is None:
+        path.unlink(missing_ok=True)
 
 
 def say(text):
