@@ -40,7 +40,7 @@ def read_tasks(recipe, todo, say):
     for name, task in recipe.tasks.items():
         learns = recipe.finetune is not None and name in recipe.finetune.tasks
         needed = {
-            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo)),
+            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)),
             "validation": learns and "finetune" in todo and task.splits.validation is not None,
             "test": f"benchmark/{name}" in todo,
         }
@@ -59,9 +59,9 @@ def read_tasks(recipe, todo, say):
 
 
 def read_corpus(recipe, todo, say):
-    """The Corpus that pretraining or the tokenizer needs, or None where neither of them is to do."""
+    """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do."""
     stage = recipe.pretrain
-    if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo)):
+    if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
         return None
     texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
     say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
@@ -114,6 +114,11 @@ def tokenizer_texts(recipe, corpus, material):
 
 def _trains_tokenizer(recipe, todo):
     return "tokenizer" in todo and recipe.tokenizer.train is not None and recipe.tokenizer.train.data is None
+
+
+def _compares(recipe, todo):
+    """Whether a benchmark that is to do is compared with the training text."""
+    return any(stage.startswith("benchmark/") for stage in todo) and recipe.benchmark.contamination
 
 
 def _read(task, use):

@@ -64,7 +64,7 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, measured, material, keys, state, endpoint):
+        for name in benchmark(recipe, folder, measured, material, corpus, keys, state, endpoint):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
@@ -194,9 +194,10 @@ def finetune(recipe, folder, material, key, state):
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
 
 
-def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
+def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=None):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
     from hflm import benchmark as benchmarks
+    from hflm import contamination
 
     trained = recipe.pretrain is not None or recipe.finetune is not None
     if endpoint is None:
@@ -205,6 +206,7 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
         asked, context_length, revision = endpoint, None, None
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
+    overlaps = contamination.check(recipe, names, material, corpus, state) if recipe.benchmark.contamination else {}
     for name in names:
         started = time.monotonic()
         setting = benchmarks.Setting(
@@ -213,6 +215,7 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
             seed=recipe.seed,
             key=keys[f"benchmark/{name}"],
             model_revision=revision,
+            overlap=overlaps.get(name),
         )
         predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
         found = benchmarks.benchmark(asked, name, material[name, "test"], setting, predictions)
