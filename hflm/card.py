@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from hflm import card_benchmark, plots, records, results
+from hflm.clean import setting_in_words
 from hflm.markdown import fenced, inert, table
 from hflm.public import hub_id, public, shown, without_tokens
 from hflm.recipe import dump
@@ -177,14 +178,32 @@ def _limits(recipe, found, config):
         limits.append("Trained on generated toy text: it says nothing about real language.")
     toys = [name for name in found.tasks if name in recipe.tasks and recipe.tasks[name].data.path == "toy"]
     if toys:
-        limits.append(f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones.")
+        limits.append(
+            f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones; "
+            "their few sentence patterns recur, in training text too."
+        )
     longest = config.get("n_positions") or config.get("max_position_embeddings")
     if longest:
         limits.append(f"It reads at most {longest:,} tokens, prompt and answer together.")
+    limits += _unread(recipe, found)
     if found.tasks:
         limits.append("The intervals cover the choice of test rows, not the luck of one training seed.")
     limits.append("It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently.")
     return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]
+
+
+def _unread(recipe, found):
+    """What was trained on and not compared with the benchmark."""
+    if not found.tasks or recipe.benchmark is None or not (recipe.pretrain or recipe.finetune):
+        return []
+    if not recipe.benchmark.contamination:
+        return ["Whether the benchmark's examples stand in the training text was not checked."]
+    unread = []
+    if recipe.pretrain and any(data.options.get("streaming") for data in recipe.pretrain.data):
+        unread.append("The pretraining text was a stream and was not read again to look for the benchmark's examples.")
+    if recipe.model.from_:
+        unread.append("What its base model was trained on was not compared with the benchmark's examples.")
+    return unread
 
 
 def _data(environment):
@@ -205,23 +224,19 @@ def _data(environment):
 def _cleaning(report):
     if not report:
         return []
-    samples = [
-        [
-            step["step"],
-            sample.get("why") or " ".join(key for key in ("of", "of validation") if key in sample),
-            sample["text"],
-        ]
-        for step in report["steps"]
-        for sample in step["samples"]
-    ]
     facts = f"{report['rows_in']:,} documents were read for pretraining, {report['rows_out']:,} stayed"
     facts += f"; normalization changed {report['normalized']:,}" if report["normalized"] else ""
-    rows = [[step["step"], json.dumps(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
+    rows = [[step["step"], setting_in_words(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
+    samples = []
+    for step in report["steps"]:
+        for sample in step["samples"]:
+            like = [f"{key}: {text}" for key, text in sample.items() if key.startswith("like")]
+            samples.append([step["step"], sample["text"], sample.get("why", "".join(like))])
     return [
         "## Cleaning",
         f"{facts}.",
         *([table(["step", "setting", "left out"], rows)] if rows else []),
-        *([table(["step", "why", "left out, for example"], samples)] if samples else []),
+        *([table(["step", "left out, for example", "why"], samples)] if samples else []),
     ]
 
 

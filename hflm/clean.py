@@ -5,7 +5,7 @@ characters, words how long a document is; words as hflm.shingles splits them
 letters, digits, symbols    share of the characters that are not white space; symbols are punctuation and symbols,
                   letters include combining marks
 repetition        see hflm.repetition
-exact_duplicates  equal texts, after normalization
+exact_duplicates  equal texts, after normalization; also of a text that validation holds
 near_duplicates   see hflm.duplicates; also of a text that validation holds
 
 In this order; a document is counted where it first fails. The first of a group of duplicates stays, and so does the
@@ -33,12 +33,14 @@ LONGEST_SAMPLE = 200  # characters
 
 @dataclass(frozen=True)
 class Step:
-    """What one step left out: `samples` are cut short, `of` is the text that a near-duplicate was compared with."""
+    """What one step left out; `samples` are texts cut short, each with its "why" or the near-duplicate that stays:
+    {"text": ..., "like": ...}, or "like in validation".
+    """
 
     step: str
     setting: object
     removed: int
-    samples: tuple[dict, ...]  # {"text": ..., "why" or "of": ...}
+    samples: tuple[dict, ...]
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def clean(texts, section, held_out=()):
             else:
                 leave_out(failure[0], text, why=failure[1])
     if section.exact_duplicates:
-        seen, different = set(), []
+        held, seen, different = set(map(_digest, held_out)), set(), []
         for text in kept:
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if digest in seen:
-                leave_out("exact_duplicates", text)
+            digest = _digest(text)
+            if digest in held or digest in seen:
+                leave_out("exact_duplicates", text, why="stands in validation" if digest in held else "stands before")
             else:
                 seen.add(digest)
                 different.append(text)
@@ -90,7 +92,7 @@ def clean(texts, section, held_out=()):
         everything = [*held_out, *kept]
         near = duplicates.near(everything, section.near_duplicates, keep=len(held_out))
         for number, twin in near.items():
-            which = {"of validation": everything[twin]} if twin < len(held_out) else {"of": everything[twin]}
+            which = {"like in validation": everything[twin]} if twin < len(held_out) else {"like": everything[twin]}
             leave_out("near_duplicates", everything[number], **which)
         kept = [text for number, text in enumerate(kept, len(held_out)) if number not in near]
     settings = section.model_dump(mode="json", exclude={"normalize"}, exclude_none=True)
@@ -181,7 +183,9 @@ def table(report):
         samples = "; ".join(
             " ".join(f"{sample.get('why', '')} {sample['text'][:60]!r}".split()) for sample in step.samples[:1]
         )
-        shown.add_row(Text(f"{step.step} {_setting(step.setting)}".strip()), Text(f"{step.removed:,}"), Text(samples))
+        shown.add_row(
+            Text(f"{step.step} {setting_in_words(step.setting)}".strip()), Text(f"{step.removed:,}"), Text(samples)
+        )
     return shown
 
 
@@ -195,10 +199,15 @@ def _counted(report):
     return f"{report.rows_in:,} documents in, {report.rows_out:,} out" + (f"; left out by {left}" if left else "")
 
 
-def _setting(setting):
+def setting_in_words(setting):
+    """{"min": 0.5, "max": None} -> 'min 0.5', 0.4 -> '0.4', True -> ''."""
     if isinstance(setting, dict):
         return ", ".join(f"{key} {value:g}" for key, value in setting.items() if value is not None)
     return "" if setting is True else f"{setting:g}"
+
+
+def _digest(text):
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _short(text):

@@ -261,7 +261,7 @@ def beside(task, metric):
 
 
 def table(results):
-    """The terminal's summary, a rich.table.Table: each task's main metrics with interval and baselines."""
+    """The terminal's summary, a rich.table.Table: main metrics, interval, baselines; below them what is contaminated."""
     from rich.table import Table
     from rich.text import Text
 
@@ -281,4 +281,18 @@ def table(results):
             first = ("", "") if row else (name, f"{task.n:,}")
             cells = (*first, metric, number(metric, score.value), interval(metric, score), beside(task, metric))
             summary.add_row(*map(Text, cells))  # Text: a name with [brackets] is no markup
+    found = [line for name, task in results.tasks.items() if (line := _contaminated(name, task))]
+    summary.caption = (
+        Text("\n".join(["Contaminated by training text, and the scores without those:", *found])) if found else None
+    )
+    summary.caption_justify = "left"
     return summary
+
+
+def _contaminated(name, task):
+    """'summarization: 45.0% of 400 examples; clean: rouge1 31.2, rougeL 28.0', or '' where nothing is contaminated."""
+    found = task.contamination
+    if found is None or not found.contaminated:
+        return ""
+    clean = ", ".join(f"{metric} {number(metric, found.clean[metric].value)}" for metric in task.main() if found.clean)
+    return f"{name}: {found.share:.1%} of {found.n:,} {found.of}" + (f"; clean: {clean}" if clean else "")

@@ -257,7 +257,7 @@ def _tell_cleaning(folder, recipe, corpus):
 
         clean.write(corpus.cleaning, path)
         Console(stderr=True).print(clean.table(corpus.cleaning))
-    elif recipe.pretrain is None or recipe.pretrain.clean is None:
+    elif corpus is not None or recipe.pretrain is None or recipe.pretrain.clean is None:
         path.unlink(missing_ok=True)
 
 

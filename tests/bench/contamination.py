@@ -57,7 +57,12 @@ def speed():
         started = time.perf_counter()
         contamination.scan([index], text)
         times.append(time.perf_counter() - started)
-    return {"rows": len(rows), "ngrams": len(index.hashes), "mb": round(size, 1), "mb_per_s": round(size / min(times), 1)}
+    return {
+        "rows": len(rows),
+        "ngrams": len(index.hashes),
+        "mb": round(size, 1),
+        "mb_per_s": round(size / min(times), 1),
+    }
 
 
 if __name__ == "__main__":
