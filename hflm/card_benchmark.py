@@ -72,7 +72,7 @@ def _contamination(task):
     )
     share = (
         f"{found.contaminated:,} of {found.n:,} {found.of} have {found.words} words in a row in common with {read}; "
-        f"in {found.near_copies:,} of them such runs hold half of the words or more. Over all {found.of} they hold "
+        f"in {found.near_copies:,} of them such runs hold 40 % of the words or more. Over all {found.of} they hold "
         f"{found.overlap:.1%} of the words on average."
     )
     return [share]

@@ -84,8 +84,8 @@ class Contamination:
     """How much of a task stood in the training text (hflm.contamination), and its scores without that.
 
     Of `n` examples (`of: "examples"`) or lines of one running text (`of: "lines"`), `contaminated` share `words` words
-    in a row with the text that the stages `against` ("pretrain", "finetune") read, and `near_copies` have half of
-    their words there; `overlap` is the mean share of such words, 0 to 1. `clean` are the scores of the other examples,
+    in a row with the text that the stages `against` ("pretrain", "finetune") read, and `near_copies` have 40 %
+    of their words there; `overlap` is the mean share of such words, 0 to 1. `clean` are the scores of the other examples,
     empty where fewer than ten are left or the parts are lines.
     """
 
