@@ -78,6 +78,29 @@ def test_nothing_left_is_told_with_the_counts():
         cleaned(["Fine, so.", "<<a>>"], symbols={"max": 0.1})
 
 
+def test_a_document_is_judged_alone_as_it_is_among_others():
+    """On text of any kind, lone surrogates and unassigned characters too."""
+    source = random.Random(8)
+    pools = [
+        "ab \n",
+        "a1.",
+        "我们去。",
+        "हिन्दी ",
+        "\ud800\udfff",
+        "😀 \x00\u200d",
+        "".join(map(chr, range(0x20, 0x2100))),
+    ]
+    texts = ["", " ", *("".join(source.choices(source.choice(pools), k=source.randint(0, 60))) for _ in range(300))]
+    limits = {key: {"min": 0.1, "max": 0.9} for key in ("letters", "digits", "symbols")}
+    section = Clean.model_validate({**limits, "characters": {"min": 5}, "words": {"max": 40}, "repetition": True})
+    together = clean.failures(texts, section)
+    assert together == [clean.failures([text], section)[0] for text in texts]
+    assert {step for step, _ in filter(None, together)} >= {"characters", "letters", "digits", "symbols", "repetition"}
+    everything = {**section.model_dump(), "normalize": "NFKC", "exact_duplicates": True, "near_duplicates": 0.4}
+    kept, report = clean.clean(texts, Clean.model_validate(everything))
+    assert report.rows_out == len(kept) == 302 - sum(step.removed for step in report.steps)
+
+
 @pytest.mark.parametrize(
     ("form", "text", "expected"),
     [
@@ -220,6 +243,15 @@ def test_what_a_recipe_may_not_say(tmp_path, more, line, message):
         recipe.load(write(tmp_path, more))
     assert f"t.yaml:{line}" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_the_section_is_written_down_with_the_recipe(tmp_path):
+    path = write(tmp_path, "clean: {normalize: NFC, words: {min: 3}, letters: {max: 0.9}, near_duplicates: 0.5}")
+    loaded = recipe.load(path)
+    (tmp_path / "again.yaml").write_text(recipe.dump(loaded))
+    assert recipe.load(str(tmp_path / "again.yaml")) == loaded
+    known = json.dumps(recipe.json_schema())
+    assert all(f'"{key}"' in known for key in Clean.model_fields)
 
 
 @pytest.mark.parametrize("key", ["exact_duplicates: true", "near_duplicates: 0.5"])

@@ -128,6 +128,7 @@ tokenizer: {train: {vocab_size: 300}}
 model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 128}
 pretrain:
   data: {path: corpus.jsonl}
+  clean: {words: {min: 3}}
   args: {max_steps: 1}
 tasks:
   sentiment:
@@ -164,7 +165,10 @@ def finished(tmp_path_factory):
     write("pairs/train.jsonl", map(pair, range(200, 220)))
     write("pairs/test.jsonl", map(pair, range(215, 235)))
     write("held/test.jsonl", [{"text": text(seed, 30)} for seed in range(300, 315)])
-    write("corpus.jsonl", [{"text": f"{text(seed, 20)} {text(seed + 12, 30)}"} for seed in range(280, 291)])
+    write(
+        "corpus.jsonl",
+        [{"text": f"{text(seed, 20)} {text(seed + 12, 30)}"} for seed in range(280, 291)] + [{"text": "<i>two"}],
+    )
     (folder / "t.yaml").write_text(RECIPE)
     with contextlib.chdir(folder):
         run.run(recipe.load("t.yaml"), "run")
@@ -213,6 +217,14 @@ def test_the_card_says_it_beside_each_score(finished):
     assert "2005.14165" in card
 
 
+def test_a_run_tells_what_was_cleaned(finished):
+    told = json.loads((finished / "run" / "data" / "cleaning.json").read_text())
+    assert (told["rows_in"], told["rows_out"], told["steps"][0]["removed"]) == (12, 11, 1)
+    card = (finished / "run" / "README.md").read_text()
+    assert "12 documents were read for pretraining, 11 stayed" in card
+    assert "| words | \\<i\\>two | 2 words |" in card
+
+
 def again(folder, output, *sets):
     shutil.copytree(folder / "run", folder / output)
     with contextlib.chdir(folder):
@@ -248,7 +260,10 @@ def test_a_stream_is_not_read_again_and_the_card_says_so(finished):
     assert tasks["sentiment"].contamination.against == ("finetune",)
     assert tasks["sentiment"].contamination.contaminated == 4
     assert tasks["documents"].contamination.contaminated == 0
-    assert "was a stream and was not read again" in (finished / "streamed" / "README.md").read_text()
+    card = (finished / "streamed" / "README.md").read_text()
+    assert "was a stream and was not read again" in card
+    assert "## Cleaning" not in card  # a stream is not counted
+    assert not (finished / "streamed" / "data" / "cleaning.json").exists()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not there")
