@@ -59,7 +59,7 @@ def _clean(contamination, metric):
         return ["not checked", ""]
     score = contamination.clean.get(metric)
     value = "" if score is None else "{} ({})".format(*_numbers(metric, score))
-    return [f"{contamination.share:.1%}", value]
+    return [f"{100 * contamination.share:.1f} %", value]
 
 
 def _contamination(task):
@@ -73,7 +73,7 @@ def _contamination(task):
     share = (
         f"{found.contaminated:,} of {found.n:,} {found.of} have {found.words} words in a row in common with {read}; "
         f"in {found.near_copies:,} of them such runs hold 40 % of the words or more. Over all {found.of} they hold "
-        f"{found.overlap:.1%} of the words on average."
+        f"{100 * found.overlap:.1f} % of the words on average."
     )
     return [share]
 

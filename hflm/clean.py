@@ -162,12 +162,16 @@ def failures(texts, section):
                 fail(
                     kind,
                     outside(limits, shares),
-                    lambda number, shares=shares, kind=kind: f"{shares[number]:.0%} {kind}",
+                    lambda number, shares=shares, kind=kind: f"{100 * shares[number]:.0f} % {kind}",
                 )
     if section.repetition:
         for rule, most, shares in repetition.shares(texts, words):
-            why = f"{rule}, at most {most:.0%}"
-            fail("repetition", shares > most, lambda number, shares=shares, why=why: f"{shares[number]:.0%} {why}")
+            why = f"{rule}, at most {100 * most:.0f} %"
+            fail(
+                "repetition",
+                shares > most,
+                lambda number, shares=shares, why=why: f"{100 * shares[number]:.0f} % {why}",
+            )
     return found
 
 

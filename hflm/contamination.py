@@ -8,7 +8,8 @@ text. It is a near-copy when 40 % of its words or more lie in such runs: of a co
 of the words lie in unbroken runs of 13 on average.
 
 Only the data's own text is compared, what a prompt shows of a row and the answers, never the words of the prompt
-around it, which training and test share. The benchmark is indexed and the training text is read past it once:
+around it, which training and test share. As there, the whole corpus is compared, also where training ends before it
+has read all of it. The benchmark is indexed and the training text is read past it once:
 memory grows with the benchmark alone.
 """
 

@@ -67,19 +67,20 @@ def read_corpus(recipe, todo, say):
     say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
     if stage.validation is None:
         texts, _, cleaning = _cleaned(stage, texts)
-        return Corpus(texts, None, cleaning)
+        return Corpus(texts, None, cleaning=cleaning)
     if not isinstance(stage.validation, float):
         held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
         if not isinstance(held_out, list):
             raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        return Corpus(*_cleaned(stage, texts, held_out))
+        texts, held_out, cleaning = _cleaned(stage, texts, held_out)
+        return Corpus(texts, held_out, cleaning=cleaning)
     if not isinstance(texts, list):
         raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set there")
     texts, _, cleaning = _cleaned(stage, texts)
     learnt, held_out = data.held_out(texts, stage.validation, stage.rows)
     if not learnt or not held_out:
         raise DataError(f"pretrain.validation: {len(texts):,} texts are too few to hold {stage.validation} of them out")
-    return Corpus(learnt, held_out, cleaning)
+    return Corpus(learnt, held_out, cleaning=cleaning)
 
 
 def _cleaned(stage, texts, held_out=None):

@@ -290,9 +290,9 @@ def table(results):
 
 
 def _contaminated(name, task):
-    """'summarization: 45.0% of 400 examples; clean: rouge1 31.2, rougeL 28.0', or '' where nothing is contaminated."""
+    """'summarization: 45.0 % of 400 examples; clean: rouge1 31.2, rougeL 28.0', or '' where nothing is contaminated."""
     found = task.contamination
     if found is None or not found.contaminated:
         return ""
     clean = ", ".join(f"{metric} {number(metric, found.clean[metric].value)}" for metric in task.main() if found.clean)
-    return f"{name}: {found.share:.1%} of {found.n:,} {found.of}" + (f"; clean: {clean}" if clean else "")
+    return f"{name}: {100 * found.share:.1f} % of {found.n:,} {found.of}" + (f"; clean: {clean}" if clean else "")

@@ -207,6 +207,8 @@ def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=Non
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
     overlaps = contamination.check(recipe, names, material, corpus, state) if recipe.benchmark.contamination else {}
+    if overlaps:
+        say(f"compared {', '.join(overlaps)} with the training text")
     for name in names:
         started = time.monotonic()
         setting = benchmarks.Setting(

@@ -14,9 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 EMOJI = "\U0001f000-\U0001faff"
 MOST_WORDS = 500_000  # hashes kept at a time, about 100 MB
 BATCH = 1 << 20  # characters whose n-grams are in memory together

@@ -54,13 +54,13 @@ def test_ngrams_stay_inside_a_text_and_are_the_same_everywhere():
         ({"characters": {"max": 3}}, ["abc", "abcd"], ["abc"], "4 characters"),
         ({"words": {"min": 2, "max": 3}}, ["a", "a b", "a b c d"], ["a b"], "1 words"),
         ({"words": {"min": 3}}, ["我爱你", "你好"], ["我爱你"], "2 words"),
-        ({"letters": {"min": 0.5}}, ["ab 12", "a 123"], ["ab 12"], "25% letters"),
-        ({"letters": {"min": 0.9}}, ["हिन्दी", "1 2"], ["हिन्दी"], "0% letters"),  # marks belong to letters
-        ({"letters": {"min": 0.1}}, ["a", "  "], ["a"], "0% letters"),
-        ({"digits": {"max": 0.5}}, ["a1", "a22"], ["a1"], "67% digits"),
-        ({"symbols": {"max": 0.25}}, ["abc.", "<<a>>"], ["abc."], "80% symbols"),
+        ({"letters": {"min": 0.5}}, ["ab 12", "a 123"], ["ab 12"], "25 % letters"),
+        ({"letters": {"min": 0.9}}, ["हिन्दी", "1 2"], ["हिन्दी"], "0 % letters"),  # marks belong to letters
+        ({"letters": {"min": 0.1}}, ["a", "  "], ["a"], "0 % letters"),
+        ({"digits": {"max": 0.5}}, ["a1", "a22"], ["a1"], "67 % digits"),
+        ({"symbols": {"max": 0.25}}, ["abc.", "<<a>>"], ["abc."], "80 % symbols"),
         ({"exact_duplicates": True}, ["a", "b", "a"], ["a", "b"], "stands before"),
-        ({"repetition": True}, ["a\nb\nc\nd", "a\na\nb\nb"], ["a\nb\nc\nd"], "50% repeated lines, at most 30%"),
+        ({"repetition": True}, ["a\nb\nc\nd", "a\na\nb\nb"], ["a\nb\nc\nd"], "50 % repeated lines, at most 30 %"),
     ],
 )
 def test_filters(section, texts, stay, why):

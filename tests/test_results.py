@@ -158,7 +158,7 @@ def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
 def test_the_terminal_tells_what_is_contaminated_below_the_table():
     console = Console(width=80, file=io.StringIO())
     console.print(results.table(RESULTS))
-    assert "sentiment: 10.0% of 872 examples; clean: accuracy 0.800" in console.file.getvalue()
+    assert "sentiment: 10.0 % of 872 examples; clean: accuracy 0.800" in console.file.getvalue()
     checked = dataclasses.replace(SENTIMENT.contamination, contaminated=0)
     console = Console(width=80, file=io.StringIO())
     console.print(results.table(Results("m", {"mood": dataclasses.replace(SENTIMENT, contamination=checked)})))
