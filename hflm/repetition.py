@@ -18,6 +18,7 @@ MOST_DUPLICATE = {
 }
 MOST_TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
 MOST_DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+CHARACTERS_OF_A_WORD = 2  # in a text that is mostly of a script without spaces
 
 
 def shares(texts, words):
@@ -48,27 +49,33 @@ def _lines(texts):
 
 def _ngrams(words):
     """Yields (rule, most, shares (D,)) of the words' characters in repeated n-grams."""
-    texts = len(words.starts) - 1
-    text_of = np.repeat(np.arange(texts), np.diff(words.starts))
+    counts = np.diff(words.starts)
+    texts, text_of = len(counts), np.repeat(np.arange(len(counts)), counts)
     ends = np.concatenate([[0], np.cumsum(words.lengths)])
     total = np.maximum(1, ends[words.starts[1:]] - ends[words.starts[:-1]])
+    scales = np.where(total < 2 * counts, CHARACTERS_OF_A_WORD, 1)
     for n in range(2, 11):
-        hashes, places = words.ngrams(n)
+        parts = []
+        for scale in np.unique(scales).tolist():
+            hashes, places = words.ngrams(n * scale)
+            own = scales[text_of[places]] == scale
+            parts.append((hashes[own], places[own], np.full(own.sum(), n * scale)))
+        hashes, places, sizes = map(np.concatenate, zip(*parts, strict=True))
         # The same n-gram in another text is another one.
-        own = hashes ^ (text_of[places].astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
-        _, first, counts = np.unique(own, return_index=True, return_counts=True)
-        lengths = ends[places + n] - ends[places]
+        hashes ^= text_of[places].astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         if n in MOST_TOP_NGRAM:
-            again = counts > 1
+            first, counts = first[counts > 1], counts[counts > 1]
+            lengths = ends[places[first] + sizes[first]] - ends[places[first]]
             tops = np.zeros(texts, np.int64)
             # The most frequent, and of these the longest, in one number.
-            np.maximum.at(tops, text_of[places[first[again]]], (counts[again] << 32) + lengths[first[again]])
+            np.maximum.at(tops, text_of[places[first]], (counts << 32) + lengths)
             yield f"in the most frequent {n} words", MOST_TOP_NGRAM[n], (tops >> 32) * (tops & (1 << 32) - 1) / total
         else:
             repeats = np.ones(len(places), bool)
             repeats[first] = False
             depth = np.zeros(len(words.hashes) + 1, np.int64)
             np.add.at(depth, places[repeats], 1)
-            np.add.at(depth, places[repeats] + n, -1)
+            np.add.at(depth, places[repeats] + sizes[repeats], -1)
             covered = np.where(np.cumsum(depth[:-1]) > 0, words.lengths, 0)
             yield f"in repeated {n} words", MOST_DUPLICATE_NGRAMS[n], np.bincount(text_of, covered, texts) / total

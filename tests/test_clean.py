@@ -126,6 +126,14 @@ def test_repetition_by_words():
     assert cleaned(short, repetition=True)[0] == short
 
 
+def test_repetition_in_a_script_without_spaces_counts_words_of_two_characters():
+    """A name of five characters that stands six times is no more repetition than two words would be."""
+    source = random.Random(2)
+    name = "复旦大学生"
+    text = "".join(f"{''.join(chr(0x4E00 + source.randrange(3000)) for _ in range(17))}{name}" for _ in range(6))
+    assert cleaned([text, text + name * 6], repetition=True)[0] == [text]
+
+
 def test_a_document_counts_where_it_first_fails():
     _, report = cleaned(["1", "long enough"], characters={"min": 5}, letters={"min": 0.5})
     assert [(step.step, step.removed) for step in report.steps] == [("characters", 1), ("letters", 0)]
