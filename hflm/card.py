@@ -55,6 +55,7 @@ def write(run, recipe):
         *_use(repo_id, samples, config),
         *_limits(recipe, found, config),
         *card_made.data(recipe, environment),
+        *card_made.cleaning(records.read_json(run / "data" / "cleaning.json")),
         *card_made.made(recipe, environment),
     ]
     results.write_text(run / "README.md", "\n\n".join(sections) + "\n")
@@ -230,11 +231,29 @@ def _limits(recipe, found, config):
         limits.append("Trained on generated toy text: it says nothing about real language.")
     toys = [name for name in found.tasks if name in recipe.tasks and recipe.tasks[name].data.path == "toy"]
     if toys:
-        limits.append(f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones.")
+        limits.append(
+            f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones; "
+            "their few sentence patterns recur, in training text too."
+        )
     longest = config.get("n_positions") or config.get("max_position_embeddings")
     if longest:
         limits.append(f"It reads at most {longest:,} tokens, prompt and answer together.")
+    limits += _unread(recipe, found)
     if found.tasks:
         limits.append("The intervals cover the choice of test rows, not the luck of one training seed.")
     limits.append("It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently.")
     return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]
+
+
+def _unread(recipe, found):
+    """What was trained on and not compared with the benchmark."""
+    if not found.tasks or recipe.benchmark is None or not (recipe.pretrain or recipe.finetune):
+        return []
+    if not recipe.benchmark.contamination:
+        return ["Whether the benchmark's examples stand in the training text was not checked."]
+    unread = []
+    if recipe.pretrain and any(data.options.get("streaming") for data in recipe.pretrain.data):
+        unread.append("The pretraining text was a stream and was not read again to look for the benchmark's examples.")
+    if recipe.model.from_:
+        unread.append("What its base model was trained on was not compared with the benchmark's examples.")
+    return unread

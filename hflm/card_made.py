@@ -4,6 +4,7 @@ import json
 
 import yaml
 
+from hflm.clean import setting_in_words
 from hflm.environment import sources
 from hflm.markdown import fenced, inert, table
 from hflm.public import public, shown
@@ -33,6 +34,26 @@ def data(recipe, environment):
     ]
     headings = ["used as", "data set", "rows", "tokens", "licence", "fingerprint"]
     return ["## Data", table(headings, rows)] if rows else []
+
+
+def cleaning(report):
+    """The section on cleaning; `report` is what clean.write wrote, or {}."""
+    if not report:
+        return []
+    facts = f"{report['rows_in']:,} documents were read for pretraining, {report['rows_out']:,} stayed"
+    facts += f"; normalization changed {report['normalized']:,}" if report["normalized"] else ""
+    rows = [[step["step"], setting_in_words(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
+    samples = []
+    for step in report["steps"]:
+        for sample in step["samples"]:
+            like = [f"{key}: {text}" for key, text in sample.items() if key.startswith("like")]
+            samples.append([step["step"], sample["text"], sample.get("why", "".join(like))])
+    return [
+        "## Cleaning",
+        f"{facts}.",
+        *([table(["step", "setting", "left out"], rows)] if rows else []),
+        *([table(["step", "left out, for example", "why"], samples)] if samples else []),
+    ]
 
 
 def made(recipe, environment):

@@ -14,6 +14,7 @@ from hflm import names, recipe_yaml, task_file
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
 from hflm.presets import PRESETS
+from hflm.recipe_clean import Clean, misplaced
 from hflm.recipe_section import (
     KINDS,
     BlockSize,
@@ -129,6 +130,7 @@ class PretrainRecipe(Section):
         ]
         | None
     ) = None
+    clean: Clean | None = None
     block_size: BlockSize | None = None
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
@@ -139,6 +141,7 @@ class PretrainRecipe(Section):
             without = [i for i, each in enumerate(data) if each.get("weight") is None]
             if 0 < len(without) < len(data):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
+        yield from misplaced(raw)
         yield from misused(raw, "args", "TrainingArguments")
 
 
@@ -172,6 +175,7 @@ class BenchmarkRecipe(Section):
     tasks: Annotated[Words, count(1)]
     batch_tokens: Positive | None = None
     resamples: Positive = 1000
+    contamination: bool = True
 
 
 class PushRecipe(Section):

@@ -45,6 +45,7 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
         if todo != {"push"}:  # what is pushed again is what the run left
             environment.write(folder, environment.describe(recipe, state.num_processes))
+            _tell_cleaning(folder, recipe, corpus)
     state.wait_for_everyone()
     say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
@@ -64,7 +65,7 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, measured, material, keys, state, endpoint):
+        for name in benchmark(recipe, folder, measured, material, corpus, keys, state, endpoint):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
@@ -194,9 +195,10 @@ def finetune(recipe, folder, material, key, state):
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
 
 
-def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
+def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=None):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
     from hflm import benchmark as benchmarks
+    from hflm import contamination
 
     trained = recipe.pretrain is not None or recipe.finetune is not None
     if endpoint is None:
@@ -205,6 +207,9 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
         asked, context_length, revision = endpoint, None, None
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
+    overlaps = contamination.check(recipe, names, material, corpus, state) if recipe.benchmark.contamination else {}
+    if overlaps:
+        say(f"compared {', '.join(overlaps)} with the training text")
     for name in names:
         started = time.monotonic()
         setting = benchmarks.Setting(
@@ -213,6 +218,7 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
             seed=recipe.seed,
             key=keys[f"benchmark/{name}"],
             model_revision=revision,
+            overlap=overlaps.get(name),
         )
         predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
         found = benchmarks.benchmark(asked, name, material[name, "test"], setting, predictions)
@@ -242,6 +248,20 @@ def show(folder, recipe):
     if recipe.benchmark is not None:
         Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
     say(f"card: {folder / 'README.md'}")
+
+
+def _tell_cleaning(folder, recipe, corpus):
+    """What cleaning left out of the corpus, in the terminal and in data/cleaning.json."""
+    path = folder / "data" / "cleaning.json"
+    if corpus is not None and corpus.cleaning is not None:
+        from rich.console import Console
+
+        from hflm import clean
+
+        clean.write(corpus.cleaning, path)
+        Console(stderr=True).print(clean.table(corpus.cleaning))
+    elif corpus is not None or recipe.pretrain is None or recipe.pretrain.clean is None:
+        path.unlink(missing_ok=True)
 
 
 def say(text):

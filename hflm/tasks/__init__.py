@@ -236,6 +236,26 @@ def long_text(task, example):
     return max((fields[name].strip() for name in names if isinstance(fields.get(name), str)), key=len, default="")
 
 
+def contents(task, example) -> dict[str, str]:
+    """The texts of the row that the prompt shows, by column, without the words of the prompt itself.
+
+    A list or a nested row is shown as its texts, one a line. Language modelling has no prompt, and none.
+
+    >>> contents(sentiment, example)                                                          # doctest: +SKIP
+    {'text': 'a stirring film'}
+    """
+    _, names = _template(task)
+    found = {name: "\n".join(_strings(example.fields.get(name))) for name in sorted(names)}
+    return {name: text for name, text in found.items() if text}
+
+
+def _strings(value):
+    if isinstance(value, str):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [text for each in values for text in _strings(each)]
+
+
 def _texts(task, examples, where):
     """Language modelling: blank documents carry nothing to predict; lines are one running text."""
     if task.rows == "lines":
