@@ -93,11 +93,16 @@ def encode(tokenizer, texts):
     >>> tokenizer.decode(encode(tokenizer, ["a <|endoftext|> b"])[0])
     'a <|endoftext|> b'
     """
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
-    backend.no_truncation()
-    backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return [encoding.ids for encoding in plain_backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def plain_backend(tokenizer):
+    """The tokenizers.Tokenizer inside, set to encode text as it is: whole, unpadded, special tokens as text."""
+    plain = tokenizer.backend_tokenizer
+    plain.encode_special_tokens = True
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
 
 
 def first_line(error):
