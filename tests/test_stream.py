@@ -1,6 +1,10 @@
 """A stream goes on after a stop with the very next row, whatever reads it and wherever it stops."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from itertools import islice
 
@@ -8,8 +12,9 @@ import datasets
 import pytest
 from conftest import TEXTS
 
-from hflm import data, pack, stream
+from hflm import data, pack, run, stream
 from hflm import model as models
+from hflm import recipe as recipes
 from hflm import train as training
 from hflm.errors import DataError, UserError
 from hflm.recipe_tasks import Data
@@ -131,7 +136,7 @@ def test_a_reader_without_documents_is_told(streamed):
 def fit(streamed, tokenizer, tmp_path, monkeypatch):
     """Train a tiny model on a stream in a folder, `until` a step at which the process is lost; [step, ids] as trained."""
 
-    def run(folder, until=None, shuffle_buffer=20, name="three files", **args):
+    def fitted(folder, until=None, shuffle_buffer=20, name="three files", **args):
         seen = []
 
         class Recording(training.Trainer):
@@ -160,7 +165,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
                 assert until is not None
         return seen, packed
 
-    return run
+    return fitted
 
 
 @pytest.mark.parametrize(
@@ -211,3 +216,73 @@ def test_a_bad_row_of_a_stream_is_one_clear_error(fit, files, workers):
     (files / "one" / "train.jsonl").write_text("".join([*lines[:50], '{"text": null, "n": 0}\n', *lines[50:]]))
     with pytest.raises(DataError, match=r"^[^\n]*train.jsonl, row \d+: column 'text' holds None, not text$"):
         fit("run", name="jsonl", dataloader_num_workers=workers)
+
+
+RECIPE = """
+name: streamed
+tokenizer: {train: {vocab_size: 400}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+pretrain:
+  data: [{path: one, streaming: true, weight: 2}, {path: three, streaming: true, weight: 1}]
+  shuffle_buffer: 50
+  args: {max_steps: 60, save_steps: 7, logging_steps: 10, per_device_train_batch_size: 2}
+"""
+
+
+def test_a_recipe_that_streams_tells_what_it_packed(files, monkeypatch, capsys):
+    (files / "streamed.yaml").write_text(RECIPE)
+    monkeypatch.chdir(files)
+    run.run(recipes.load("streamed.yaml"))
+    packing = json.loads((files / "runs/streamed/environment.json").read_text())["stages"]["pretrain"]["packing"]
+    assert packing["rows"] == 60 * 2
+    assert packing["tokens"] + packing["padding"] == 60 * 2 * 64
+    assert f"pretrain: {pack.told(packing)}" in capsys.readouterr().err
+
+
+def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, capsys):
+    (files / "memory.yaml").write_text(RECIPE)
+    sets = ["pretrain.data={path: one}", "pretrain.shuffle_buffer=null", "pretrain.args.max_steps=4"]
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(pack, "home", lambda: files / "kept")
+    told = []
+    for name in ("first", "second"):
+        run.run(recipes.load("memory.yaml", sets), name)
+        told.append(capsys.readouterr().err)
+    (kept,) = (files / "kept").iterdir()
+    assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]
+    records = [json.loads((files / name / "environment.json").read_text()) for name in ("first", "second")]
+    first, second = (record["stages"]["pretrain"] for record in records)
+    assert first["packing"] == second["packing"]
+    assert first["packing"]["texts"] == FINITE
+    assert first["final_loss"] == second["final_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_run_that_was_killed_ends_in_the_same_weights(files, processes, workers):
+    (files / "streamed.yaml").write_text(RECIPE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    command = [sys.executable, *(launcher if processes == 2 else []), "-m", "hflm", "run", "streamed.yaml"]
+    command += ["--set", f"pretrain.args.dataloader_num_workers={workers}", "--output"]
+
+    def start(output):
+        return subprocess.Popen(
+            [*command, output], cwd=files, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    whole = start("whole")
+    assert whole.wait() == 0, whole.stderr.read()
+    killed = start("killed")
+    for line in killed.stderr:
+        if line.startswith("pretrain 30/"):
+            break
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    again = start("killed")
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    assert "continues from checkpoint-" in said
+    weights = [(files / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
