@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hflm import pack
@@ -122,6 +123,7 @@ class Loader:
             pin_memory=args.dataloader_pin_memory,
             worker_init_fn=_begin_worker,
             persistent_workers=args.dataloader_persistent_workers,
+            generator=torch.Generator(),  # else it draws from the random state that a resumed run has restored
         )
 
     def __iter__(self):

@@ -10,6 +10,7 @@ from itertools import islice
 
 import datasets
 import pytest
+import torch
 from conftest import TEXTS
 
 from hflm import data, pack, run, stream
@@ -149,6 +150,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
         packed = streamed(name, shuffle_buffer)
         with monkeypatch.context() as patched:
             patched.setattr(training, "Trainer", Recording)
+            torch.manual_seed(0)
             model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
             try:
                 training.train(
@@ -177,7 +179,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
         ({"dataloader_num_workers": 2, "dataloader_prefetch_factor": 4, "gradient_accumulation_steps": 2}, (28,)),
     ],
 )
-def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, args, stops):
+def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, args, stops):
     whole, packed = fit("whole", **args)
     expected = packed.counts()
     assert any(place["pass"] for place in packed.taken["places"])
@@ -187,6 +189,8 @@ def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, args, stops
     seen, packed = fit("stopped", **args)
     assert seen == [step for step in whole if step[0] >= stops[-1] // 5 * 5]
     assert seen[0][0] > 0
+    kept = [(tmp_path / name / "checkpoint-60" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert kept[0] == kept[1], "the random state of dropout was another one"
     assert packed.counts() == expected
     assert expected["rows"] == 60 * 3 * args.get("gradient_accumulation_steps", 1)
     assert expected["tokens"] + expected["padding"] == expected["rows"] * 48
