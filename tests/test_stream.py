@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 
 import datasets
+import psutil
 import pytest
 import torch
 from conftest import TEXTS
@@ -269,24 +270,29 @@ def test_a_streamed_run_that_was_killed_ends_in_the_same_weights(files, processe
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
     command = [sys.executable, *(launcher if processes == 2 else []), "-m", "hflm", "run", "streamed.yaml"]
+    command += ["--set", "pretrain.args.max_steps=120"]
     command += ["--set", f"pretrain.args.dataloader_num_workers={workers}", "--output"]
 
-    def start(output):
-        return subprocess.Popen(
-            [*command, output], cwd=files, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-        )
+    def start(output, until=None):
+        with subprocess.Popen(
+            [*command, output], cwd=files, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        ) as process:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if until and line.startswith(until):
+                    # The launcher's processes too, which it starts in groups of their own.
+                    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                        each.kill()
+        return process.returncode, "".join(said)
 
-    whole = start("whole")
-    assert whole.wait() == 0, whole.stderr.read()
-    killed = start("killed")
-    for line in killed.stderr:
-        if line.startswith("pretrain 30/"):
-            break
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    again = start("killed")
-    _, said = again.communicate()
-    assert again.returncode == 0, said
+    code, said = start("whole")
+    assert code == 0, said
+    code, said = start("killed", until="pretrain 30/")
+    assert code == -signal.SIGKILL, said
+    assert not (files / "killed" / "model").exists()
+    code, said = start("killed")
+    assert code == 0, said
     assert "continues from checkpoint-" in said
     weights = [(files / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
