@@ -4,32 +4,21 @@ A row holds several whole pieces side by side. Each piece has position ids from 
 that nothing is learnt, and with the mask that transformers derives from the restarting positions nothing is seen,
 across the border of two pieces. No token is lost: a text that is longer than a row is split into pieces.
 
-The ids of all texts lie in one array of 2 or 4 bytes a token; a row is built from it when it is asked for. The ids of
-a corpus are kept under the Hugging Face home by the content of its text and tokenizer, so that no other run with both
-encodes it again.
+The ids of all texts lie in one array of 2 or 4 bytes a token; a row is built from it when it is asked for.
 """
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from hflm.errors import UserError
-from hflm.tokenizer import encode, plain_backend
+from hflm import encoding
+from hflm.tokenizer import encode
 
 IGNORED = -100  # torch's cross entropy skips this label
-# Texts a call of the tokenizer, so that all cores are used and memory stays bounded.
-ENCODE_AT_ONCE = 1000
-CHARACTERS_AT_ONCE = 1 << 22
-KEPT_FORMAT = 1  # of the files that `_kept` writes
+MOST_PADDING = 0.005  # as a share of the tokens; beyond it slower ways to pack are tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +79,12 @@ class Packed:
 
 
 def told(counts):
-    """`Packed.counts()` in words: '1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts cut'."""
+    """`Packed.counts()` in words: '1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts longer than a row'."""
     room = counts["rows"] * counts["block_size"]
     share = f"{counts['padding'] / room:.1%}".replace("%", " %")
     return (
         f"{counts['tokens']:,} tokens in {counts['rows']:,} rows of {counts['block_size']}, "
-        f"{counts['padding']:,} places padded ({share}), {counts['cut']:,} of {counts['texts']:,} texts cut"
+        f"{counts['padding']:,} places padded ({share}), {counts['cut']:,} of {counts['texts']:,} texts longer than a row"
     )
 
 
@@ -106,7 +95,11 @@ def pack_documents(texts, tokenizer, block_size, rows="documents", keep=None):
     running text and cuts it into full blocks. `keep` is a folder where the ids of earlier texts are found and these
     are kept. Returns Packed. Raises UserError when `keep` cannot be written.
     """
-    ids, lengths, kept = _kept(texts, tokenizer, rows, keep) if keep else (*_encoded(texts, tokenizer, rows), None)
+    kept = None
+    if keep is None:
+        ids, lengths = map(np.concatenate, zip(*encoding.encoded(texts, tokenizer, rows), strict=True))
+    else:
+        ids, lengths, kept = encoding.kept(texts, tokenizer, rows, keep)
     if rows == "lines":
         starts, lengths = _pieces(np.array([lengths.sum()]), block_size)
         rows = Rows(ids, starts, lengths, np.ones_like(starts), np.arange(len(starts) + 1))
@@ -135,7 +128,7 @@ def pack_examples(examples, tokenizer, block_size, cut=0):
     targets = encode(tokenizer, [" " + target for _, target in examples])
     whole = [[*prompt, *target, tokenizer.eos_token_id] for prompt, target in zip(prompts, targets, strict=True)]
     lengths = np.array([len(ids) for ids in whole])
-    ids = np.fromiter(chain.from_iterable(whole), ids_type(tokenizer), lengths.sum())
+    ids = np.fromiter(chain.from_iterable(whole), encoding.ids_type(tokenizer), lengths.sum())
     unlearnt = np.array([max(1, len(prompt)) for prompt in prompts])
     return _pack(ids, lengths.cumsum() - lengths, lengths, unlearnt, block_size, len(examples), cut)
 
@@ -195,101 +188,43 @@ def best_fit(lengths, block_size):
     return rows
 
 
-def encoded(texts, tokenizer, rows="documents"):
-    """Yield (ids, lengths) of some texts at a time: their ids one after the other, and how many each text has.
+def exact_fit(lengths, block_size, common_first=False):
+    """Group pieces into rows: the longest one that is left, with those of the others that fill its row best.
 
-    A document begins with the begin of text and ends with the end of text; a running text (`rows: lines`) has neither.
+    Slower than best fit, and better where the pieces are all about as long. The others are found by subset sums, of
+    the longest of them or, with `common_first`, of the commonest lengths.
+
+    >>> exact_fit([5, 5, 4, 4, 3, 3], block_size=12)
+    [[0, 4, 2], [1, 5, 3]]
     """
-    first = [] if rows == "lines" or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    last = [] if rows == "lines" else [tokenizer.eos_token_id]
-    for some in batches(texts):
-        found = encode(tokenizer, some)
-        lengths = np.array([len(ids) for ids in found]) + len(first) + len(last)
-        ids = chain.from_iterable(chain.from_iterable((first, ids, last) for ids in found))
-        yield np.fromiter(ids, ids_type(tokenizer), lengths.sum()), lengths
-
-
-def batches(texts):
-    """Lists of up to ENCODE_AT_ONCE texts, fewer when they are long; no text is read before it is needed."""
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if len(batch) == ENCODE_AT_ONCE or size >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def ids_type(tokenizer):
-    """The smallest type that holds every id: 2 bytes a token for most vocabularies."""
-    return np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
-
-
-def home():
-    """Where the ids of corpora are kept: `hflm-packed` under the Hugging Face home."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HOME) / "hflm-packed"
-
-
-def _encoded(texts, tokenizer, rows):
-    ids, lengths = zip(*encoded(texts, tokenizer, rows), strict=True)
-    return np.concatenate(ids), np.concatenate(lengths)
-
-
-def _kept(texts, tokenizer, rows, keep):
-    """(ids, lengths, folder or None): memory-mapped ids, encoded only when no earlier run has kept them."""
-    folder = Path(keep) / _content(texts, tokenizer, rows)
-    found = folder.is_dir()
-    try:
-        if not found:
-            _write(folder, encoded(texts, tokenizer, rows))
-        ids = np.memmap(folder / "ids.bin", ids_type(tokenizer), mode="r")
-        lengths = np.load(folder / "lengths.npy")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: the encoded corpus cannot be kept or read there: {error}. Remove that folder, or set HF_HOME "
-            "to one that can be written"
-        ) from None
-    if len(ids) != lengths.sum():
-        raise UserError(f"{folder}: the encoded corpus there is damaged. Remove that folder")
-    return ids, lengths, folder if found else None
-
-
-def _write(folder, parts):
-    """The folder appears whole or not at all; when another run was faster, its folder stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        lengths = []
-        with open(beside / "ids.bin", "wb") as file:
-            for ids, some in parts:
-                file.write(ids.data)
-                lengths.append(some)
-            file.flush()
-            os.fsync(file.fileno())
-        np.save(beside / "lengths.npy", np.concatenate(lengths))
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _content(texts, tokenizer, rows):
-    """The hash of all that the ids follow from. Hashing takes about a hundredth of the time of encoding."""
-    kind = [KEPT_FORMAT, metadata.version("tokenizers"), rows, tokenizer.bos_token_id, tokenizer.eos_token_id]
-    digest = hashlib.blake2b(json.dumps(kind).encode(), digest_size=20)
-    digest.update(plain_backend(tokenizer).to_str().encode())
-    for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8))
-        digest.update(content)
-    return digest.hexdigest()
+    left = {}
+    for piece, length in enumerate(lengths):
+        left.setdefault(int(length), []).append(piece)
+    sizes, rows = sorted(left, reverse=True), []
+    for pieces in left.values():
+        pieces.reverse()  # the first one is taken first
+    while sizes:
+        row, room = [left[sizes[0]].pop()], block_size - sizes[0]
+        fitting, sums = [], [1]  # bit s of the last of `sums` is set when some of the fitting ones sum to s
+        others = [size for size in sizes if size <= room and left[size]]
+        if common_first:
+            others.sort(key=lambda size: -len(left[size]))
+        for size in others:
+            reached = sums[-1]
+            for _ in range(min(len(left[size]), room // size)):
+                reached |= reached << size & (2 << room) - 1
+            fitting.append(size)
+            sums.append(reached)
+            if reached >> room:
+                break
+        total = sums[-1].bit_length() - 1
+        for size, without in zip(reversed(fitting), reversed(sums[:-1]), strict=True):
+            while not without >> total & 1:
+                row.append(left[size].pop())
+                total -= size
+        rows.append(row)
+        sizes = [size for size in sizes if left[size]]
+    return rows
 
 
 def _pieces(lengths, block_size):
@@ -313,6 +248,9 @@ def _pieces(lengths, block_size):
 
 def _pack(ids, starts, lengths, unlearnt, block_size, texts, cut, kept=None, in_order=False):
     rows = best_fit(lengths, block_size)
+    if len(rows) * block_size > lengths.sum() * (1 + MOST_PADDING) + block_size:
+        both = (exact_fit(lengths, block_size, common_first) for common_first in (False, True))
+        rows = min(rows, *both, key=len)
     if in_order:
         rows = sorted(rows, key=min)
     order = np.fromiter(chain.from_iterable(rows), np.int64, len(lengths))

@@ -141,8 +141,8 @@ def make_tokenizer(recipe, folder, corpus, material, state):
 
 def pretrain(recipe, folder, corpus, key, state):
     """Next-token prediction on the corpus; the result is `pretrain/model/`."""
+    from hflm import encoding, pack, stream
     from hflm import model as models
-    from hflm import pack, stream
 
     model, tokenizer = _first_model(recipe, folder)
     stage = recipe.pretrain
@@ -151,7 +151,7 @@ def pretrain(recipe, folder, corpus, key, state):
     validation = corpus.held_out and packing(corpus.held_out)
     if isinstance(corpus.texts, list):
         with state.main_process_first():  # the others find what the first one keeps
-            packed = packing(corpus.texts, keep=pack.home())
+            packed = packing(corpus.texts, keep=encoding.home())
         if packed.kept:
             say(f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}")
         say(f"pretrain: {pack.told(packed.counts())}")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from hflm import pack
+from hflm import encoding, pack
 from hflm.errors import DataError, UserError
 from hflm.results import write_text
 
@@ -169,7 +169,7 @@ def rows(packed, reader, readers, place):
         ids, lengths, size = [], [], 0
         while size < enough:
             texts, after = next(documents)
-            for some in pack.encoded(texts, packed.tokenizer):
+            for some in encoding.encoded(texts, packed.tokenizer):
                 ids.append(some[0])
                 lengths.append(some[1])
                 size += len(some[0])
@@ -199,7 +199,7 @@ def _documents(packed, reader, readers, place):
         for documents in _blocks(texts, packed.shuffle_buffer):
             if packed.shuffle_buffer:
                 random.Random(f"{packed.seed} {reader} {number} {block}").shuffle(documents)
-            for some in pack.batches(documents[used:]):
+            for some in encoding.batches(documents[used:]):
                 used += len(some)
                 yield some, {**BEGIN, "pass": number, "dataset": state, "block": block, "used": used}
             state, block, used = dataset.state_dict(), block + 1, 0
@@ -211,7 +211,7 @@ def _documents(packed, reader, readers, place):
 
 def _blocks(texts, shuffle_buffer):
     if shuffle_buffer is None:
-        return pack.batches(texts)
+        return encoding.batches(texts)
     return iter(lambda: list(islice(texts, shuffle_buffer)), [])
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import TEXTS
 
+from hflm import encoding, pack
 from hflm import model as models
-from hflm import pack
 from hflm import tokenizer as tokenizers
 from hflm.errors import UserError
 from hflm.tokenizer import encode
@@ -36,6 +36,34 @@ def test_best_fit_keeps_every_piece_once_and_wastes_little():
     assert sorted(piece for row in rows for piece in row) == list(range(3000))
     assert all(sum(lengths[piece] for piece in row) <= 256 for row in rows)
     assert sum(lengths) / (len(rows) * 256) > 0.99
+
+
+@pytest.mark.parametrize("common_first", [False, True])
+@pytest.mark.parametrize(
+    ("lengths", "block_size", "rows"),
+    [
+        ([], 10, 0),
+        ([10], 10, 1),
+        ([5, 5, 4, 4, 3, 3], 12, 2),
+        ([6, 6, 6], 10, 3),
+        ([2, 9, 8, 1, 5, 5], 10, 3),
+        ([4] * 7, 12, 3),
+    ],
+)
+def test_exact_fit(lengths, block_size, rows, common_first):
+    found = pack.exact_fit(lengths, block_size, common_first)
+    assert sorted(piece for row in found for piece in row) == list(range(len(lengths)))
+    assert all(sum(lengths[piece] for piece in row) <= block_size for row in found)
+    assert len(found) == rows
+
+
+def test_pieces_of_about_one_length_waste_little_too(tokenizer):
+    rng = np.random.default_rng(0)
+    lengths = rng.normal(64, 6, 3000).astype(int)
+    assert len(pack.best_fit(lengths, 256)) * 256 > lengths.sum() * 1.05
+    packed = pack.pack_ids(np.zeros(lengths.sum(), np.uint16), lengths, 256)
+    assert packed.counts()["padding"] < 0.01 * packed.tokens
+    assert packed.tokens == lengths.sum() == sum(len(row["input_ids"]) for row in packed.rows)
 
 
 def test_documents_stand_whole_with_begin_and_end(tokenizer):
@@ -99,7 +127,7 @@ def test_rows_are_a_sequence(tokenizer):
 
 
 def test_rows_in_order_stand_where_their_first_document_stood(tokenizer):
-    ids, lengths = next(pack.encoded([TEXTS[0], " ".join(TEXTS[:3]), TEXTS[1]], tokenizer))
+    ids, lengths = next(encoding.encoded([TEXTS[0], " ".join(TEXTS[:3]), TEXTS[1]], tokenizer))
     packed = pack.pack_ids(ids, lengths, 32, in_order=True)
     assert packed.rows[0]["input_ids"][: lengths[0]].tolist() == ids[: lengths[0]].tolist()
 
@@ -111,7 +139,7 @@ def same(found, expected):
 def test_the_same_text_is_encoded_once(tokenizer, tmp_path, monkeypatch):
     first = pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path / "kept")
     assert first.kept is None
-    monkeypatch.setattr(pack, "encode", None)  # from now on nothing may be encoded
+    monkeypatch.setattr(encoding, "encode", None)  # from now on nothing may be encoded
     for block_size in (64, 32):
         again = pack.pack_documents(TEXTS, tokenizer, block_size, keep=tmp_path / "kept")
         assert again.kept.parent == tmp_path / "kept"
@@ -140,7 +168,7 @@ def test_another_text_or_tokenizer_is_encoded_again(tokenizer, tmp_path, change)
 
 
 def test_nothing_is_kept_of_an_encoding_that_fails(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "ENCODE_AT_ONCE", 10)
+    monkeypatch.setattr(encoding, "ENCODE_AT_ONCE", 10)
     with pytest.raises(TypeError):
         pack.pack_documents([*TEXTS, "\ud800"], tokenizer, 64, keep=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -164,13 +192,15 @@ def test_a_folder_that_cannot_be_written_is_told(tokenizer, tmp_path):
 
 
 def test_a_large_vocabulary_takes_four_bytes_a_token():
-    assert pack.ids_type(range(1 << 16)) == np.uint16
-    assert pack.ids_type(range((1 << 16) + 1)) == np.int32
+    assert encoding.ids_type(range(1 << 16)) == np.uint16
+    assert encoding.ids_type(range((1 << 16) + 1)) == np.int32
 
 
 def test_packing_is_told_in_words():
     counts = {"rows": 16, "block_size": 64, "texts": 9, "cut": 1, "tokens": 1010, "padding": 14}
-    assert pack.told(counts) == ("1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts cut")
+    assert pack.told(counts) == (
+        "1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts longer than a row"
+    )
 
 
 def test_lines_are_one_running_text_in_full_blocks(tokenizer):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import data, pack, run, stream
+from hflm import data, encoding, pack, run, stream
 from hflm import model as models
 from hflm import recipe as recipes
 from hflm import train as training
@@ -44,7 +44,7 @@ def files(tmp_path):
 def small(monkeypatch):
     """Many groups and blocks in a pass."""
     monkeypatch.setattr(stream, "ROWS_AT_ONCE", 6)
-    monkeypatch.setattr(pack, "ENCODE_AT_ONCE", 10)
+    monkeypatch.setattr(encoding, "ENCODE_AT_ONCE", 10)
 
 
 SOURCES = {
@@ -95,7 +95,8 @@ def documents(rows, tokenizer):
 
 @pytest.mark.parametrize("shuffle_buffer", [None, 50])
 @pytest.mark.parametrize(("name", "readers"), [("jsonl", 1), ("jsonl", 2), ("three files", 3)])
-def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, name, readers, shuffle_buffer):
+def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, monkeypatch, name, readers, shuffle_buffer):
+    monkeypatch.setattr(stream, "ROWS_AT_ONCE", 2)
     packed = streamed(name, shuffle_buffer, block_size=160)
     found = []
     for reader in range(readers):
@@ -106,7 +107,7 @@ def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, name, r
                 break
         found.append(documents(passed, tokenizer))
     assert {text for some in found for text in some} == {row["text"] for row in packed.stream.dataset}
-    every = [text for some in found for text in some[:30]]
+    every = [text for some in found for text in some[:16]]
     assert len(set(every)) == len(every)
 
 
@@ -248,7 +249,7 @@ def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, cap
     (files / "memory.yaml").write_text(RECIPE)
     sets = ["pretrain.data={path: one}", "pretrain.shuffle_buffer=null", "pretrain.args.max_steps=4"]
     monkeypatch.chdir(files)
-    monkeypatch.setattr(pack, "home", lambda: files / "kept")
+    monkeypatch.setattr(encoding, "home", lambda: files / "kept")
     told = []
     for name in ("first", "second"):
         run.run(recipes.load("memory.yaml", sets), name)

@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
 
-from hflm import data, pack, stream, toy
+from hflm import data, encoding, pack, stream, toy
 from hflm import tokenizer as tokenizers
 
 BLOCKS = (256, 512, 1024)
@@ -26,7 +26,7 @@ def main():
     else:
         texts = [row["text"] for row in toy.rows("stories", "train")]
     tokenizer = tokenizers.train(texts, vocab_size=8192)
-    tokens = sum(int(lengths.sum()) for _, lengths in pack.encoded(texts, tokenizer))
+    tokens = sum(int(lengths.sum()) for _, lengths in encoding.encoded(texts, tokenizer))
     found = {}
     for block_size in BLOCKS:
         packed = pack.pack_documents(texts, tokenizer, block_size)

@@ -24,7 +24,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CP
 
 from transformers.utils import logging
 
-from hflm import data, pack, stream, toy, train
+from hflm import data, encoding, pack, stream, toy, train
 from hflm import model as models
 from hflm import tokenizer as tokenizers
 from hflm.recipe_tasks import Data
@@ -123,7 +123,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
             return super().training_step(model, inputs, *more)
 
     train.Trainer = Recording
-    stream.ROWS_AT_ONCE, pack.ENCODE_AT_ONCE = 16, 40  # many groups and blocks, and several passes
+    stream.ROWS_AT_ONCE, encoding.ENCODE_AT_ONCE = 16, 40  # many groups and blocks, and several passes
     sources = tuple(
         Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
         for name, weight in (("a", 2.0), ("b", 1.0))
