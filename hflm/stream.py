@@ -205,7 +205,7 @@ def _documents(packed, reader, readers, place):
             state, block, used = dataset.state_dict(), block + 1, 0
         if block == 0:
             share = "" if readers == 1 else f" for reader {reader + 1} of {readers}. Start fewer processes or workers"
-            raise DataError(f"{packed.stream.where}: no text in column '{packed.stream.column}'{share}")
+            raise DataError(f"{packed.stream.where}: no text in it{share}")
         number, state, block, used = number + 1, None, 0, 0
 
 
