@@ -79,7 +79,10 @@ class Packed:
 
 
 def told(counts):
-    """`Packed.counts()` in words: '1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts longer than a row'."""
+    """`Packed.counts()` in words.
+
+    '1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts longer than a row'
+    """
     room = counts["rows"] * counts["block_size"]
     share = f"{counts['padding'] / room:.1%}".replace("%", " %")
     return (

@@ -220,8 +220,9 @@ def test_settings_of_a_stream_that_mean_nothing_are_told(fit):
 def test_a_bad_row_of_a_stream_is_one_clear_error(fit, files, workers):
     lines = (files / "one" / "train.jsonl").read_text().splitlines(keepends=True)
     (files / "one" / "train.jsonl").write_text("".join([*lines[:50], '{"text": null, "n": 0}\n', *lines[50:]]))
-    with pytest.raises(DataError, match=r"^[^\n]*train.jsonl, row \d+: column 'text' holds None, not text$"):
+    with pytest.raises(DataError, match=r"^[^\n]*train.jsonl\D+\d+\D* column 'text' holds None, not text") as error:
         fit("run", name="jsonl", dataloader_num_workers=workers)
+    assert "Traceback" not in str(error.value)
 
 
 RECIPE = """
