@@ -132,11 +132,18 @@ class PretrainRecipe(Section):
     ) = None
     clean: Clean | None = None
     block_size: BlockSize | None = None
+    shuffle_buffer: Positive | None = None
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
     @classmethod
     def rules(cls, raw):
         data = raw.get("data")
+        sources = [each for each in (data if isinstance(data, list) else [data]) if isinstance(each, dict)]
+        if raw.get("shuffle_buffer") is not None and not all(each.get("streaming") for each in sources):
+            yield (
+                ("shuffle_buffer",),
+                "is for a stream; rows in memory are shuffled whole. Remove it or add `streaming`",
+            )
         if isinstance(data, list) and len(data) > 1 and all(isinstance(each, dict) for each in data):
             without = [i for i, each in enumerate(data) if each.get("weight") is None]
             if 0 < len(without) < len(data):

@@ -142,20 +142,22 @@ def make_tokenizer(recipe, folder, corpus, material, state):
 
 def pretrain(recipe, folder, corpus, key, state):
     """Next-token prediction on the corpus; the result is `pretrain/model/`."""
+    from hflm import encoding, pack, stream
     from hflm import model as models
-    from hflm import pack
 
     model, tokenizer = _first_model(recipe, folder)
     stage = recipe.pretrain
     block_size = _block_size(stage, model)
-    validation = corpus.held_out and pack.pack_documents(corpus.held_out, tokenizer, block_size, stage.rows)
+    packing = partial(pack.pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
+    validation = corpus.held_out and packing(corpus.held_out)
     if isinstance(corpus.texts, list):
-        packed = pack.pack_documents(corpus.texts, tokenizer, block_size, stage.rows)
-        say(
-            f"pretrain: {packed.tokens:,} tokens in {len(packed.rows):,} rows of {block_size}, {packed.cut:,} texts cut"
-        )
+        with state.main_process_first():  # the others find what the first one keeps
+            packed = packing(corpus.texts, keep=encoding.home())
+        if packed.kept:
+            say(f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}")
+        say(f"pretrain: {pack.told(packed.counts())}")
     elif stage.args.get("max_steps", -1) > 0:
-        packed = pack.pack_stream(corpus.texts, tokenizer, block_size)
+        packed = stream.pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
     _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
@@ -186,9 +188,7 @@ def finetune(recipe, folder, material, key, state):
         return pack.pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
 
     rows = packed("train")
-    say(
-        f"finetune: {rows.pieces:,} examples, {rows.tokens:,} tokens in {len(rows.rows):,} rows, {rows.cut:,} texts cut"
-    )
+    say(f"finetune: {pack.told(rows.counts())}")
     model = models.mend_loss(model)
     if stage.adapter is not None:
         model = models.add_adapter(model, stage.adapter)
@@ -272,7 +272,7 @@ def say(text):
 
 def _train(stage, model, tokenizer, packed, validation, folder, args, key, recipe, state):
     from hflm import model as models
-    from hflm import pack, train
+    from hflm import pack, stream, train
 
     if state.is_main_process and stages.begin(folder / stage, key):
         say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
@@ -288,6 +288,9 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
         eval_rows=validation.rows if validation else None,
         tokens_per_row=packed.tokens_per_row,
     )
+    counts = packed.counts()
+    if isinstance(packed, stream.PackedStream):  # known only now
+        say(f"{stage}: {pack.told(counts)}")
     if state.is_main_process:
         if stage == "finetune" and recipe.finetune.adapter is not None:
             model.save_pretrained(folder / stage / "adapter")
@@ -303,6 +306,7 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
                     "tokens": trained.tokens,
                     "final_loss": trained.loss,
                     "final_eval_loss": trained.eval_loss,
+                    "packing": counts,
                 }
             },
         )

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+from hflm import stream
 from hflm.errors import Stopped, UserError
 from hflm.muon import Muon
 from hflm.results import write_text
@@ -51,7 +52,7 @@ class Trained:
 def train(model, rows, folder, args, *, stage, seed, collate, eval_rows=None, tokens_per_row):
     """Train `model` on packed `rows` in `folder`, continuing from its newest sound checkpoint; returns Trained.
 
-    `args` are TrainingArguments' own; `rows` is a list of rows or a torch IterableDataset; `tokens_per_row` is their
+    `args` are TrainingArguments' own; `rows` is a sequence of rows or a stream.PackedStream; `tokens_per_row` is their
     mean length. Raises UserError for values that TrainingArguments refuses, Stopped after SIGTERM.
     """
     muon = args.get("optim") == "muon"  # ours, so TrainingArguments would not know it
@@ -82,6 +83,8 @@ def train(model, rows, folder, args, *, stage, seed, collate, eval_rows=None, to
     checkpoint = newest_sound_checkpoint(folder)
     if checkpoint is not None:
         follower.say(f"continues from {checkpoint.name}")
+    if isinstance(rows, stream.PackedStream):
+        stream.feed(trainer, rows, checkpoint)
     previous = signal.signal(signal.SIGTERM, follower.stop)
     started = time.monotonic()
     try:
@@ -194,7 +197,9 @@ class Follower(TrainerCallback):
         if self.bar.disable and "loss" in logs and steps:
             print(f"{self.stage} {state.global_step}/{state.max_steps}  {words}  {clock(left)} left", file=sys.stderr)
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args, state, control, train_dataloader=None, **_):
+        if isinstance(train_dataloader, stream.Loader):
+            train_dataloader.save(self.folder / f"checkpoint-{state.global_step}")
         if args.world_size > 1:
             torch.distributed.barrier()  # every rank has written its part
         if state.is_world_process_zero:
