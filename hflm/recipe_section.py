@@ -168,8 +168,21 @@ def misused(raw, key, group):
         yield (key, name), text
 
 
+def derived(raw):
+    """Yields (path, text) for `args` that a training section's `batch_tokens` leaves no room for."""
+    args = raw.get("args")
+    if raw.get("batch_tokens") is None or not isinstance(args, dict):
+        return
+    if args.get("gradient_accumulation_steps") is not None:
+        yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"
+    if args.get("train_sampling_strategy") == "group_by_length":
+        yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
+
+
 Positive = Annotated[int, Field(gt=0)]
 BlockSize = Annotated[int, Field(gt=1)]
+OnSpike = Literal["stop", "rollback", "ignore"]
+ZLoss = Annotated[float, Field(ge=0)]
 Rows = Literal["documents", "lines"]
 Words = Annotated[tuple[str, ...], Strict(False)]
 Prompt = Annotated[str, AfterValidator(_jinja)]
