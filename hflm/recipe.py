@@ -24,8 +24,8 @@ from hflm.recipe_section import (
     Section,
     Words,
     ZLoss,
+    contradicted,
     count,
-    derived,
     matching,
     misused,
     options_of,
@@ -146,7 +146,7 @@ class PretrainRecipe(Section):
             if 0 < len(without) < len(data):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
         yield from misused(raw, "args", "TrainingArguments")
-        yield from derived(raw)
+        yield from contradicted(raw)
 
 
 class FinetuneRecipe(Section):
@@ -176,7 +176,7 @@ class FinetuneRecipe(Section):
                         text = f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
                         yield ("adapter", key), text
         yield from misused(raw, "args", "TrainingArguments")
-        yield from derived(raw)
+        yield from contradicted(raw)
 
 
 class BenchmarkRecipe(Section):

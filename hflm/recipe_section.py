@@ -168,10 +168,14 @@ def misused(raw, key, group):
         yield (key, name), text
 
 
-def derived(raw):
-    """Yields (path, text) for `args` that a training section's `batch_tokens` leaves no room for."""
+def contradicted(raw):
+    """Yields (path, text) for `args` that contradict a training section's own keys."""
     args = raw.get("args")
-    if raw.get("batch_tokens") is None or not isinstance(args, dict):
+    if not isinstance(args, dict):
+        return
+    if raw.get("on_spike") == "rollback" and args.get("fp16"):
+        yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
+    if raw.get("batch_tokens") is None:
         return
     if args.get("gradient_accumulation_steps") is not None:
         yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"

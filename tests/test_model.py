@@ -99,6 +99,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
         seed=0,
         collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
         tokens_per_row=40,
+        row_tokens=40,
     )
     for (name, trained), expected in zip(tiny.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6, msg=name)

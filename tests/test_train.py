@@ -10,8 +10,8 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
+from hflm import checkpoints, pack, progress, train
 from hflm import model as models
-from hflm import pack, train
 from hflm.errors import Stopped, UserError
 
 ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2}
@@ -22,7 +22,7 @@ def fit(tokenizer, tmp_path):
     """Train a fresh tiny model (with dropout, so that random states matter) in a folder; returns (model, Trained)."""
     packed = pack.pack_documents(TEXTS, tokenizer, 48)
 
-    def run(folder="run", eval_rows=None, **args):
+    def run(folder="run", eval_rows=None, batch_tokens=None, on_spike="ignore", **args):
         torch.manual_seed(0)
         model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
         trained = train.train(
@@ -35,6 +35,9 @@ def fit(tokenizer, tmp_path):
             collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
             eval_rows=packed.rows[:2] if eval_rows else None,
             tokens_per_row=packed.tokens_per_row,
+            row_tokens=48,
+            batch_tokens=batch_tokens,
+            on_spike=on_spike,
         )
         return model, trained
 
@@ -65,7 +68,7 @@ def test_old_checkpoints_go_and_the_newest_are_sealed(fit, tmp_path):
     fit(save_total_limit=2)
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert kept == ["checkpoint-6", "checkpoint-8"]
-    assert train.newest_sound_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-8"
 
 
 @pytest.fixture
@@ -78,12 +81,12 @@ def stop_at(monkeypatch):
                 if state.global_step == step:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        plain = train.Trainer
+        plain = train._Trainer
 
         def trainer(*args, callbacks, **kwargs):
             return plain(*args, callbacks=[*callbacks, Killer()], **kwargs)
 
-        monkeypatch.setattr(train, "Trainer", trainer)
+        monkeypatch.setattr(train, "_Trainer", trainer)
 
     yield install
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -96,7 +99,7 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(fit, stop_at
         with pytest.raises(Stopped, match="the same command continues"):
             fit("stopped")
     monkeypatch.undo()
-    assert train.newest_sound_checkpoint(tmp_path / "stopped").name == "checkpoint-3"
+    assert checkpoints.newest_sound(tmp_path / "stopped").name == "checkpoint-3"
     resumed, trained = fit("stopped")
     assert trained.steps == 8
     assert torch.equal(weights(whole), weights(resumed))
@@ -117,7 +120,7 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
     fit()
     damage(tmp_path / "run" / "checkpoint-8")
     with pytest.warns(UserWarning, match=reason):
-        assert train.newest_sound_checkpoint(tmp_path / "run").name == "checkpoint-6"
+        assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-6"
     with pytest.warns(UserWarning, match=reason):
         resumed, _ = fit()
     assert torch.equal(weights(whole), weights(resumed))
@@ -125,8 +128,8 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
 
 def test_no_checkpoint_is_none(tmp_path):
     (tmp_path / "checkpoint-old").mkdir()
-    assert train.newest_sound_checkpoint(tmp_path) is None
-    assert train.newest_sound_checkpoint(tmp_path / "nothing") is None
+    assert checkpoints.newest_sound(tmp_path) is None
+    assert checkpoints.newest_sound(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize(
@@ -147,4 +150,4 @@ def test_arguments_that_transformers_refuses_are_one_line(fit, args, message):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (4000, "1:06:40"), (59.7, "1:00")])
 def test_clock(seconds, text):
-    assert train.clock(seconds) == text
+    assert progress.clock(seconds) == text
