@@ -33,7 +33,8 @@ class Batch:
         return _share(self.per_device * self.accumulation, self.per_device // 2, self.processes)
 
     def __str__(self):
-        return f"{self.per_device} rows x {self.accumulation} accumulated x {self.processes} processes"
+        rows, processes = "s" * (self.per_device > 1), "es" * (self.processes > 1)
+        return f"{self.per_device} row{rows} x {self.accumulation} accumulated x {self.processes} process{processes}"
 
 
 def derive(batch_tokens, row_tokens, processes, per_device, stage):

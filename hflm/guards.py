@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import statistics
 from collections import deque
 from dataclasses import dataclass
@@ -130,10 +131,12 @@ class Guard(TrainerCallback):
         if args.world_size > 1:
             finite = finite.int()
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)  # every rank has written its part
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
         if not finite:
+            if state.is_world_process_zero:
+                shutil.rmtree(checkpoint)
             raise Unsound(state.global_step, None, f"step {state.global_step:,} left weights that are not finite")
         if state.is_world_process_zero:
-            checkpoint = self.folder / f"checkpoint-{state.global_step}"
             write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
             seal(checkpoint)
             rotate_checkpoints(

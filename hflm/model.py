@@ -116,7 +116,7 @@ def mend_loss(model, z_loss=0.0):
     transformers computes logits for every position and, for GPT-2 under Trainer, divides by one label too many a row.
     Here only positions with a label (B, T) != -100 reach the output layer, a few rows at a time (hflm.loss), and the
     sum of -log p is divided by `num_items_in_batch`, the labels of the whole optimizer step, or by the labels at hand
-    when it is not given. `z_loss` is hflm.loss's. A model that does more to its logits than one matrix product (scaled,
+    when it is not given. `z_loss` is hflm.loss's, in training only. A model that does more to its logits than one matrix product (scaled,
     capped) computes them in its own forward. Without labels nothing changes.
     """
     import torch
@@ -128,7 +128,7 @@ def mend_loss(model, z_loss=0.0):
     head = model.get_output_embeddings()
     direct = _is_one_product(model, head)
 
-    def own_logits(input_ids, labels, inputs):
+    def own_logits(input_ids, labels, z, inputs):
         targets = labels[:, 1:]
         kept = targets != -100
         hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][kept],))
@@ -137,7 +137,7 @@ def mend_loss(model, z_loss=0.0):
         finally:
             hook.remove()
         total = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
-        return total + z_loss * logits.logsumexp(-1).square().sum() if z_loss else total, kept.sum()
+        return total + z * logits.logsumexp(-1).square().sum() if z else total, kept.sum()
 
     # transformers and Trainer read the signature of a model's forward to learn what it takes.
     @functools.wraps(plain)
@@ -146,11 +146,12 @@ def mend_loss(model, z_loss=0.0):
             return plain(input_ids=input_ids, **inputs)
         # The cache is off: with it on, transformers ignores the borders that position_ids mark.
         inputs["use_cache"] = False
+        z = z_loss if model.training else 0.0
         if direct:
             hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state  # (B, T, D)
-            total, count = losses.labelled(hidden, head.weight, labels, z_loss)
+            total, count = losses.labelled(hidden, head.weight, labels, z)
         else:
-            total, count = own_logits(input_ids, labels, inputs)
+            total, count = own_logits(input_ids, labels, z, inputs)
         return CausalLMOutput(loss=total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch))
 
     model.forward = forward
@@ -168,9 +169,10 @@ def _is_one_product(model, head):
     was_training = model.training
     model.eval()
     ids = torch.arange(4, device=model.device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        product = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        logits = model(**inputs).logits
+        product = head(model.base_model(**inputs).last_hidden_state)
     model.train(was_training)
     return torch.allclose(logits, product, rtol=1e-3, atol=1e-4)
 

@@ -100,7 +100,7 @@ def test_a_model_that_changes_its_logits_keeps_its_own_forward(kind, more, direc
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config(kind, **more)).eval()
+    model = AutoModelForCausalLM.from_config(config(kind, **more)).train()  # it has no dropout
     ids = torch.randint(3, 70, (2, 9))
     expected = plain(model(ids).logits[:, :-1].reshape(-1, 70), torch.eye(70), ids[:, 1:].reshape(-1), z_loss) / 16
     expected.backward()
@@ -110,5 +110,7 @@ def test_a_model_that_changes_its_logits_keeps_its_own_forward(kind, more, direc
     loss = models.mend_loss(model, z_loss)(input_ids=ids, labels=ids).loss
     torch.testing.assert_close(loss, expected)
     loss.backward()
+    without = plain(model.eval()(ids).logits[:, :-1].reshape(-1, 70), torch.eye(70), ids[:, 1:].reshape(-1)) / 16
+    torch.testing.assert_close(model(input_ids=ids, labels=ids).loss, without)
     for parameter, gradient in zip(model.parameters(), of_plain, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
