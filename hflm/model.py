@@ -20,7 +20,8 @@ ADAPTER = "adapter_config.json"
 def build(config, tokenizer):
     """A GPT2LMHeadModel with fresh weights for `tokenizer`; `config` holds GPT2Config's own keys.
 
-    The initialisation is GPT-2's: normal with deviation 0.02, residual projections scaled by 1/sqrt(2 n_layer).
+    The initialisation is GPT-2's: normal with deviation 0.02, residual projections scaled by 1/sqrt(2 n_layer). So is
+    the activation, GELU's tanh approximation, unless `config` names another; by default as one fused operation.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -31,7 +32,7 @@ def build(config, tokenizer):
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                **config,
+                **{"activation_function": "gelu_pytorch_tanh", **config},
             )
         )
     except (TypeError, ValueError, KeyError) as error:
