@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema, field_validator
 
 from hflm import names, recipe_yaml, task_file
+from hflm.batch import not_whole_rows
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
 from hflm.presets import PRESETS
@@ -19,10 +20,13 @@ from hflm.recipe_section import (
     KINDS,
     BlockSize,
     License,
+    OnSpike,
     Positive,
     Rows,
     Section,
     Words,
+    ZLoss,
+    contradicted,
     count,
     matching,
     misused,
@@ -133,6 +137,9 @@ class PretrainRecipe(Section):
     clean: Clean | None = None
     block_size: BlockSize | None = None
     shuffle_buffer: Positive | None = None
+    batch_tokens: Positive | None = None
+    on_spike: OnSpike = "ignore"
+    z_loss: ZLoss = 0.0
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
     @classmethod
@@ -150,12 +157,16 @@ class PretrainRecipe(Section):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
         yield from misplaced(raw)
         yield from misused(raw, "args", "TrainingArguments")
+        yield from contradicted(raw)
 
 
 class FinetuneRecipe(Section):
     tasks: Annotated[Words, count(1)]
     adapter: options_of("LoraConfig") | None = None
     block_size: BlockSize | None = None
+    batch_tokens: Positive | None = None
+    on_spike: OnSpike = "ignore"
+    z_loss: ZLoss = 0.0
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
     @classmethod
@@ -176,6 +187,7 @@ class FinetuneRecipe(Section):
                         text = f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
                         yield ("adapter", key), text
         yield from misused(raw, "args", "TrainingArguments")
+        yield from contradicted(raw)
 
 
 class BenchmarkRecipe(Section):
@@ -237,10 +249,15 @@ class Recipe(Section):
         if isinstance(at("tokenizer", "train"), dict) and no_texts:
             yield ("tokenizer", "train"), "no text to train on: there is no pretrain or finetune. Add `data:`"
         positions = at("model", "n_positions") or 1024
+        positions = positions if isinstance(positions, int) else 1024  # said by its own rule
         for stage in ("pretrain", "finetune"):
             size = at(stage, "block_size")
-            if at("model", "preset") and isinstance(size, int) and isinstance(positions, int) and size > positions > 0:
+            if at("model", "preset") and isinstance(size, int) and size > positions > 0:
                 yield (stage, "block_size"), f"{size} is more than the model's n_positions {positions}"
+                continue
+            row, tokens = size or (at("model", "preset") and min(positions, 1024)), at(stage, "batch_tokens")
+            if isinstance(row, int) and isinstance(tokens, int) and row > 0 and tokens > 0 and tokens % row:
+                yield (stage, "batch_tokens"), not_whole_rows(tokens, row)
         tasks = at("tasks") if isinstance(at("tasks"), dict) else {}
         for name in tasks:
             if not re.fullmatch(r"\w[\w-]*", str(name)):

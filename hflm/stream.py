@@ -137,9 +137,17 @@ class Loader:
             taken["tokens"] += tokens
             yield batch
 
-    def save(self, checkpoint):
-        """Write where this process stands into a checkpoint's folder, one file a process."""
-        write_text(_file(checkpoint, self.taken["process"]), json.dumps(self.taken) + "\n")
+    def begin_step(self):
+        """Note where this process stands before an optimizer step."""
+        self.before = {**self.taken, "places": list(self.taken["places"])}
+
+    def save(self, checkpoint, unfinished=False):
+        """Write where this process stands into a checkpoint's folder, one file a process.
+
+        After an `unfinished` step it is where that step began.
+        """
+        taken = self.before if unfinished else self.taken
+        write_text(_file(checkpoint, taken["process"]), json.dumps(taken) + "\n")
 
 
 class Share(IterableDataset):
