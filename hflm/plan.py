@@ -10,13 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hflm import cost, hardware, records
+from hflm import cost, hardware, plan_source, records
 from hflm import shape as shapes
 from hflm.errors import UserError
 from hflm.presets import PRESETS
-
-SAMPLED_ROWS = 300  # of a task, to see how much of it is target
-LOCAL = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Plan:
     notes: tuple
 
 
-def plan(recipe, device=None, processes=1, price_per_hour=None, corpus_tokens=None):
+def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens=None):
     """The Plan of a Recipe on the machine at hand or on `processes` devices of a name (hflm.hardware.DEVICES).
 
     price_per_hour: of one device. corpus_tokens: of the pretraining corpus, where they cannot be counted.
@@ -68,10 +65,11 @@ def plan(recipe, device=None, processes=1, price_per_hour=None, corpus_tokens=No
     chosen = hardware.named(device) if device else hardware.here()
     if chosen is None:
         raise UserError(f"--device {device}: not known here. Known: {', '.join(hardware.DEVICES)}")
+    processes = processes or 1
     notes = []
-    shape = _shape(recipe, notes)
+    shape = plan_source.model(recipe, notes)
     if shape is None:
-        stored = _stored(recipe)
+        stored = plan_source.stored(recipe)
         return Plan(recipe.name, chosen, processes, None, stored, (), None, tuple(notes))
     counted = shapes.parameters(shape)
     total = sum(counted.values())
@@ -79,9 +77,7 @@ def plan(recipe, device=None, processes=1, price_per_hour=None, corpus_tokens=No
     for name in ("pretrain", "finetune"):
         if getattr(recipe, name) is not None:
             load = load_of(recipe, name, shape, processes, chosen.gpu)
-            stages.append(
-                _stage(recipe, name, shape, load, chosen, device, price_per_hour, corpus_tokens, notes)
-            )
+            stages.append(_stage(recipe, name, shape, load, chosen, device, price_per_hour, corpus_tokens, notes))
     tokens = next((stage.tokens for stage in stages if stage.stage == "pretrain"), None)
     return Plan(
         recipe.name, chosen, processes, counted, total, tuple(stages), _optimal(shape, total, tokens), tuple(notes)
@@ -117,11 +113,11 @@ def peak(shape, load):
 
 
 def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_tokens, notes):
-    rows_tokens, labelled = None, 1.0
+    section = getattr(recipe, name)
     if name == "pretrain":
-        rows_tokens = corpus_tokens or _corpus_tokens(section, shape, notes)
+        rows_tokens = corpus_tokens or plan_source.corpus_tokens(section, shape, notes)
     else:
-        rows_tokens, labelled = _task_tokens(recipe, section, shape, notes)
+        rows_tokens, labelled = plan_source.task_tokens(recipe, section, shape, notes)
         load = replace(load, labelled=labelled)
     per_step = load.rows * load.accumulation * load.processes
     steps = section.args.get("max_steps", -1)
@@ -131,7 +127,7 @@ def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_toke
         if steps is None:
             notes.append(f"{name}: {passes} epochs of unknown length, so neither tokens nor time can be known")
     tokens = steps and steps * per_step
-    parts, moments = cost.memory(shape, load)
+    parts, _ = cost.memory(shape, load)
     most, moment = peak(shape, load)
     flops = cost.flops_per_token(shape, load)
     speed, source = _speed(recipe, name, load, device, asked, sum(flops.values()))
@@ -228,141 +224,25 @@ def _optimal(shape, total, tokens):
     return found
 
 
-def _shape(recipe, notes):
-    """The Shape of the recipe's model, or None with a note that says why it cannot be known."""
-    if recipe.model.from_ is None:
-        return shapes.of({**recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
-    config, why = _config(recipe.model.from_, recipe.model.revision)
-    if config is None:
-        notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")
-        return None
+def beside(config, recipe, stage, processes, labelled, measured):
+    """{predicted, measured} of a stage that has been trained, for environment.json and the terminal.
+
+    config: the model's, as in config.json; labelled: share of tokens that were learnt; measured: parameters,
+    tokens_per_second and memory_bytes (a GPU's allocator, or the process's resident memory on a CPU).
+    Returns None for an architecture that is not known here.
+    """
     shape = shapes.of(config)
     if shape is None:
-        notes.append(
-            f"model {recipe.model.from_}: memory and time are known for GPT-2 and Llama, not for {config['model_type']}"
-        )
-    return shape
-
-
-def _config(place, revision):
-    """(the content of a model's config.json, None) or (None, why not)."""
-    path = Path(place).expanduser()
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return json.loads((folder / "config.json").read_text(encoding="utf-8")), None
-    if path.suffix == ".gguf":
-        return None, "a .gguf file is read only when it runs"
-    if (path / "adapter_config.json").is_file():
-        adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        return _config(adapter.get("base_model_name_or_path") or "", None)
-    if path.exists():
-        return None, "it holds no config.json"
-    file = _cached(place, "config.json", revision)
-    if file is None:
-        return None, "no such folder, and the Hub's cache does not hold it"
-    return json.loads(file.read_text(encoding="utf-8")), None
-
-
-def _stored(recipe):
-    path = Path(recipe.model.from_).expanduser()
-    return shapes.stored_parameters(path / "model" if (path / "model").is_dir() else path)
-
-
-def _cached(repo, file, revision=None):
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(repo, file, revision=revision)
-    except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
-
-
-def _vocabulary(recipe, notes):
-    training = recipe.tokenizer.train
-    if training is not None:
-        notes.append(f"vocabulary: {training.vocab_size:,} entries, if the text gives that many")
-        return training.vocab_size
-    place = Path(recipe.tokenizer.from_).expanduser()
-    folders = [folder for folder in (place / "model", place) if (folder / "tokenizer.json").is_file()]
-    file = folders[0] / "tokenizer.json" if folders else _cached(str(place), "tokenizer.json")
-    if file is None:
-        notes.append(f"vocabulary: 50,257 entries as GPT-2's, since {place} cannot be read here")
-        return 50257
-    content = json.loads(file.read_text(encoding="utf-8"))
-    known = content["model"]["vocab"]
-    inside = set(known) if isinstance(known, dict) else {piece for piece, _ in known}
-    return len(inside | {token["content"] for token in content["added_tokens"]})
-
-
-def bytes_per_token(vocab_size):
-    """How many bytes of English a token holds, about.
-
-    Fitted on WikiText-2's validation text and byte-level BPE trained on its training text: 2.07 bytes at 512 entries,
-    3.04 at 2,048, 3.98 at 8,192, 4.63 at 32,768.
-    """
-    return min(0.48 * math.log2(vocab_size) - 2.25, 4.6)
-
-
-def _corpus_tokens(section, shape, notes):
-    """Tokens of the pretraining corpus, from the bytes of its local files, or None."""
-    from hflm import toy
-
-    total = 0
-    for source in section.data:
-        options = {key: value for key, value in source.options.items() if key != "split"}
-        if source.path == "toy":
-            rows = toy.rows(options.pop("name", "stories"), "train", **options)
-            total += sum(len(row[section.text].encode()) for row in rows)
-            continue
-        sizes = [file.stat().st_size for file in _train_files(source)]
-        if not sizes:
-            notes.append(f"pretrain: the size of {source.path} is not known here. Say it with --corpus-tokens")
-            return None
-        total += sum(sizes)
-    per = bytes_per_token(shape.vocab_size)
-    notes.append(f"corpus: {total:,} bytes, at an assumed {per:.2f} bytes a token (English, this vocabulary)")
-    return round(total / per)
-
-
-def _train_files(source):
-    """The local files of plain text that a corpus is read from."""
-    from hflm import data
-
-    place = Path(source.path).expanduser()
-    if place.is_dir():
-        inner = place / str(source.options.get("name"))
-        files = data._split_files(inner if inner.is_dir() else place, "train")
-    else:
-        files = data._all_files(source)
-    return files if all(file.suffix in LOCAL for file in files) else []
-
-
-def _task_tokens(recipe, section, shape, notes):
-    """(tokens of the tasks' training examples, share of them that is target); the share is 1 where none can be read."""
-    from hflm import data, tasks
-
-    total = learnt = 0
-    unread = []
-    for name in section.tasks:
-        task = recipe.tasks[name]
-        if task.data.path != "toy" and not Path(task.data.path).expanduser().exists():
-            unread.append(name)
-            continue
-        rows = data.load(task.data, task.splits.train)
-        sample = rows.select(range(min(SAMPLED_ROWS, len(rows))))
-        examples, _ = tasks.read(task, sample, name)
-        prompts = sum(len(example.prompt.encode()) for example in examples)
-        targets = sum(len(example.target.encode()) + 1 for example in examples)
-        ends = len(examples) * bytes_per_token(shape.vocab_size)  # one end of text an example
-        total += (prompts + targets + ends) / len(examples) * len(rows)
-        learnt += (targets + ends) / len(examples) * len(rows)
-    if unread:
-        notes.append(f"finetune: {', '.join(unread)} cannot be read here, so every token is taken as learnt (at most)")
-        return None, 1.0
-    notes.append(f"finetune: lengths from the first {SAMPLED_ROWS} rows of each task, at an assumed bytes a token")
-    return round(total / bytes_per_token(shape.vocab_size)), learnt / total
+    device = hardware.here()
+    load = load_of(recipe, stage, shape, processes, device.gpu, labelled)
+    speed, _ = _speed(recipe, stage, load, device, device.name, sum(cost.flops_per_token(shape, load).values()))
+    predicted = {
+        "parameters": sum(shapes.parameters(shape).values()),
+        "tokens_per_second": speed and round(speed),
+        "memory_bytes": round(peak(shape, load)[0] + (0 if device.gpu else hardware.LIBRARIES_BYTES)),
+    }
+    return {"predicted": predicted, "measured": measured}
 
 
 def as_json(found):

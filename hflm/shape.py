@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LLAMAS = ("llama", "mistral", "qwen2")
-DEFAULT_TARGETS = {"gpt2": ["c_attn"], **dict.fromkeys(LLAMAS, ["q_proj", "v_proj"])}  # peft's own
+DEFAULT_TARGETS = {"gpt2": ["c_attn"], **{family: ["q_proj", "v_proj"] for family in LLAMAS}}  # peft's own
 
 
 @dataclass(frozen=True)
