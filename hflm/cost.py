@@ -167,12 +167,15 @@ def _block_bytes(shape, load, below):
     keys = load.rows * shape.kv_heads * shape.head_dim
     stream, compute = load.weight_bytes, load.compute_bytes
     names = {linear.name for linear in shape.linears}
+    size = 0
     if load.adapter is not None:  # a frozen matrix needs its input for no gradient; an adapter on it does
         names = {linear.name for _, linear, _ in shapes.adapted(shape, load.adapter)}
+        if load.adapter.get("use_dora"):  # what it scales: the outputs of the matrix and of the adapter
+            size += sum(2 * compute * load.rows * linear.outputs for linear in shape.linears if linear.name in names)
     attention_in = bool(names & {"attn.c_attn", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"})
     mlp_in = bool(names & {"mlp.c_fc", "mlp.gate_proj", "mlp.up_proj"})
     mlp_out = bool(names & {"mlp.c_proj", "mlp.down_proj"})
-    size = stream * wide * (1 + below)  # what the two norms read
+    size += stream * wide * (1 + below)  # what the two norms read
     size += compute * wide * (attention_in + mlp_in)  # what the matrices after them read
     if shape.family == "gpt2":
         attention_dropout, dropout, _ = shape.dropouts
@@ -240,7 +243,19 @@ def flops_per_token(shape, load):
         "head": head * (3 if adapter is None else 2),
         "adapter": extra,
         "checkpointing": again,
+        "optimizer": _muon_flops(shape, load) / (load.rows * load.accumulation) if load.optim == "muon" else 0,
     }
+
+
+def _muon_flops(shape, load):
+    """FLOPs of one step of Muon: five Newton-Schulz iterations of three products for each matrix, m its shorter side."""
+    if load.adapter is None:
+        sizes = [(linear.inputs, linear.outputs) for linear in shape.linears] * shape.n_layer
+    else:
+        found = list(shapes.adapted(shape, load.adapter))
+        sizes = [(rank, side) for _, linear, rank in found for side in (linear.inputs, linear.outputs)]
+    shorter = [(min(size), max(size)) for size in sizes]
+    return sum(5 * (4 * m * m * n + 2 * m**3) for m, n in shorter)
 
 
 def _is_output(linear):

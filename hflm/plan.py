@@ -65,7 +65,7 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
     chosen = hardware.named(device) if device else hardware.here()
     if chosen is None:
         raise UserError(f"--device {device}: not known here. Known: {', '.join(hardware.DEVICES)}")
-    processes = processes or 1
+    processes = processes or recipe.processes or 1
     notes = []
     shape = plan_source.model(recipe, notes)
     if shape is None:
@@ -100,6 +100,7 @@ def load_of(recipe, stage, shape, processes, gpu, labelled=1.0):
         checkpointing=bool(args.get("activation_checkpointing") or args.get("gradient_checkpointing")),
         optim=args.get("optim", "adamw_torch_fused"),
         adapter=section.adapter if stage == "finetune" else None,
+        quantization=section.quantization if stage == "finetune" else None,
         masked=stage == "finetune" or section.rows == "documents",
         gpu=gpu,
     )
