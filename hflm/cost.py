@@ -158,18 +158,21 @@ def activation_bytes(shape, load):
     ends = load.rows * shape.n_embd * load.weight_bytes  # the last norm's input
     if shape.dropouts[2] and learns:
         ends += load.rows * shape.n_embd * (1 if load.gpu else load.weight_bytes)
+    if shape.family != "gpt2":  # the last norm's, as in a block, and the rotary angles
+        ends += load.weight_bytes * load.rows * (shape.n_embd * learns + 2 * shape.head_dim)
     return blocks + ends, _block_bytes(shape, load, True)
 
 
 def _block_bytes(shape, load, below):
     """Bytes that one block keeps. below: whether anything under it learns, so that its first norm has a gradient."""
     wide, inner, heads = load.rows * shape.n_embd, load.rows * shape.inner, load.rows * shape.n_head * shape.head_dim
-    keys = load.rows * shape.kv_heads * shape.head_dim
     stream, compute = load.weight_bytes, load.compute_bytes
     names = {linear.name for linear in shape.linears}
     size = 0
     if load.adapter is not None:  # a frozen matrix needs its input for no gradient; an adapter on it does
-        names = {linear.name for _, linear, _ in shapes.adapted(shape, load.adapter)}
+        found = {linear.name: rank for _, linear, rank in shapes.adapted(shape, load.adapter)}
+        names = set(found)
+        size += compute * load.rows * sum(found.values())
         if load.adapter.get("use_dora"):  # what it scales: the outputs of the matrix and of the adapter
             size += sum(2 * compute * load.rows * linear.outputs for linear in shape.linears if linear.name in names)
     attention_in = bool(names & {"attn.c_attn", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"})
@@ -188,8 +191,9 @@ def _block_bytes(shape, load, below):
             size += 2 * wide * (1 if load.gpu else compute)
         size += compute * inner * (KEPT_BY_ACTIVATION.get(shape.activation, 4) + mlp_out)
     else:
-        size += stream * 2 * wide  # a norm also keeps what it has normalised
-        size += compute * (2 * heads + 2 * keys) + _attention_extras(shape, load)
+        if load.adapter is None:
+            size += stream * 2 * wide  # what a norm has normalised, for its own weights
+        size += compute * 4 * heads + _attention_extras(shape, load)  # keys and values repeated for each head
         size += compute * inner * (3 + mlp_out)  # the gate before and after its activation, what it multiplies
     return size
 

@@ -1,7 +1,11 @@
-"""What a machine can do: named accelerators, the GPU or CPU at hand, and a quick measurement of the latter. No torch."""
+"""What a machine can do: named accelerators, the GPU or CPU at hand, and a quick measurement of the latter.
+
+torch is imported only where it is there already, to ask what a run has taken.
+"""
 
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +105,15 @@ def _memory():
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return float(free)
+
+
+def peak_memory_bytes():
+    """The most that this process held so far: on a GPU by torch's allocator, else its resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -225,25 +225,46 @@ def _optimal(shape, total, tokens):
     return found
 
 
-def beside(config, recipe, stage, processes, labelled, measured):
-    """{predicted, measured} of a stage that has been trained, for environment.json and the terminal.
+def beside(model, rows, recipe, stage, processes, run):
+    """{"predicted": {...}, "measured": {...}} of a stage that has been trained on packed `rows` in the folder `run`.
 
-    config: the model's, as in config.json; labelled: share of tokens that were learnt; measured: parameters,
-    tokens_per_second and memory_bytes (a GPU's allocator, or the process's resident memory on a CPU).
-    Returns None for an architecture that is not known here.
+    Both hold parameters, tokens_per_second and memory_bytes: what a GPU's allocator held at the most, or the whole
+    process's resident memory on a CPU. None for an architecture that is not known here.
     """
-    shape = shapes.of(config)
+    shape = shapes.of(model.config.to_dict())
     if shape is None:
         return None
     device = hardware.here()
-    load = load_of(recipe, stage, shape, processes, device.gpu, labelled)
-    speed, _ = _speed(recipe, stage, load, device, device.name, sum(cost.flops_per_token(shape, load).values()))
-    predicted = {
-        "parameters": sum(shapes.parameters(shape).values()),
-        "tokens_per_second": speed and round(speed),
-        "memory_bytes": round(peak(shape, load)[0] + (0 if device.gpu else hardware.LIBRARIES_BYTES)),
+    load = load_of(recipe, stage, shape, processes, device.gpu)
+    if stage == "finetune":
+        sample = [rows[number]["labels"] >= 0 for number in range(min(plan_source.SAMPLED_ROWS, len(rows)))]
+        load = replace(load, labelled=sum(map(sum, sample)) / sum(map(len, sample)))
+    flops = sum(cost.flops_per_token(shape, load).values())
+    speed, _ = _speed(recipe, stage, load, device, device.name, flops)
+    libraries = 0 if device.gpu else hardware.LIBRARIES_BYTES
+    return {
+        "predicted": {
+            "parameters": sum(shapes.parameters(shape).values()),
+            "tokens_per_second": speed and round(speed),
+            "memory_bytes": round(peak(shape, load)[0] + libraries),
+        },
+        "measured": {
+            "parameters": model.num_parameters(),
+            "tokens_per_second": records.learning(run / stage / "metrics.jsonl")["speed"],
+            "memory_bytes": hardware.peak_memory_bytes(),
+        },
     }
-    return {"predicted": predicted, "measured": measured}
+
+
+def told(beside):
+    """What `beside` found, as one line."""
+
+    def shown(side):
+        speed = beside[side]["tokens_per_second"]
+        words = [f"{beside[side]['parameters']:,} parameters", f"{beside[side]['memory_bytes'] / 1e9:.2f} GB"]
+        return f"{side} {', '.join([*words, f'{speed:,.0f} tok/s'] if speed else words)}"
+
+    return f"{shown('predicted')}; {shown('measured')}"
 
 
 def as_json(found):

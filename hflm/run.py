@@ -262,7 +262,7 @@ def say(text):
 
 def _train(stage, model, tokenizer, packed, validation, folder, args, key, recipe, state):
     from hflm import model as models
-    from hflm import pack, train
+    from hflm import pack, plan, train
 
     if state.is_main_process and stages.begin(folder / stage, key):
         say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
@@ -282,6 +282,9 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
         if stage == "finetune" and recipe.finetune.adapter is not None:
             model = models.merge(model, folder / stage / "adapter", recipe.finetune.quantization is not None)
         models.save(folder / stage / "model", model, tokenizer)
+        beside = plan.beside(model, packed.rows, recipe, stage, state.num_processes, folder)
+        if beside is not None:
+            say(f"{stage}: {plan.told(beside)}")
         environment.note(
             folder,
             parameters=model.num_parameters(),
@@ -292,6 +295,7 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
                     "tokens": trained.tokens,
                     "final_loss": trained.loss,
                     "final_eval_loss": trained.eval_loss,
+                    "plan": beside,
                 }
             },
         )
@@ -302,6 +306,7 @@ def _start(recipe):
     """The process group (one process unless a launcher started several), seeded."""
     from logging import ERROR, getLogger
 
+    getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel that it misses, each product that it casts
     import torch
     from accelerate import PartialState
     from transformers import set_seed
@@ -309,7 +314,6 @@ def _start(recipe):
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel it misses, each product it casts
     set_seed(recipe.seed)
     return PartialState(cpu=not torch.accelerator.is_available())
 

@@ -39,7 +39,6 @@ class Shape:
     n_embd: int
     n_head: int
     head_dim: int
-    kv_heads: int
     linears: tuple
     norm: int  # parameters of one norm
     position_table: int  # learnt position embeddings, in parameters
@@ -79,7 +78,6 @@ def _gpt2(
         n_embd=n_embd,
         n_head=n_head,
         head_dim=n_embd // n_head,
-        kv_heads=n_head,
         linears=(
             Linear("attn.c_attn", n_embd, 3 * n_embd, True),
             Linear("attn.c_proj", n_embd, n_embd, True),
@@ -108,7 +106,6 @@ def _llama(config):
         n_embd=width,
         n_head=heads,
         head_dim=head,
-        kv_heads=kv_heads,
         linears=(
             Linear("self_attn.q_proj", width, heads * head, qkv),
             Linear("self_attn.k_proj", width, kv_heads * head, qkv),
