@@ -233,6 +233,24 @@ def _peft_warnings():
         yield
 
 
+def gather(model):
+    """Put whole weights in place of the parts that FSDP2 has left in each process; every process must call it.
+
+    Afterwards the model can be saved and merged by one process, but no longer be run.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    whole = {}  # by identity, so that tied weights stay tied
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                if id(parameter) not in whole:
+                    values = parameter.detach().full_tensor().cpu()
+                    whole[id(parameter)] = parameter, torch.nn.Parameter(values, parameter.requires_grad)
+                module.register_parameter(name, whole[id(parameter)][1])
+
+
 def save(folder, *parts):
     """Write each part (a model as safetensors, a tokenizer) so that `folder` appears whole or not at all."""
     folder = Path(folder)

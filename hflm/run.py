@@ -278,6 +278,7 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
         eval_rows=validation.rows if validation else None,
         tokens_per_row=packed.tokens_per_row,
     )
+    models.gather(model)
     if state.is_main_process:
         if stage == "finetune" and recipe.finetune.adapter is not None:
             model = models.merge(model, folder / stage / "adapter", recipe.finetune.quantization is not None)
