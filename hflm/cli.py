@@ -1,8 +1,8 @@
 """The command line: `hflm run quickstart` and the rest, and what each failure exits with.
 
 0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback) or a Hub that keeps failing
-(one message); 143 stopped by SIGTERM with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it, so that `--help`, `validate`,
-`schema` and `recipes` answer at once.
+(one message); 143 stopped by SIGTERM with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it,
+so that `--help`, `validate`, `plan`, `schema` and `recipes` answer at once.
 """
 
 import dataclasses
@@ -78,6 +78,41 @@ def validate(
             problems += error.problems
     if problems:
         raise RecipeError(dict.fromkeys(problems))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    device: Annotated[
+        str | None, typer.Option(help="Plan for this accelerator (a100, h100, l4...).", show_default=False)
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many will run, one a device.", show_default=False)
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of one device, in any currency.", show_default=False)
+    ] = None,
+    corpus_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the corpus, where its files are not here.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+):
+    """Tell what a recipe takes, and run nothing.
+
+    Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
+    """
+    from hflm import plan as plan_room
+    from hflm import plan_show
+    from hflm import recipe as recipes_room
+
+    found = plan_room.plan(recipes_room.load(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
+    if as_json:
+        print(plan_room.as_json(found))
+    else:
+        from rich.console import Console
+
+        plan_show.show(found, Console())
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from hflm import stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
+from hflm.shape import TIED
 
 ADAPTER = "adapter_config.json"
 
@@ -39,18 +41,26 @@ def build(config, tokenizer):
         raise ModelError(f"model: GPT2Config refuses these keys: {tokenizers_room.first_line(error)}") from error
 
 
-def load(path, revision=None, dtype="float32"):
+def load(path, revision=None, dtype="float32", quantization=None):
     """(model, tokenizer) from a run, a model folder, a peft adapter's folder, a `.gguf` file or a Hub id.
 
+    quantization: BitsAndBytesConfig's own keys; the matrices of the blocks are then held in 4 or 8 bits.
     Only safetensors are read and no code from the model's repository runs. Raises ModelError.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     place = locate(path)
     if (Path(place) / ADAPTER).is_file():
+        if quantization is not None:
+            raise ModelError(
+                f"'{path}' is an adapter; quantization needs a whole model. Start from a run or its model/"
+            )
         return _merged(Path(place), dtype)
+    more = {"quantization_config": BitsAndBytesConfig(**quantization)} if quantization is not None else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, revision=revision, dtype=dtype, use_safetensors=True, **more
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model '{path}' cannot be loaded: {tokenizers_room.first_line(error)}") from error
     return model, tokenizers_room.load(place, revision)
@@ -183,11 +193,62 @@ def add_adapter(model, adapter):
     from peft import LoraConfig, get_peft_model
 
     options = {key: value for key, value in adapter.items() if key != "type"}
+    if options.get("init_lora_weights") == "olora" and model.config.model_type == "gpt2":
+        raise ModelError(
+            "finetune.adapter.init_lora_weights: peft's OLoRA cannot read GPT-2's transposed matrices. Use pissa"
+        )
     try:
         with _peft_warnings():
-            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    except (ValueError, TypeError) as error:
+            wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
+    for name in wrapped.targeted_module_names:  # a pattern may have found them
+        if model.config.tie_word_embeddings and name.split(".")[-1] in TIED:
+            raise ModelError(
+                f"finetune.adapter.target_modules: it takes in {name}, one of the tied embeddings, where an adapter "
+                "cannot be merged. Name other modules"
+            )
+    return wrapped
+
+
+def check_quantization():
+    """Raises MissingExtra where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra("quant", "finetune.quantization")
+
+
+def merge(wrapped, adapter_folder, quantized=False):
+    """Save the adapter in a folder of its own and return the plain model with the adapter merged into it.
+
+    A quantized base is first written out as the numbers it stood for in training, since the adapter has learnt to mend
+    those; so the merged model is plain safetensors again.
+    """
+    from peft import PeftModel
+
+    wrapped.save_pretrained(adapter_folder)
+    if not quantized:
+        return wrapped.merge_and_unload()
+    plain = _dequantized(wrapped.unload())
+    with _peft_warnings():
+        return PeftModel.from_pretrained(plain, str(adapter_folder)).merge_and_unload()
+
+
+def _dequantized(model):
+    """A model of the same weights, in plain matrices of the original kind."""
+    from peft.utils.integrations import dequantize_module_weight
+    from transformers.pytorch_utils import Conv1D
+
+    config = json.loads(model.config.to_json_string())
+    config.pop("quantization_config")
+    fresh = type(model)(type(model.config).from_dict(config))
+    modules = dict(model.named_modules())
+    for name, parameter in fresh.named_parameters():
+        place, _, kind = name.rpartition(".")
+        values = dequantize_module_weight(modules[place]) if kind == "weight" else getattr(modules[place], kind)
+        transposed = kind == "weight" and isinstance(fresh.get_submodule(place), Conv1D)
+        held = type(modules[place]).__module__.startswith("bitsandbytes")
+        parameter.data = (values.T if transposed and held else values).detach().to(model.dtype).contiguous()
+    return fresh
 
 
 @contextlib.contextmanager
@@ -201,6 +262,24 @@ def _peft_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         yield
+
+
+def gather(model):
+    """Put whole weights in place of the parts that FSDP2 has left in each process; every process must call it.
+
+    Afterwards the model can be saved and merged by one process, but no longer be run.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    whole = {}  # by identity, so that tied weights stay tied
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                if id(parameter) not in whole:
+                    values = parameter.detach().full_tensor().cpu()
+                    whole[id(parameter)] = parameter, torch.nn.Parameter(values, parameter.requires_grad)
+                module.register_parameter(name, whole[id(parameter)][1])
 
 
 def save(folder, *parts):

@@ -10,7 +10,12 @@ import math
 from pathlib import Path
 
 NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
-LIBRARY = {"TrainingArguments": "transformers", "GPT2Config": "transformers", "LoraConfig": "peft"}
+LIBRARY = {
+    "TrainingArguments": "transformers",
+    "GPT2Config": "transformers",
+    "BitsAndBytesConfig": "transformers",
+    "LoraConfig": "peft",
+}
 
 KINDS = {  # a type of names.json -> Python types, in a user's words, in JSON Schema
     "int": (int, "a whole number", "integer"),
@@ -57,7 +62,15 @@ REFUSED = {
         ),
         **dict.fromkeys(("architectures", "transformers_version"), "transformers writes it by itself. Remove it"),
     },
-    "LoraConfig": dict.fromkeys(_PEFT.split(), "hflm sets it. Remove it"),
+    "LoraConfig": {
+        **dict.fromkeys(_PEFT.split(), "hflm sets it. Remove it"),
+        "alora_invocation_tokens": "such an adapter cannot be merged into a model. Remove it",
+        **dict.fromkeys(
+            ("trainable_token_indices", "ensure_weight_tying"),
+            "it is for the tied embeddings, which no adapter of hflm's may touch. Remove it",
+        ),
+    },
+    "BitsAndBytesConfig": {},
     "load_dataset": {
         **dict.fromkeys(
             ("token", "use_auth_token"),

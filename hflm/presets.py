@@ -12,16 +12,3 @@ PRESETS = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
 }
-
-
-def parameters(n_layer, n_embd, vocab_size=50257, n_positions=1024, n_inner=None, **_):
-    """Trainable parameters of a GPT2LMHeadModel with tied embeddings, exact.
-
-    A block holds two layer norms (4E), attention (E x 3E + 3E, E x E + E) and the MLP (E x I + I, I x E + E).
-
-    >>> parameters(**PRESETS["gpt2-small"])
-    124439808
-    """
-    inner = n_inner or 4 * n_embd
-    block = 4 * n_embd + (3 * n_embd**2 + 3 * n_embd) + (n_embd**2 + n_embd) + (2 * n_embd * inner + inner + n_embd)
-    return vocab_size * n_embd + n_positions * n_embd + n_layer * block + 2 * n_embd

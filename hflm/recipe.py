@@ -35,10 +35,11 @@ from hflm.recipe_section import (
 )
 from hflm.recipe_tasks import AnyTask, Data, Mixture
 from hflm.recipe_yaml import shipped
+from hflm.shape import TIED
 
 __all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "load_tasks", "shipped"]
 
-TIED = ("wte", "wpe", "lm_head", "embed_tokens")
+BY_DATA = ("eva", "corda", "loftq", "lora_ga")  # adapters whose first weights peft computes apart from its config
 
 
 def _either(raw, one, other):
@@ -160,9 +161,30 @@ class PretrainRecipe(Section):
         yield from contradicted(raw)
 
 
+def _adapter_rules(adapter):
+    """Yields (path below the adapter, text) for what hflm cannot train or merge."""
+    if "type" not in adapter:
+        yield (), "which kind of adapter? Add `type: lora`"
+    elif adapter["type"] != "lora":
+        hint = f" Use type: lora with use_{adapter['type']}: true" if adapter["type"] in ("dora", "rslora") else ""
+        yield ("type",), f"expected lora, got {show(adapter['type'])}{hint and '.'}{hint}"
+    options = {key: value for key, value in adapter.items() if key != "type"}
+    for key, text in names.problems(options, "LoraConfig", beside=["type"]):
+        yield (key,), text
+    for key in ("target_modules", "modules_to_save"):
+        modules = adapter.get(key)
+        for module in [modules] if isinstance(modules, str) else modules if isinstance(modules, list) else ():
+            if isinstance(module, str) and module.split(".")[-1] in TIED:
+                yield (key,), f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
+    start = adapter.get("init_lora_weights")
+    if start in BY_DATA:
+        yield ("init_lora_weights",), f"{start} needs a pass of its own over data, which hflm does not make. Remove it"
+
+
 class FinetuneRecipe(Section):
     tasks: Annotated[Words, count(1)]
     adapter: options_of("LoraConfig") | None = None
+    quantization: options_of("BitsAndBytesConfig") | None = None
     block_size: BlockSize | None = None
     batch_tokens: Positive | None = None
     on_spike: OnSpike = "ignore"
@@ -173,19 +195,20 @@ class FinetuneRecipe(Section):
     def rules(cls, raw):
         adapter = raw.get("adapter")
         if isinstance(adapter, dict):
-            if "type" not in adapter:
-                yield ("adapter",), "which kind of adapter? Add `type: lora`"
-            elif adapter["type"] != "lora":
-                yield ("adapter", "type"), f"expected lora, got {show(adapter['type'])}"
-            options = {key: value for key, value in adapter.items() if key != "type"}
-            for key, text in names.problems(options, "LoraConfig", beside=["type"]):
-                yield ("adapter", key), text
-            for key in ("target_modules", "modules_to_save"):
-                modules = adapter.get(key)
-                for module in [modules] if isinstance(modules, str) else modules if isinstance(modules, list) else ():
-                    if isinstance(module, str) and module.split(".")[-1] in TIED:
-                        text = f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
-                        yield ("adapter", key), text
+            for path, text in _adapter_rules(adapter):
+                yield ("adapter", *path), text
+        quantization = raw.get("quantization")
+        if isinstance(quantization, dict):
+            yield from misused(raw, "quantization", "BitsAndBytesConfig")
+            if [quantization.get(key) for key in ("load_in_4bit", "load_in_8bit")].count(True) != 1:
+                yield ("quantization",), "to how many bits? Say either load_in_4bit: true or load_in_8bit: true"
+            if isinstance(adapter, dict) and adapter.get("use_dora"):
+                yield (
+                    ("adapter", "use_dora"),
+                    "peft's DoRA is not the same merged as trained on a quantized model. Remove it",
+                )
+            if adapter is None:
+                yield ("quantization",), "a quantized model learns only through an adapter. Add `adapter: {type: lora}`"
         yield from misused(raw, "args", "TrainingArguments")
         yield from contradicted(raw)
 
@@ -211,6 +234,7 @@ class PushRecipe(Section):
 class Recipe(Section):
     name: Annotated[str, matching(r"\w[\w.-]*", "letters, digits, `.`, `_` and `-`, as in a folder's name")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    processes: Positive | None = None
     tokenizer: TokenizerRecipe | None = None
     model: ModelRecipe
     pretrain: PretrainRecipe | None = None
@@ -245,6 +269,14 @@ class Recipe(Section):
             yield (), "nothing to do: there is no pretrain, finetune or benchmark section. Add one"
         if at("model", "preset") is not None and at("tokenizer") is None:
             yield ("model", "preset"), "a new model needs a tokenizer. Add a `tokenizer:` section (train: or from:)"
+        if at("finetune", "quantization") is not None and at("model", "preset") is not None and at("pretrain") is None:
+            yield (
+                ("finetune", "quantization"),
+                "a new model has learnt nothing worth quantizing. Add pretrain, or `from:`",
+            )
+        if at("finetune", "adapter", "init_lora_weights") == "olora" and at("model", "preset") is not None:
+            where = ("finetune", "adapter", "init_lora_weights")
+            yield where, "peft's OLoRA cannot read GPT-2's transposed matrices. Use pissa, or remove it"
         no_texts = at("tokenizer", "train", "data") is None and at("pretrain") is None and at("finetune") is None
         if isinstance(at("tokenizer", "train"), dict) and no_texts:
             yield ("tokenizer", "train"), "no text to train on: there is no pretrain or finetune. Add `data:`"

@@ -81,7 +81,10 @@ def shipped():
     """The recipes that come with hflm: {name: path}, such as `quickstart` or `sentiment/sst2`."""
     home = Path(__file__).parent
     folder = home / "_recipes" if (home / "_recipes").is_dir() else home.parent / "recipes"
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    paths = [
+        path for path in sorted(folder.rglob("*.yaml")) if path.parent.name != "launch"
+    ]  # accelerate's, no recipes
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def find(recipe, beside=None):

@@ -34,7 +34,17 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         show(folder, recipe)
         return
 
+    if "finetune" in todo and recipe.finetune.quantization is not None:
+        from hflm import model as models
+
+        models.check_quantization()
     state = _start(recipe)
+    if recipe.processes is not None and state.num_processes < recipe.processes:
+        raise UserError(
+            f"processes: the recipe asks for {recipe.processes}, and {state.num_processes} started. Use `torchrun "
+            f"--nproc_per_node {recipe.processes} -m hflm run ...`, or accelerate launch with a configuration of "
+            "recipes/launch (with --cpu alone it starts one process)"
+        )
     with state.main_process_first():  # the others find what the first one cached
         material = materials.read_tasks(recipe, todo, say)
         corpus = materials.read_corpus(recipe, todo, say)
@@ -97,6 +107,7 @@ def bench(model, recipe, output=None, base_url=None, chat=False):
     folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{name}"
     recipe = recipe.model_copy(
         update={
+            "processes": None,  # asked for the training
             "model": type(recipe.model).model_validate({"from": model}),
             "tokenizer": None,
             "pretrain": None,
@@ -273,7 +284,7 @@ def say(text):
 
 def _train(stage, model, tokenizer, packed, validation, folder, block_size, key, recipe, state):
     from hflm import model as models
-    from hflm import pack, stream, train
+    from hflm import pack, plan, stream, train
 
     if state.is_main_process and stages.begin(folder / stage, key):
         say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
@@ -296,11 +307,14 @@ def _train(stage, model, tokenizer, packed, validation, folder, block_size, key,
     counts = packed.counts()
     if isinstance(packed, stream.PackedStream):  # known only now
         say(f"{stage}: {pack.told(counts)}")
+    models.gather(model)
     if state.is_main_process:
         if stage == "finetune" and recipe.finetune.adapter is not None:
-            model.save_pretrained(folder / stage / "adapter")
-            model = model.merge_and_unload()
+            model = models.merge(model, folder / stage / "adapter", recipe.finetune.quantization is not None)
         models.save(folder / stage / "model", model, tokenizer)
+        beside = plan.beside(model, packed.rows, recipe, stage, state.num_processes, folder)
+        if beside is not None:
+            say(f"{stage}: {plan.told(beside)}")
         environment.note(
             folder,
             parameters=model.num_parameters(),
@@ -314,6 +328,7 @@ def _train(stage, model, tokenizer, packed, validation, folder, block_size, key,
                     "packing": counts,
                     "skipped_steps": list(trained.skipped),
                     **trained.speed,
+                    "plan": beside,
                 }
             },
         )
@@ -322,6 +337,9 @@ def _train(stage, model, tokenizer, packed, validation, folder, block_size, key,
 
 def _start(recipe):
     """The process group (one process unless a launcher started several), seeded."""
+    from logging import ERROR, getLogger
+
+    getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel that it misses, each product that it casts
     import torch
     from accelerate import PartialState
     from accelerate.utils import set_seed
@@ -339,7 +357,7 @@ def _finish(state, folder, stage, keys):
     state.wait_for_everyone()
 
 
-def _first_model(recipe, folder):
+def _first_model(recipe, folder, quantization=None):
     """What training starts from: a new model of the recipe's size, or the one that it names."""
     from accelerate.utils import set_seed
 
@@ -350,7 +368,8 @@ def _first_model(recipe, folder):
     if recipe.model.from_ is None:
         tokenizer = tokenizers.load(folder / "tokenizer")
         return models.build(recipe.model.config, tokenizer), tokenizer
-    model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, recipe.model.dtype or "float32")
+    dtype = recipe.model.dtype or "float32"
+    model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype, quantization)
     if recipe.tokenizer is not None:
         tokenizer = tokenizers.load(folder / "tokenizer")
         if len(tokenizer) > model.config.vocab_size:
@@ -368,10 +387,12 @@ def _model_to_finetune(recipe, folder):
 
     from hflm import model as models
 
+    quantization = recipe.finetune.quantization
     if recipe.pretrain is None:
-        return _first_model(recipe, folder)
+        return _first_model(recipe, folder, quantization)
     set_seed(recipe.seed)  # the same adapter and dropout, whether or not pretraining ran in this process
-    return models.load(folder / "pretrain" / "model", dtype=recipe.model.dtype or "float32")
+    dtype = recipe.model.dtype or "float32"
+    return models.load(folder / "pretrain" / "model", dtype=dtype, quantization=quantization)
 
 
 def _block_size(stage, model):

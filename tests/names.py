@@ -22,15 +22,19 @@ from datasets.packaged_modules.json.json import JsonConfig
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.packaged_modules.text.text import TextConfig
 from peft import LoraConfig
-from transformers import GenerationConfig, GPT2Config, TrainingArguments
+from transformers import BitsAndBytesConfig, GenerationConfig, GPT2Config, TrainingArguments
 from transformers.activations import ACT2FN
 
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", list: "list", tuple: "list", dict: "dict"}
 PLAIN[type(None)] = "null"
 OVERRIDES = {  # where an annotation says less than the library accepts, or more than YAML can say
     "activation_function": "|".join(ACT2FN),
+    "bnb_4bit_compute_dtype": "float32|bfloat16|float16|null",
+    "bnb_4bit_quant_storage": "uint8|float32|bfloat16|float16|null",
+    "bnb_4bit_quant_type": "fp4|nf4",
     "dtype": "str|null",
     "fsdp": "bool|str|null",
+    "llm_int8_skip_modules": "list|null",
     "sequence_bias": "list",
 }
 
@@ -85,6 +89,16 @@ def generation():
     return {name: union for name, union in found.items() if union}
 
 
+def quantization():
+    """BitsAndBytesConfig has no annotations, but defaults; what may be None there is a dtype by name, or modules."""
+    found = {}
+    for parameter in inspect.signature(BitsAndBytesConfig).parameters.values():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            kind = PLAIN[type(parameter.default)]
+            found[parameter.name] = OVERRIDES.get(parameter.name, kind)
+    return found
+
+
 def arguments_of_training():
     """TrainingArguments', and an optimizer of hflm's own: hflm/muon.py."""
     found = fields(TrainingArguments)
@@ -98,6 +112,7 @@ def main():
         "TrainingArguments": arguments_of_training(),
         "GPT2Config": fields(GPT2Config),
         "LoraConfig": fields(LoraConfig),
+        "BitsAndBytesConfig": quantization(),
         "GenerationConfig": generation(),
         "load_dataset": simple({a.name: a.annotation for a in arguments if a.kind is not a.VAR_KEYWORD}),
         "text": fields(TextConfig, without=shared),

@@ -8,8 +8,8 @@ from conftest import TEXTS
 
 from hflm import loss as losses
 from hflm import model as models
-from hflm import pack, presets
-from hflm.errors import ModelError
+from hflm import pack, presets, shape
+from hflm.errors import MissingExtra, ModelError
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_presets_have_exactly_the_published_parameters(preset, published):
 
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config(**presets.PRESETS[preset]))
-    assert presets.parameters(**presets.PRESETS[preset]) == model.num_parameters()
+    assert sum(shape.parameters(shape.of(presets.PRESETS[preset])).values()) == model.num_parameters()
     assert published is None or model.num_parameters() == published
 
 
@@ -181,18 +181,92 @@ def test_saving_leaves_the_old_model_when_it_fails(tokenizer, tiny, tmp_path):
     assert (tmp_path / "model" / "tokenizer.json").is_file()
 
 
-def test_adapters_train_and_merge_into_plain_weights(tokenizer, tiny):
-    before = tiny.transformer.h[0].attn.c_attn.weight.clone()
-    wrapped = models.add_adapter(models.mend_loss(tiny), {"type": "lora", "r": 2, "init_lora_weights": False})
+ADAPTERS = [
+    {"init_lora_weights": False},
+    {"use_rslora": True},
+    {"use_dora": True},
+    {"use_dora": True, "use_rslora": True, "target_modules": "all-linear"},
+    {"init_lora_weights": "pissa"},
+]
+QUANTIZED = [  # what a merged model may differ by
+    ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"target_modules": ["c_attn", "c_fc"]}, 2e-3),
+    ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, {"use_rslora": True}, 2e-3),
+    ({"load_in_8bit": True}, {}, 2e-2),  # its products are in 8 bits too, the merged model's are not
+]
+
+
+def learn(wrapped, tokenizer, steps=3):
+    """A few steps; gives the names of what learnt."""
     batch = pack.collate(pack.pack_documents(TEXTS[:4], tokenizer, 64).rows, tokenizer.pad_token_id)
-    wrapped(**batch).loss.backward()
-    trainable = {name for name, parameter in wrapped.named_parameters() if parameter.grad is not None}
-    assert trainable and all("lora_" in name for name in trainable)
-    wrapped.eval()
-    expected = wrapped(input_ids=batch["input_ids"][:1, :8]).logits
-    merged = wrapped.merge_and_unload()
-    assert not torch.equal(merged.transformer.h[0].attn.c_attn.weight, before)
-    torch.testing.assert_close(merged(input_ids=batch["input_ids"][:1, :8]).logits, expected, rtol=1e-4, atol=1e-5)
+    optimizer = torch.optim.AdamW((p for p in wrapped.parameters() if p.requires_grad), lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        wrapped(**batch).loss.backward()
+        optimizer.step()
+    return {name for name, parameter in wrapped.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
+def test_adapters_train_reload_and_merge_into_plain_weights(tokenizer, tiny, tmp_path, adapter):
+    models.save(tmp_path / "base", tiny, tokenizer)
+    base, _ = models.load(str(tmp_path / "base"))
+    ids = torch.arange(1, 11)[None]
+    before = base.eval()(input_ids=ids).logits
+    wrapped = models.add_adapter(models.mend_loss(base), {"type": "lora", "r": 2, **adapter})
+    trained = learn(wrapped, tokenizer)
+    assert trained and all("lora_" in name for name in trained)
+    expected = wrapped.eval()(input_ids=ids).logits
+    assert (expected - before).abs().max() > 1e-3
+    merged = models.merge(wrapped, tmp_path / "adapter")
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+    reloaded, _ = models.load(str(tmp_path / "adapter"))
+    torch.testing.assert_close(reloaded.eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("quantization", "adapter", "tolerance"), QUANTIZED, ids=str)
+def test_a_quantized_model_learns_by_an_adapter_and_is_merged_into_plain_safetensors(
+    tokenizer, tmp_path, quantization, adapter, tolerance
+):
+    pytest.importorskip("bitsandbytes")
+    config = {"n_layer": 2, "n_head": 2, "n_embd": 64, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}
+    models.save(tmp_path / "base", models.build({**config, "n_positions": 64}, tokenizer), tokenizer)
+    base, _ = models.load(str(tmp_path / "base"), quantization=quantization)
+    assert base.transformer.h[0].attn.c_attn.weight.element_size() == 1
+    wrapped = models.add_adapter(models.mend_loss(base), {"type": "lora", "r": 2, **adapter})
+    assert all("lora_" in name for name in learn(wrapped, tokenizer))
+    ids = torch.arange(1, 11)[None]
+    expected = wrapped.eval()(input_ids=ids).logits
+    models.save(tmp_path / "model", models.merge(wrapped, tmp_path / "adapter", quantized=True), tokenizer)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert "quantization_config" not in config
+    plain, _ = models.load(str(tmp_path / "model"))
+    assert plain.transformer.h[0].attn.c_attn.weight.shape == (64, 192)
+    assert (plain.eval()(input_ids=ids).logits - expected).abs().max() < tolerance
+    # The matrices are those that training saw, not the ones from before they were quantized.
+    original, _ = models.load(str(tmp_path / "base"))
+    places = [dict(m.named_parameters())["transformer.h.0.attn.c_proj.weight"] for m in (plain, original)]
+    assert not torch.allclose(*places, atol=1e-5)
+    torch.testing.assert_close(*places, atol=0.01, rtol=0)
+
+
+def test_quantization_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="uv sync --extra quant"):
+        models.check_quantization()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"target_modules": ["nothing"]}, "nothing"),
+        ({"target_modules": ".*(wte|c_attn)"}, "it takes in transformer.wte, one of the tied embeddings"),
+        ({"init_lora_weights": "olora"}, "OLoRA cannot read GPT-2's"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layers"),
+    ],
+)
+def test_an_adapter_that_cannot_be_trained_or_merged_says_so(tiny, adapter, message):
+    with pytest.raises(ModelError, match=message):
+        models.add_adapter(tiny, {"type": "lora", **adapter})
 
 
 @pytest.mark.parametrize(
@@ -216,11 +290,6 @@ def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
         models.load(str(tmp_path))
-
-
-def test_an_adapter_on_modules_that_are_not_there_says_so(tiny):
-    with pytest.raises(ModelError, match="adapter"):
-        models.add_adapter(tiny, {"type": "lora", "target_modules": ["nothing"]})
 
 
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])

@@ -164,6 +164,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
                     seed=0,
                     collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
                     tokens_per_row=packed.tokens_per_row,
+                    row_tokens=packed.block_size,
                 )
             except KeyboardInterrupt:
                 assert until is not None

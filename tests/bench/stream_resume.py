@@ -139,6 +139,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
         seed=0,
         collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
         tokens_per_row=packed.tokens_per_row,
+        row_tokens=packed.block_size,
     )
 
 

@@ -1,0 +1,190 @@
+"""`hflm plan` beside what is measured: parameters, peak memory and FLOPs of training steps, over eight configurations.
+
+    python tests/bench/plan_accuracy.py [NAME...]
+
+Each configuration trains for three steps in a process of its own, through hflm.train, on rows of two documents.
+Memory is the peak of that process's resident memory above what it holds after a first, minute model has been trained
+the same way (libraries, kernels' buffers). glibc is told to return freed blocks of 128 kB and more at once
+(MALLOC_MMAP_THRESHOLD_), so that resident memory is what torch holds and not what the allocator has not yet reused;
+`resident_default` is the same figure without that. FLOPs are FlopCounterMode's in one more step.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+
+RECIPE = """
+name: accuracy
+tokenizer: {train: {algorithm: bpe, vocab_size: 4096}}
+model: {preset: gpt2-micro, n_positions: 256, attn_pdrop: 0.0, embd_pdrop: 0.0, resid_pdrop: 0.0}
+tasks:
+  sentiment: {data: {path: toy, name: sentiment}, labels: [negative, neutral, positive]}
+"""
+STAGE = {"pretrain": {"data": {"path": "toy", "name": "stories"}}, "finetune": {"tasks": ["sentiment"]}}
+DROPOUT = {"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1}
+CONFIGURATIONS = {  # name: (stage, vocabulary, keys of the model, keys of the stage, args)
+    "micro": ("pretrain", 4096, {}, {}, {}),
+    "micro_dropout": ("pretrain", 4096, DROPOUT, {"block_size": 128}, {"optim": "adamw_torch"}),
+    "mini_muon": (
+        "pretrain", 8192, {"preset": "gpt2-mini", "activation_function": "gelu_pytorch_tanh"}, {},
+        {"optim": "muon", "per_device_train_batch_size": 4},
+    ),
+    "micro_vocabulary": ("pretrain", 32768, {}, {"block_size": 128}, {"per_device_train_batch_size": 4}),
+    "mini_checkpointing": (
+        "pretrain", 8192, {"preset": "gpt2-mini"}, {}, {"activation_checkpointing": True, "optim": "adafactor"},
+    ),
+    "micro_bf16_accumulated": (
+        "pretrain", 4096, {}, {}, {"bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 16},
+    ),
+    "micro_lora": ("finetune", 4096, {}, {"adapter": {"type": "lora", "r": 16, "target_modules": "all-linear"}}, {}),
+    "mini_dora": (
+        "finetune", 8192, {"preset": "gpt2-mini"}, {"adapter": {"type": "lora", "r": 8, "use_dora": True}},
+        {"per_device_train_batch_size": 4},
+    ),
+}  # fmt: skip
+
+
+def recipe_of(name):
+    """(Recipe, its training stage) of a configuration."""
+    import yaml
+
+    from hflm import recipe
+
+    stage, vocabulary, model, keys, args = CONFIGURATIONS[name]
+    tree = yaml.safe_load(RECIPE)
+    tree["tokenizer"]["train"]["vocab_size"] = vocabulary
+    tree["model"] |= model
+    tree[stage] = {**STAGE[stage], **keys, "args": args}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return recipe.load(str(path)), stage
+
+
+class Vocabulary:
+    """As much of a tokenizer as building a model needs."""
+
+    bos_token_id = eos_token_id = pad_token_id = 0
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+
+def train(config, vocabulary, section, adapter, length, steps):
+    """Train a fresh model for some steps; returns it."""
+    import numpy as np
+
+    from hflm import model as models
+    from hflm import pack
+    from hflm import train as trains
+
+    model = models.mend_loss(models.build(config, Vocabulary(vocabulary)))
+    if adapter is not None:
+        model = models.add_adapter(model, adapter)
+    batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
+    draw = np.random.default_rng(0)
+    rows, half = [], length // 2
+    for _ in range(batch * steps):
+        ids = draw.integers(1, vocabulary, length)
+        labels = ids.copy()
+        labels[[0, half]] = -100
+        positions = np.concatenate([np.arange(half), np.arange(length - half)])
+        rows.append({"input_ids": ids, "labels": labels, "position_ids": positions})
+    with tempfile.TemporaryDirectory() as folder:
+        trains.train(
+            model, rows, folder, {**section.args, "max_steps": steps, "save_strategy": "no"}, stage="pretrain", seed=1,
+            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length,
+        )  # fmt: skip
+    return model
+
+
+def resident(field):
+    """Bytes of VmRSS (now) or VmHWM (the most so far) of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def measure(name):
+    """What the training of a configuration takes in this process."""
+    import gc
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    warnings.simplefilter("ignore")
+    recipe, stage = recipe_of(name)
+    section = getattr(recipe, stage)
+    adapter = section.adapter if stage == "finetune" else None
+    vocabulary, config = recipe.tokenizer.train.vocab_size, recipe.model.config
+    length = section.block_size or config["n_positions"]
+    train({**config, "n_layer": 1, "n_embd": 16, "n_head": 1}, 64, section, adapter, 16, 1)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+    model = train(config, vocabulary, section, adapter, length, 3)
+    most = resident("VmHWM") - before
+    counted = sum(p.numel() for p in model.parameters())
+    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with FlopCounterMode(display=False) as counter:
+        train(config, vocabulary, section, adapter, length, 1)
+    batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
+    return {"parameters": [counted, learnt], "memory": most, "flops": counter.get_total_flops() / batch / length}
+
+
+def predict(name):
+    """The same from hflm's arithmetic."""
+    from hflm import cost, plan, shape
+
+    recipe, stage = recipe_of(name)
+    size = shape.of({**recipe.model.config, "vocab_size": recipe.tokenizer.train.vocab_size})
+    load = plan.load_of(recipe, stage, size, 1, gpu=False)
+    load = plan.replace(load, labelled=(load.length - 2) / load.length)
+    counted = sum(shape.parameters(size).values())
+    added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0
+    return {
+        "parameters": [counted + added, added or counted],
+        "memory": plan.peak(size, load)[0],
+        "moments": cost.memory(size, load),
+        "flops": sum(cost.flops_per_token(size, load).values()),
+    }
+
+
+def main(names):
+    ratios, exact = {}, True
+    for name in names:
+        predicted = predict(name)
+        own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+        command = [sys.executable, __file__, "--one", name]
+        measured, default = (
+            json.loads(
+                subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            )
+            for env in (own, dict(os.environ))
+        )
+        exact &= predicted["parameters"] == measured["parameters"]
+        ratios[name] = {
+            "parameters": predicted["parameters"] == measured["parameters"],
+            "memory": round(predicted["memory"] / measured["memory"], 3),
+            "memory_default_allocator": round(predicted["memory"] / default["memory"], 3),
+            "memory_mb": round(measured["memory"] / 1e6),
+            "flops": round(predicted["flops"] / measured["flops"], 4),
+        }
+        print(name, ratios[name], file=sys.stderr)
+    worst = {key: max(abs(ratio[key] - 1) for ratio in ratios.values()) for key in ("memory", "flops")}
+    print(
+        json.dumps({"parameters_exact": exact, **{f"worst_{k}": round(v, 4) for k, v in worst.items()}, "all": ratios})
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2])))
+    else:
+        main(sys.argv[1:] or CONFIGURATIONS)

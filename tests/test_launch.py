@@ -1,0 +1,164 @@
+"""The configurations under recipes/launch: read by accelerate itself, and run where no GPU is needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hflm import recipe
+
+LAUNCH = Path(recipe.__file__).parent.parent / "recipes" / "launch"
+RECIPE = """
+name: launched
+processes: 2
+tokenizer: {train: {algorithm: bpe, vocab_size: 300}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+pretrain:
+  data: {path: toy, name: stories, size: 60}
+  args: {max_steps: 3, per_device_train_batch_size: 2, logging_steps: 1}
+"""
+# Two processes share a model by FSDP2; the first one saves it whole.
+SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import GPT2Config, GPT2LMHeadModel
+from hflm import model as models
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+plain = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=101, **special))
+if dist.get_rank() == 0:
+    plain.save_pretrained("plain")
+mesh = init_device_mesh("cpu", (2,))
+for block in plain.transformer.h:
+    fully_shard(block, mesh=mesh)
+fully_shard(plain, mesh=mesh)
+assert plain.transformer.wte.weight.to_local().shape[0] < 101
+models.gather(plain)
+if dist.get_rank() == 0:
+    models.save("gathered", plain)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def environment(**more):
+    return {
+        **os.environ, "PYTHONPATH": str(LAUNCH.parent.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **more
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(LAUNCH.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_takes_the_configuration_as_it_is_meant(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    text = file.read_text()
+    command = next(line for line in text.splitlines() if "accelerate launch" in line)
+    assert f"--config_file recipes/launch/{file.name}" in command
+    config = load_config_from_file(str(file))
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "-m", "hflm", "run", "RECIPE"])
+    arguments.nondefault = set()
+    arguments, *_ = _validate_launch_command(arguments)
+    written = yaml.safe_load(text)
+    assert (arguments.num_processes, arguments.num_machines) == (config.num_processes, config.num_machines)
+    assert arguments.use_fsdp == ("fsdp" in file.stem)
+    assert arguments.multi_gpu == (file.stem in ("ddp", "ddp_nodes", "cpu"))
+    for key, value in written.get("fsdp_config", {}).items():
+        assert str(getattr(arguments, key)).lower() == str(value).lower()
+
+
+def test_they_are_no_recipes():
+    assert not any(name.startswith("launch") for name in recipe.shipped())
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A folder of commands in place of Slurm's; each writes down how it was called. Gives a function that runs the job."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    told = {
+        "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; fi',
+        "scancel": 'kill -TERM "$(cat accelerate.pid)"',
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; code=$?; done; exit $code',
+        "accelerate": "$BEHAVIOUR",
+    }
+    for name, does in told.items():
+        does = 'echo $$ > accelerate.pid; eval "$BEHAVIOUR"' if name == "accelerate" else does
+        (bin / name).write_text(f'#!/bin/bash\necho {name} "$@" >> calls\n{does}\n')
+        (bin / name).chmod(0o755)
+
+    def run(behaviour, *arguments):
+        slurm = {"SLURM_JOB_ID": "71", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NODELIST": "n[1-2]"}
+        found = environment(PATH=f"{bin}:{os.environ['PATH']}", BEHAVIOUR=behaviour, **slurm)
+        job = subprocess.Popen(["bash", str(LAUNCH / "slurm.sh"), *arguments], cwd=tmp_path, env=found)
+        return job, tmp_path / "calls"
+
+    return run
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (1, False), (2, False), (143, True)])
+def test_slurm_starts_every_machine_and_queues_a_stopped_job_again(cluster, code, again):
+    job, calls = cluster(f"exit {code}", "my recipe.yaml", "--set", "a.b=[1, 2]")
+    assert job.wait(60) == code
+    lines = calls.read_text().splitlines()
+    launches = [line for line in lines if line.startswith("accelerate")]
+    assert len(launches) == 2
+    for rank, line in enumerate(launches):
+        assert line == (
+            "accelerate launch --config_file recipes/launch/ddp_nodes.yaml --num_machines 2 --num_processes 8 "
+            f"--main_process_ip first --main_process_port 20071 --machine_rank {rank} "
+            "-m hflm run my recipe.yaml --set a.b=[1, 2]"
+        )
+    assert ("scontrol requeue 71" in lines) == again
+
+
+def test_slurm_hands_a_signal_on_and_waits_for_the_checkpoint(cluster, tmp_path):
+    slow = "[ -e saved ] && exit 1; trap 'sleep 1; touch saved; exit 1' TERM; touch started; while true; do sleep 0.1; done"
+    job, calls = cluster(slow, "r.yaml")
+    while not (tmp_path / "started").exists():
+        assert job.poll() is None
+    job.terminate()
+    assert job.wait(60) == 1
+    assert (tmp_path / "saved").exists()
+    assert calls.read_text().splitlines()[-1] == "scontrol requeue 71"
+
+
+@pytest.mark.slow
+def test_the_cpu_configuration_starts_two_processes_and_one_is_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    hflm = ["-m", "hflm", "run", "r.yaml"]
+    two = [*launch, "--config_file", str(LAUNCH / "cpu.yaml"), "--main_process_port", "29743", *hflm]
+    ended = subprocess.run(
+        two, cwd=tmp_path, capture_output=True, text=True, env=environment(ACCELERATE_USE_CPU="true")
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "2 processes on cpu" in ended.stderr
+    assert json.loads((tmp_path / "runs" / "launched" / "environment.json").read_text())["processes"] == 2
+    one = [*launch, "--cpu", "--num_processes", "2", *hflm, "--output", "one"]
+    ended = subprocess.run(one, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert ended.returncode != 0
+    assert "processes: the recipe asks for 2, and 1 started. Use `torchrun --nproc_per_node 2" in ended.stderr
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.slow
+def test_a_model_divided_by_fsdp2_is_saved_whole(tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29744"]
+    ended = subprocess.run([*launch, "sharded.py"], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    plain, gathered = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "gathered"))
+    assert plain.keys() == gathered.keys()
+    assert all(plain[name].equal(gathered[name]) for name in plain)
+    assert json.loads((tmp_path / "gathered" / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
