@@ -116,11 +116,15 @@ def plan(
 
 
 @app.command()
-def schema():
+def schema(
+    page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,
+):
     """Print the recipe's JSON Schema, for editors."""
     from hflm import recipe as recipes_room
+    from hflm import recipe_page
 
-    print(json.dumps(recipes_room.json_schema(), indent=2))
+    found = recipes_room.json_schema()
+    print(recipe_page.page(found) if page else json.dumps(found, indent=2))
 
 
 @app.command()

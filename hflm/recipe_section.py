@@ -24,7 +24,9 @@ KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choic
 class Section(BaseModel):
     """A part of a recipe: frozen, strict about types, and telling all its problems at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def rules(cls, raw):

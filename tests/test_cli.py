@@ -102,6 +102,13 @@ def test_schema(folder):
     assert (done.returncode, json.loads(done.stdout)) == (0, recipe.json_schema())
 
 
+def test_the_page_of_every_key_is_up_to_date(folder):
+    """Run `hflm schema --page > recipes/KEYS.md` after a change of the recipe's keys."""
+    done = hflm("schema", "--page", cwd=folder)
+    assert done.returncode == 0
+    assert done.stdout == (Path(__file__).parent.parent / "recipes" / "KEYS.md").read_text()
+
+
 def test_recipes_are_listed_with_their_first_line_and_printed(folder):
     done = hflm("recipes", cwd=folder)
     lines = done.stdout.splitlines()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hflm import names, recipe
+from hflm import names, recipe, recipe_section
 from hflm.errors import RecipeError
 from hflm.presets import PRESETS
 from hflm.recipe_yaml import parse
@@ -594,6 +594,18 @@ def test_shipped_recipes_by_name(tmp_path, monkeypatch, home):
             recipe.load(name)
     Path("squad").write_text(GOOD)  # a file comes before a name
     assert recipe.load("squad").name == "good"
+
+
+def sections(section=recipe_section.Section):
+    for below in section.__subclasses__():
+        yield below
+        yield from sections(below)
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+def test_every_key_of_a_recipe_is_described(section):
+    without = [name for name, field in section.model_fields.items() if not field.description]
+    assert not [name for name in without if name != "kind"]
 
 
 def test_the_schema_knows_sections_tasks_and_passed_names():
