@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hflm import endpoint as endpoints
-from hflm import environment, results, stages
+from hflm import environment, results, stages, trackers
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -34,6 +34,8 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         show(folder, recipe)
         return
 
+    for stage in todo & {"pretrain", "finetune"}:
+        trackers.require(getattr(recipe, stage).args.get("report_to"), stage)
     state = _start(recipe)
     with state.main_process_first():  # the others find what the first one cached
         material = materials.read_tasks(recipe, todo, say)
