@@ -185,6 +185,7 @@ def contradicted(raw):
         yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
 
 
+License = Annotated[str, matching(r"[a-z0-9][a-z0-9.-]*", "a licence as the Hub names it, such as apache-2.0")]
 Positive = Annotated[int, Field(gt=0)]
 BlockSize = Annotated[int, Field(gt=1)]
 OnSpike = Literal["stop", "rollback", "ignore"]
