@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from hflm import names
+from hflm import names, trackers
 from hflm.names import NAMES, show, suggest
 
 KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
@@ -175,6 +175,8 @@ def contradicted(raw):
     args = raw.get("args")
     if not isinstance(args, dict):
         return
+    if text := trackers.unknown(args.get("report_to")):
+        yield ("args", "report_to"), text
     if raw.get("on_spike") == "rollback" and args.get("fp16"):
         yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
     if raw.get("batch_tokens") is None:

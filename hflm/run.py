@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hflm import endpoint as endpoints
-from hflm import environment, results, stages
+from hflm import environment, results, stages, trackers
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -38,6 +38,8 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         from hflm import model as models
 
         models.check_quantization()
+    for stage in todo & {"pretrain", "finetune"}:
+        trackers.require(getattr(recipe, stage).args.get("report_to"), stage)
     state = _start(recipe)
     if recipe.processes is not None and state.num_processes < recipe.processes:
         raise UserError(

@@ -3,30 +3,25 @@
 Mended here: the batch of a step is the recipe's, whatever number of processes shares it (hflm.batch); a damaged or
 half-written checkpoint is never resumed, and old ones go only after the new one is sealed (hflm.checkpoints); SIGTERM
 saves at the next step boundary that all ranks agree on, a loss that blows up stops or rolls back (hflm.guards); an
-out-of-memory halves the micro-batch and keeps the batch; every log line lands in metrics.jsonl, once (hflm.progress).
+out-of-memory halves the micro-batch and keeps the batch (hflm.recovery); every log line lands in metrics.jsonl, once
+(hflm.progress).
 """
 
-import json
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate.data_loader import get_sampler
-from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm import batch as batches
-from hflm import checkpoints, stream
-from hflm.errors import Stopped, TrainingError, UserError
-from hflm.guards import ROLLBACKS, Guard, Unsound
+from hflm import checkpoints, recovery, stream
+from hflm.errors import UserError
+from hflm.guards import Guard
 from hflm.muon import Muon
 from hflm.progress import Progress, flops_per_token
-from hflm.records import read_json
-from hflm.results import write_text
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -40,8 +35,6 @@ DEFAULTS = {
     "logging_nan_inf_filter": False,  # it would hide what the guard looks for, and read every loss from the device
     "ddp_find_unused_parameters": False,  # a language model uses all of them at each step
 }
-MICRO_BATCH, SKIPPED = "micro_batch.json", "skipped.json"
-SHOWN_ROWS = 16  # of a batch, in a message
 
 
 @dataclass(frozen=True)
@@ -91,8 +84,8 @@ def train(
     if torch.accelerator.device_count() > arguments.world_size == 1:
         gpus = torch.accelerator.device_count()
         progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
-    batch = _batch(arguments, folder, batch_tokens, row_tokens, stage)
-    _share_out(arguments, batch)
+    batch = recovery.batch_of(arguments, folder, batch_tokens, row_tokens, stage)
+    recovery.share_out(arguments, batch)
     progress.say(f"{batch} = {batch.rows:,} rows of {row_tokens:,} tokens a step")
     whole = None
     if batch_tokens and not isinstance(rows, stream.PackedStream):
@@ -100,10 +93,10 @@ def train(
         if not whole:
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
-            rows = rows[:whole]
+            rows = torch.utils.data.Subset(rows, range(whole))
     started = time.monotonic()
     while True:
-        skipped = _skipped(folder)
+        skipped = recovery.skipped(folder)
         guard = Guard(stage, folder, keep, on_spike, skipped, progress.say)
         trainer = _Trainer(
             guard,
@@ -123,7 +116,7 @@ def train(
             guard.continues(checkpoint)
         if isinstance(rows, stream.PackedStream):
             stream.feed(trainer, rows, checkpoint)
-        if _ended(trainer, checkpoint, progress):
+        if recovery.ended(trainer, checkpoint, progress):
             break
         trainer.accelerator.free_memory()
     history = trainer.state.log_history
@@ -238,114 +231,6 @@ class _Trainer(Trainer):
         sampler = get_sampler(loader)
         loader.set_epoch(epoch)
         return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
-
-
-def _ended(trainer, checkpoint, progress):
-    """Train to the end: True. False where the stage shall begin again from its newest sound checkpoint."""
-    previous = signal.signal(signal.SIGTERM, trainer.guard.signal)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Unsound as found:
-        _roll_back(trainer, found, progress)
-        return False
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        _halve(trainer, error, progress)
-    else:
-        if trainer.guard.stopping:
-            raise Stopped(
-                f"{trainer.guard.stage}: stopped by SIGTERM, a checkpoint is saved; the same command continues it"
-            )
-        return True
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    # Outside of the handler, whose error holds on to the step's tensors.
-    trainer.model.zero_grad()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-    if trainer.state.global_step > (checkpoints.step(checkpoint) if checkpoint else 0):
-        # No step was half taken: what it broke off in is a forward or a backward pass.
-        trainer._save_checkpoint(trainer.model_wrapped, trial=None)
-        if isinstance(trainer.train_dataset, stream.PackedStream):
-            loader = trainer.callback_handler.train_dataloader
-            loader.save(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}", unfinished=True)
-        trainer.guard.on_save(trainer.args, trainer.state, trainer.control, trainer.model)
-    return False
-
-
-def _batch(arguments, folder, batch_tokens, row_tokens, stage):
-    """The Batch of a step: the recipe's, with the micro-batch that an earlier out-of-memory left."""
-    most, processes = arguments.per_device_train_batch_size, arguments.world_size
-    if batch_tokens:
-        batch = batches.derive(batch_tokens, row_tokens, processes, most, stage)
-    else:
-        batch = batches.Batch(most, arguments.gradient_accumulation_steps, processes)
-    fits = read_json(Path(folder) / MICRO_BATCH).get("rows", batch.per_device)
-    while batch.per_device > fits:
-        batch = batch.halved()
-    return batch
-
-
-def _share_out(arguments, batch):
-    arguments.per_device_train_batch_size = batch.per_device
-    arguments.gradient_accumulation_steps = batch.accumulation
-
-
-def _halve(trainer, error, progress):
-    """After an out-of-memory: half the micro-batch, twice the accumulation; kept in the folder for a restart."""
-    arguments, stage = trainer.args, trainer.guard.stage
-    what = f"{stage}: out of memory ({' '.join(str(error).split())[:200]})"
-    batch = batches.Batch(
-        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.world_size
-    ).halved()
-    if batch is None or trainer.guard.stepping:
-        raise TrainingError(
-            f"{what}, which a smaller micro-batch cannot mend. Take a smaller model, a shorter {stage}.block_size, "
-            f"or {stage}.args.activation_checkpointing: true"
-        )
-    _share_out(arguments, batch)
-    arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
-    write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
-    if arguments.world_size > 1:
-        # The other ranks wait in this step for a gradient that will not come.
-        raise TrainingError(
-            f"{what}. The same command continues with {batch} (torchrun --max-restarts does it by itself)"
-        )
-    progress.say(f"{what.removeprefix(stage + ': ')}: goes on with {batch}")
-
-
-def _roll_back(trainer, found, progress):
-    """Note the step of an Unsound as one to skip, or raise TrainingError when the recipe or the bound says stop."""
-    guard, folder = trainer.guard, Path(trainer.args.output_dir)
-    rows = trainer.rows_of(found.step)
-    shown = ", ".join(map(str, rows[:SHOWN_ROWS])) + (
-        f" and {len(rows) - SHOWN_ROWS} more" if rows[SHOWN_ROWS:] else ""
-    )
-    what = f"{found.what} (packed rows {shown})"
-    sound = checkpoints.newest_sound(folder)
-    if guard.on_spike != "rollback":
-        advice = f"Lower {guard.stage}.args.learning_rate, or set {guard.stage}.on_spike: rollback to skip such a batch"
-    elif sound is None:
-        advice = f"There is no checkpoint to go back to: lower {guard.stage}.args.save_steps or the learning rate"
-    elif len(guard.skipped) >= ROLLBACKS:
-        advice = f"It went back {ROLLBACKS} times already: lower {guard.stage}.args.learning_rate"
-    else:
-        entry = {"loss": found.loss if found.loss is None else str(found.loss), "rows": rows}
-        if trainer.is_world_process_zero():
-            write_text(folder / SKIPPED, json.dumps({**read_json(folder / SKIPPED), found.step: entry}) + "\n")
-        if trainer.args.world_size > 1:
-            torch.distributed.barrier()
-        progress.say(f"{what}: back to {sound.name}, and past that batch")
-        return
-    raise TrainingError(
-        f"{guard.stage}: {what}. {'The last sound checkpoint is ' + sound.name + '. ' if sound else ''}{advice}"
-    )
-
-
-def _skipped(folder):
-    """The steps whose batch a rollback left out."""
-    return {int(step) for step in read_json(Path(folder) / SKIPPED)}
 
 
 def _muon(model, arguments):

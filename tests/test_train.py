@@ -12,7 +12,7 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
-from hflm import checkpoints, guards, pack, progress, train
+from hflm import checkpoints, guards, pack, progress, trackers, train
 from hflm import model as models
 from hflm.errors import Stopped, TrainingError, UserError
 
@@ -340,3 +340,29 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step
     whole, _ = fit("whole")
     resumed, _ = fit()
     assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_tracker_gets_what_is_logged(fit, tmp_path):
+    from tensorboardX import SummaryWriter  # noqa: F401  a development dependency, which transformers takes too
+
+    fit(report_to="tensorboard")
+    [events] = (tmp_path / "run").rglob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
+    assert len(metrics(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize("report_to", ["no_such_package", ["tensorboard", "no_such_package"]])
+def test_a_tracker_that_is_not_installed_names_what_to_install(monkeypatch, report_to):
+    monkeypatch.setitem(trackers.PACKAGES, "no_such_package", ("no_such_package",))
+    with pytest.raises(
+        UserError, match=r"finetune.args.report_to: no_such_package is not.*uv pip install no_such_package"
+    ):
+        trackers.require(report_to, "finetune")
+
+
+def test_every_tracker_of_transformers_is_known():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert trackers.PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys()
+    for fine in (None, "none", "all", "wandb", ["mlflow", "trackio"]):
+        assert trackers.unknown(fine) is None

@@ -8,7 +8,7 @@ import time
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class Block(nn.Module):
@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.c_fc, self.c_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x):
-        B, T, C = x.shape  # noqa: N806
+        B, T, C = x.shape
         q, k, v = (
             each.view(B, T, self.heads, -1).transpose(1, 2) for each in self.c_attn(self.ln_1(x)).split(C, dim=2)
         )
