@@ -34,11 +34,12 @@ BEGIN = {"pass": 0, "dataset": None, "block": 0, "used": 0, "row": 0, "texts": 0
 ROWS_AT_ONCE = 512
 
 
-@dataclass(frozen=True)
-class PackedStream:
+@dataclass(frozen=True, eq=False)
+class PackedStream(IterableDataset):
     """Rows of a data.Stream, as `pack.Packed` has those of a list; `shuffle_buffer` is in documents, None keeps order.
 
-    `taken` adds up {"rows", "tokens"} of this process, and holds the place of each of its readers.
+    `taken` adds up {"batches", "rows", "tokens"} of this process, and holds the place of each of its readers. Iterated
+    (in the process, or in each DataLoader worker), it yields (row, the place after it) of one reader.
     """
 
     stream: object
@@ -55,6 +56,17 @@ class PackedStream:
     @property
     def tokens_per_row(self):
         return self.block_size
+
+    def __iter__(self):
+        taken, worker = self.taken, get_worker_info()
+        # A DataLoader asks its workers in turn, beginning with the first: that is the reader whose turn it was.
+        role = ((worker.id if worker else 0) + taken["batches"]) % len(taken["places"])
+        reader = taken["process"] * len(taken["places"]) + role
+        readers = taken["processes"] * len(taken["places"])
+        try:
+            yield from rows(self, reader, readers, taken["places"][role])
+        except UserError as error:
+            yield error, None  # a worker's exception would reach the user as a traceback
 
     def counts(self):
         """As `Packed.counts()`, of the rows that all processes have trained on; every process must ask."""
@@ -85,8 +97,8 @@ def feed(trainer, packed, checkpoint):
     readers would not fit together, so that some documents would be read twice and some never.
     """
     args = trainer.args
-    told = args.accelerator_config
-    if told.dispatch_batches is not None or told.split_batches:
+    asked = args.accelerator_config
+    if asked.dispatch_batches is not None or asked.split_batches:
         warnings.warn(
             "args.accelerator_config: dispatch_batches and split_batches are ignored, each process reads its own "
             "share of a stream",
@@ -103,7 +115,7 @@ def feed(trainer, packed, checkpoint):
     def loader():
         packed.taken.clear()
         packed.taken.update(taken, places=list(taken["places"]))
-        return Loader(packed, trainer._train_batch_size, trainer.data_collator, args)
+        return Loader(packed, trainer)
 
     trainer.get_train_dataloader = loader
 
@@ -111,14 +123,14 @@ def feed(trainer, packed, checkpoint):
 class Loader:
     """Batches of one process, without end. Accelerate's own would read ahead, and split or dispatch what is split."""
 
-    def __init__(self, packed, batch_size, collate, args):
-        self.taken = packed.taken
-        workers = self.taken["workers"]
+    def __init__(self, packed, trainer):
+        self.trainer, self.taken = trainer, packed.taken
+        args = trainer.args
         self.batches = DataLoader(
-            Share(packed),
-            batch_size=batch_size,
-            collate_fn=partial(_together, collate=collate),
-            num_workers=workers,
+            packed,
+            batch_size=trainer._train_batch_size,
+            collate_fn=partial(_together, collate=trainer.data_collator),
+            num_workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             pin_memory=args.dataloader_pin_memory,
             worker_init_fn=_begin_worker,
@@ -127,6 +139,8 @@ class Loader:
         )
 
     def __iter__(self):
+        if self.trainer.state.global_step >= self.trainer.args.max_steps:
+            return  # resumed at its end, Trainer would take one step more of data without a length
         taken = self.taken
         for batch, place, rows, tokens in self.batches:
             if isinstance(batch, UserError):
@@ -148,25 +162,6 @@ class Loader:
         """
         taken = self.before if unfinished else self.taken
         write_text(_file(checkpoint, taken["process"]), json.dumps(taken) + "\n")
-
-
-class Share(IterableDataset):
-    """The rows of one reader: (row, the place after it). Alone in its process, or one of the DataLoader's workers."""
-
-    def __init__(self, packed):
-        self.packed = packed
-
-    def __iter__(self):
-        taken = self.packed.taken
-        worker = get_worker_info()
-        # A DataLoader asks its workers in turn, beginning with the first: that is the reader whose turn it was.
-        role = ((worker.id if worker else 0) + taken["batches"]) % len(taken["places"])
-        reader = taken["process"] * len(taken["places"]) + role
-        readers = taken["processes"] * len(taken["places"])
-        try:
-            yield from rows(self.packed, reader, readers, taken["places"][role])
-        except UserError as error:
-            yield error, None  # a worker's exception would reach the user as a traceback
 
 
 def rows(packed, reader, readers, place):

@@ -200,6 +200,13 @@ def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, a
     assert expected["texts"] > 90
 
 
+def test_a_run_that_had_come_to_its_end_trains_no_further(fit):
+    _, first = fit("run")
+    seen, again = fit("run")
+    assert seen == []
+    assert again.counts() == first.counts()
+
+
 def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
     fit("run", until=7)
     message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
