@@ -21,10 +21,12 @@ from hflm.public import URL, public, without_tokens
 
 WORKING = {"README.md", "trainer_state.json"}
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
-# What an earlier release of ours may have left, and this one lacks: a shard, a picture. Files of others stay.
+# What an earlier release may have left, and what would speak for this one too: a shard, a chat template, a picture.
+# Files of any other name stay.
 OURS = re.compile(
-    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|plots/[\w-]+\.png"
-    r"|benchmark/results\.json|\.eval_results/hflm\.yaml"
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|merges\.txt"
+    r"|(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|plots/[\w-]+\.png|benchmark/results\.json|\.eval_results/hflm\.yaml"
 )
 TIMEOUT = (10.0, 300.0, 300.0, 60.0)  # seconds to connect, read, write, queue; the Hub's own client waits forever
 WAITS = (1, 2, 4, 8, 15)  # seconds between attempts. One call of ours may make four requests that fail on their own
