@@ -150,7 +150,7 @@ def push(run, recipe):
     except Exception as error:  # noqa: BLE001  only the Hub's client is called here: whatever it raises, the push failed
         # `from None`: the cause may hold the token in a header.
         kind = HubError if _passing(error) else UserError
-        raise kind(_failed(run, found, _reason(error, found), token)) from None
+        raise kind(_failed(run, found, _reason(error, found, token), token)) from None
     _say(f"push: {'released' if changed else 'unchanged, no commit was made'}, tag {found.tag}")
     return str(url)
 
@@ -247,16 +247,15 @@ def _hidden(text, token):
     return without_tokens(URL.sub(r"\1\2", text.replace(token, "(token)") if token else text))
 
 
-def _reason(error, found):
+def _reason(error, found, token):
     from huggingface_hub.errors import HfHubHTTPError
 
     statuses = [each.response.status_code for each in _causes(error) if isinstance(each, HfHubHTTPError)]
-    hints = {
-        401: "The Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN",
-        403: f"Check that the token may write to {found.repo_id}: https://huggingface.co/settings/tokens",
-    }
+    unknown = "The Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN"
+    refused = f"Check that the token may write to {found.repo_id}: https://huggingface.co/settings/tokens"
+    hints = {401: unknown, 403: refused, 404: refused}  # what a token may not see is not there
     hint = next((hints[status] for status in statuses if status in hints), None)
-    said = _shown(error, None)
+    said = _shown(error, token)
     return f"{said}. {hint}" if hint else said
 
 
