@@ -115,7 +115,7 @@ def _metadata(recipe, found, config):
         datasets=list(dict.fromkeys(data.path for data in trained if hub_id(data.path))) or None,
         base_model=base if base and trained and hub_id(base) else None,
         license=recipe.push.license if recipe.push else None,
-        model_name=recipe.name,
+        model_name=recipe.name if scores else None,
         eval_results=scores or None,
     )
     return card.to_yaml()

@@ -107,7 +107,7 @@ def _tokens(environment):
 
 
 def energy(environment):
-    """An upper estimate in words: watts at full load times the seconds of all stages. None without hardware or times.
+    """An estimate in words: watts at full load times the seconds of all stages. None without hardware or times.
 
     >>> energy({"hardware": {"cores": 2}, "stages": {"pretrain": {"seconds": 1800}}})
     'Energy: about 10 Wh. An estimate, not a measurement: 2 cores at 10 W, at full load for 30 min 0 s; nothing else ...'

@@ -8,7 +8,7 @@ WORDING = {"prompt", "stop", "labels"}  # the user's own words, never a path
 NO_DATASETS = {"toy", "arrow", "csv", "json", "pandas", "parquet", "sql", "text", "webdataset", "xml"}
 FILES = {".arrow", ".csv", ".gguf", ".gz", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".xz", ".zip", ".zst"}
 
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+TOKEN = re.compile(r"hf_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{8,})")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#]*)(?:\?[^\s#]*)?")
 LOCAL = re.compile(r"file://|[~/\\]|\.\.[/\\]|[A-Za-z]:[/\\]")
 PART = r"[^\s\\/'\",;:=]+"

@@ -21,10 +21,12 @@ from hflm.public import URL, public, without_tokens
 
 WORKING = {"README.md", "trainer_state.json"}
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
-# What an earlier release of ours may have left, and this one lacks: a shard, a picture. Files of others stay.
+# What an earlier release may have left, and what would speak for this one too: a shard, a chat template, a picture.
+# Files of any other name stay.
 OURS = re.compile(
-    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|plots/[\w-]+\.png"
-    r"|benchmark/results\.json|\.eval_results/hflm\.yaml"
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|merges\.txt"
+    r"|(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|plots/[\w-]+\.png|benchmark/results\.json|\.eval_results/hflm\.yaml"
 )
 TIMEOUT = (10.0, 300.0, 300.0, 60.0)  # seconds to connect, read, write, queue; the Hub's own client waits forever
 WAITS = (1, 2, 4, 8, 15)  # seconds between attempts. One call of ours may make four requests that fail on their own
@@ -148,7 +150,7 @@ def push(run, recipe):
     except Exception as error:  # noqa: BLE001  only the Hub's client is called here: whatever it raises, the push failed
         # `from None`: the cause may hold the token in a header.
         kind = HubError if _passing(error) else UserError
-        raise kind(_failed(run, found, _reason(error, found), token)) from None
+        raise kind(_failed(run, found, _reason(error, found, token), token)) from None
     _say(f"push: {'released' if changed else 'unchanged, no commit was made'}, tag {found.tag}")
     return str(url)
 
@@ -245,16 +247,15 @@ def _hidden(text, token):
     return without_tokens(URL.sub(r"\1\2", text.replace(token, "(token)") if token else text))
 
 
-def _reason(error, found):
+def _reason(error, found, token):
     from huggingface_hub.errors import HfHubHTTPError
 
     statuses = [each.response.status_code for each in _causes(error) if isinstance(each, HfHubHTTPError)]
-    hints = {
-        401: "The Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN",
-        403: f"Check that the token may write to {found.repo_id}: https://huggingface.co/settings/tokens",
-    }
+    unknown = "The Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN"
+    refused = f"Check that the token may write to {found.repo_id}: https://huggingface.co/settings/tokens"
+    hints = {401: unknown, 403: refused, 404: refused}  # what a token may not see is not there
     hint = next((hints[status] for status in statuses if status in hints), None)
-    said = _shown(error, None)
+    said = _shown(error, token)
     return f"{said}. {hint}" if hint else said
 
 

@@ -572,6 +572,7 @@ def test_a_broken_results_json_is_an_error_not_a_card_without_scores(run, load):
         ("hflm run '/home/a/b.yaml' --set model.from=/mnt/m/base", "hflm run 'b.yaml' --set model.from=base"),
         ("/usr/bin/hflm run a.yaml --fresh", "hflm run a.yaml --fresh"),
         ("and/or 3 / 2", "and/or 3 / 2"),
+        ("a hf_oauth_eyJhbGciOi.J9-x_y b, hf_hub_download", "a hf_(hidden) b, hf_hub_download"),
         (
             {"token": "x", "password": None, "keep": [1, None, True, "hf_abcdefgh"]},
             {"keep": [1, None, True, "hf_(hidden)"]},

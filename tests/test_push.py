@@ -123,7 +123,7 @@ def started(run, arguments, environment, **options):
     hidden = ("HF_", "HUGGING_FACE", "HTTP", "http", "ALL_PROXY", "all_proxy")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     command = [sys.executable, "-W", "error::UserWarning", "-c", QUICK, "push", str(run), *arguments]
-    return subprocess.run(command, env={**clean, **environment}, timeout=120, text=True, **options)
+    return subprocess.run(command, env={**clean, **environment}, timeout=300, text=True, **options)
 
 
 def pushed(run, hub, *arguments, **environment):
@@ -198,6 +198,7 @@ def test_a_changed_run_is_a_second_release_without_leftovers(run, hub):
     repository = hub.repositories["you/tiny"]
     repository.commit("main", {**repository.find("main").tree, "NOTES.md": File(b"by hand")}, "notes")
     (run / "plots" / "learning_curve.png").unlink()
+    (run / "model" / "tokenizer.json").unlink()
     (run / "model" / "config.json").write_text('{"changed": true}')
     (run / "model" / "model.safetensors").rename(run / "model" / "model-00001-of-00001.safetensors")
     code, _, told = pushed(run, hub)
@@ -385,6 +386,9 @@ model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 1, n_positions: 64}
 pretrain:
   data: {path: toy, name: stories, size: 20}
   args: {max_steps: 2, per_device_train_batch_size: 2}
+tasks:
+  sentiment: {data: {path: toy, name: sentiment, size: 20}, labels: [negative, neutral, positive]}
+benchmark: {tasks: [sentiment], resamples: 20}
 push: {repo_id: you/tiny}
 """
 
@@ -399,7 +403,7 @@ def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
     def ran(hub, *command, **environment):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home), **environment}
         arguments = [sys.executable, *command, "run", "tiny.yaml", "--output", "out"]
-        ended = subprocess.run(arguments, cwd=tmp_path, env=environment, timeout=240, capture_output=True, text=True)
+        ended = subprocess.run(arguments, cwd=tmp_path, env=environment, timeout=600, capture_output=True, text=True)
         said.append(ended.stdout + ended.stderr)
         return ended.returncode, ended.stderr
 
@@ -414,9 +418,11 @@ def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
         assert (tmp_path / "out" / "environment.json").read_bytes() == record
         repository = hub.repositories["you/tiny"]
         assert repository.private and len(repository.history()) == 2 and len(repository.tags) == 1
-        assert {"model.safetensors", "tokenizer.json", "generation_config.json", "README.md", "recipe.yaml"} <= set(
-            repository.files()
-        )
+        assert {
+            *("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+            *("README.md", "recipe.yaml", "environment.json", "benchmark/results.json"),
+            *("plots/benchmark.png", "plots/reliability.png"),
+        } <= set(repository.files())
         code, told = ran(hub, "-m", "hflm")
         assert code == 0 and "nothing in the recipe or its data has changed" in told
         written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

@@ -195,6 +195,7 @@ WRONG = [
     ("type: lora, r: 8", "r: 8", 32, "finetune.adapter", "which kind of adapter? Add `type: lora`"),
     ("you/good", "good", 36, "push.repo_id", "expected namespace/name, as on the Hub, got 'good'"),
     ("you/good", "you/a--b", 36, "push.repo_id", "expected namespace/name"),
+    ("you/good", "you/good, license: Apache 2", 36, "push.license", "expected a licence as the Hub names it"),
     # one thing or the other
     ("  train: {algorithm: bpe, vocab_size: 512}", "  from: gpt2\n  train: {vocab_size: 512}",
      4, "tokenizer.from", "train and"),
