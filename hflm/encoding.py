@@ -70,13 +70,15 @@ def kept(texts, tokenizer, rows, keep):
     try:
         if not found:
             _write(folder, encoded(texts, tokenizer, rows))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the encoded corpus cannot be kept there: {error}. Set HF_HOME to a folder that can be written"
+        ) from None
+    try:
         ids = np.memmap(folder / "ids.bin", ids_type(tokenizer), mode="r")
         lengths = np.load(folder / "lengths.npy")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: the encoded corpus cannot be kept or read there: {error}. Remove that folder, or set HF_HOME "
-            "to one that can be written"
-        ) from None
+        raise UserError(f"{folder}: the encoded corpus there cannot be read: {error}. Remove that folder") from None
     if len(ids) != lengths.sum():
         raise UserError(f"{folder}: the encoded corpus there is damaged. Remove that folder")
     return ids, lengths, folder if found else None

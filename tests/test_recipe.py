@@ -219,6 +219,7 @@ WRONG = [
     ("  n_positions: 256", "  vocab_size: 512", 7, "model.vocab_size", "it comes from the tokenizer"),
     ("  block_size: 128", "  block_size: 512",
      12, "pretrain.block_size", "512 is more than the model's n_positions 256"),
+    ("  block_size: 128", "  shuffle_buffer: 1000", 12, "pretrain.shuffle_buffer", "is for a stream; rows in memory are"),
     ("  block_size: 128", "  validation: 0.7", 12, "pretrain.validation", "must be at most 0.5, got 0.7"),
     ("  block_size: 128", "  validation: {nam: 1, path: a}",
      12, "pretrain.validation.nam", "unknown key. Did you mean n"),

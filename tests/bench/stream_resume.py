@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 import warnings
@@ -33,7 +34,7 @@ from hflm.recipe_tasks import Data
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
@@ -60,8 +61,8 @@ def measure(folder, chosen):
             expected = trained_on(run / "whole", processes)
             assert [step for step, _ in expected[0]] == list(range(chosen.steps))
             identical = 0
-            # Any step, but for the first ones: without a checkpoint there is nothing to resume.
-            places = sorted(draw.sample(range(6, chosen.steps), chosen.kills))
+            # Any step, but for the first ones, without a checkpoint to resume, and the last, when it ends before it dies.
+            places = sorted(draw.sample(range(6, chosen.steps - 15), chosen.kills))
             for place in places:
                 shutil.rmtree(run / "killed", ignore_errors=True)
                 if (run / "kept").exists():
@@ -76,6 +77,7 @@ def measure(folder, chosen):
                 begun = resumed[0][0][0]
                 assert 0 < begun <= place, f"the run killed at {place} began again at {begun}"
                 identical += resumed == [[step for step in each if step[0] >= begun] for each in expected]
+            print(f"{processes} processes, {workers} workers: {identical} of {chosen.kills}", file=sys.stderr)
             found[f"{processes} processes, {workers} workers"] = f"{identical}/{chosen.kills}"
     right, all_ = (sum(int(count.split("/")[side]) for count in found.values()) for side in (0, 1))
     return {"identical": f"{right}/{all_}", **found, "steps": chosen.steps}
