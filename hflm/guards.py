@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -94,7 +95,7 @@ class Guard(TrainerCallback):
             self._judge(now, args, state, control)
 
     def _send(self, args, state):
-        values = torch.stack([self.loss, torch.full_like(self.loss, self.signalled)]).double()
+        values = torch.stack([self.loss, torch.full_like(self.loss, self.signalled)]).float()
         if args.world_size > 1:
             torch.distributed.all_reduce(values)  # a queued operation on an accelerator: nobody waits
         if values.device.type == "cpu":
@@ -127,7 +128,9 @@ class Guard(TrainerCallback):
         self.recent.append(loss)
 
     def on_save(self, args, state, control, model, **_):
-        finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+        # Of a sharded model each rank looks at its own part.
+        own = [each.to_local() if isinstance(each, DTensor) else each for each in model.parameters()]
+        finite = torch.stack([each.detach().isfinite().all() for each in own]).all()
         if args.world_size > 1:
             finite = finite.int()
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)  # every rank has written its part
