@@ -59,10 +59,11 @@ class Guard(TrainerCallback):
     there a step is judged at the end of the next one, or at its own where a checkpoint or a log line waits for it.
     """
 
-    def __init__(self, stage, folder, keep, on_spike, skipped, say):
+    def __init__(self, stage, folder, keep, on_spike, skipped, say, signalled=False):
         self.stage, self.folder, self.keep, self.on_spike, self.skipped = stage, Path(folder), keep, on_spike, skipped
         self.say = say
-        self.signalled = self.stopping = self.stepping = self.high = False
+        self.signalled = signalled
+        self.stopping = self.stepping = self.high = False
         self.recent = deque(maxlen=WINDOW)
         self.loss = self.sent = None
 

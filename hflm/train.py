@@ -86,7 +86,7 @@ def train(
         progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
     batch = recovery.batch_of(arguments, folder, batch_tokens, row_tokens, stage)
     recovery.share_out(arguments, batch)
-    progress.say(f"{batch} = {batch.rows:,} rows of {row_tokens:,} tokens a step")
+    progress.say(f"{batch} x {row_tokens:,} tokens = {batch.rows * row_tokens:,} tokens a step")
     whole = None
     if batch_tokens and not isinstance(rows, stream.PackedStream):
         whole = len(rows) // batch.rows * batch.rows
@@ -94,10 +94,10 @@ def train(
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
-    started = time.monotonic()
+    started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)
-        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say)
+        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say, signalled)
         trainer = _Trainer(
             guard,
             whole,
@@ -121,6 +121,7 @@ def train(
         if recovery.ended(trainer, checkpoint, progress):
             break
         trainer.accelerator.free_memory()
+        signalled = guard.signalled
     history = trainer.state.log_history
     return Trained(
         steps=trainer.state.global_step,
