@@ -86,7 +86,7 @@ def train(
         progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
     batch = recovery.batch_of(arguments, folder, batch_tokens, row_tokens, stage)
     recovery.share_out(arguments, batch)
-    progress.say(f"{batch} = {batch.rows:,} rows of {row_tokens:,} tokens a step")
+    progress.say(f"{batch} x {row_tokens:,} tokens = {batch.rows * row_tokens:,} tokens a step")
     whole = None
     if batch_tokens and not isinstance(rows, stream.PackedStream):
         whole = len(rows) // batch.rows * batch.rows
@@ -94,10 +94,10 @@ def train(
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
-    started = time.monotonic()
+    started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)
-        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say)
+        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say, signalled)
         trainer = _Trainer(
             guard,
             whole,
@@ -109,6 +109,8 @@ def train(
             data_collator=collate,
             callbacks=[guard, progress],
         )
+        if muon and trainer.is_fsdp_enabled:
+            raise UserError(f"{stage}.args.optim: muon needs whole matrices, FSDP has parts. Use adamw_torch_fused")
         trainer.remove_callback(PrinterCallback)  # progress shows what it would print
         checkpoint = checkpoints.newest_sound(folder)
         if checkpoint is not None:
@@ -119,6 +121,7 @@ def train(
         if recovery.ended(trainer, checkpoint, progress):
             break
         trainer.accelerator.free_memory()
+        signalled = guard.signalled
     history = trainer.state.log_history
     return Trained(
         steps=trainer.state.global_step,
@@ -185,17 +188,19 @@ class _Trainer(Trainer):
         Trainer's own is a mean of the batches' means, which depends on both.
         """
         args, rows, started = self.args, self.eval_dataset, time.monotonic()
-        total = torch.zeros(2, dtype=torch.float64, device=args.device)
+        sums, labels = [], 0
         self.model.eval()
         for start in range(0, len(rows), args.eval_batch_size * args.world_size):
             some = rows[start : start + args.eval_batch_size * args.world_size]
             batch = self.data_collator(some[args.process_index :: args.world_size] or some[:1])
             if len(some) <= args.process_index:
                 batch["labels"].fill_(-100)  # as many forward passes as the others, of nothing
+            labels += int((batch["labels"][:, 1:] != -100).sum())
             with torch.no_grad():
-                loss = self.model(**self._prepare_inputs(batch), num_items_in_batch=1).loss
-            total += torch.stack([loss.double(), (batch["labels"][:, 1:] != -100).sum().to(total)])
+                sums.append(self.model(**self._prepare_inputs(batch), num_items_in_batch=1).loss)
+        total = torch.tensor([torch.stack(sums).cpu().double().sum().item(), labels], dtype=torch.float64)
         if args.world_size > 1:
+            total = total.to(args.device)
             torch.distributed.all_reduce(total)
         nll, labels = total.tolist()
         metrics = {"eval_loss": nll / max(labels, 1), "eval_runtime": round(time.monotonic() - started, 3)}

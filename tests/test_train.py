@@ -301,6 +301,26 @@ def test_out_of_memory_with_a_single_row_says_what_helps(fit, at_step):
         fit(per_device_train_batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("batch_tokens", "message"),
+    [
+        (50, "50 is no multiple of the row of 48 tokens. Take 48 or 96"),
+        (48 * 100, "a step takes 100 rows, the data has 7. Lower it"),
+    ],
+)
+def test_a_batch_that_the_data_cannot_fill_is_refused(fit, batch_tokens, message):
+    with pytest.raises(UserError, match=f"pretrain.batch_tokens: {message}"):
+        fit(batch_tokens=batch_tokens)
+
+
+def test_a_step_of_batch_tokens_is_whole_in_every_epoch(fit, at_step, tmp_path):
+    """Seven rows, four a step: one step an epoch, the other three rows wait for the next order."""
+    fit(batch_tokens=4 * 48, max_steps=-1, num_train_epochs=3)
+    assert [line["tokens"] for line in metrics(tmp_path / "run") if "loss" in line][-1] > 0
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert (state["global_step"], state["epoch"]) == (3, 3.0)
+
+
 def test_the_warmup_stable_decay_schedule_takes_its_options_from_the_recipe(fit, tmp_path):
     fit(
         lr_scheduler_type="warmup_stable_decay",
