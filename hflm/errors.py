@@ -5,6 +5,7 @@ HflmError
 │   ├── RecipeError        every problem of a recipe, each as `file:line  key.path: what is wrong. What to do`
 │   ├── DataError          a data set, file or row that cannot be used as the recipe says
 │   ├── ModelError         a model or tokenizer that cannot be found, read or built
+│   ├── TrainingError      training that cannot go on: a loss that is not finite, out of memory, a full disk
 │   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or answers nonsense
 │   └── MissingExtra       an optional package that is not installed, with the command that installs it
 └── Stopped                SIGTERM arrived, a checkpoint is saved: exit code 143
@@ -57,6 +58,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A model or tokenizer that cannot be found, read or built."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on: a loss that is not finite, too little memory, a full disk."""
 
 
 class EndpointError(UserError):

@@ -22,7 +22,8 @@ ADAPTER = "adapter_config.json"
 def build(config, tokenizer):
     """A GPT2LMHeadModel with fresh weights for `tokenizer`; `config` holds GPT2Config's own keys.
 
-    The initialisation is GPT-2's: normal with deviation 0.02, residual projections scaled by 1/sqrt(2 n_layer).
+    The initialisation is GPT-2's: normal with deviation 0.02, residual projections scaled by 1/sqrt(2 n_layer). So is
+    the activation, GELU's tanh approximation, unless `config` names another; by default as one fused operation.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -33,7 +34,7 @@ def build(config, tokenizer):
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                **config,
+                **{"activation_function": "gelu_pytorch_tanh", **config},
             )
         )
     except (TypeError, ValueError, KeyError) as error:
@@ -120,41 +121,71 @@ def context_length(model):
     return model.config.max_position_embeddings
 
 
-def mend_loss(model):
+def mend_loss(model, z_loss=0.0):
     """Replace the loss of `model.forward(labels=...)` by the exact mean over labelled tokens; returns the model.
 
     transformers computes logits for every position and, for GPT-2 under Trainer, divides by one label too many a row.
-    Here only positions with a label (B, T) != -100 reach the output layer, in the model's own forward (so scaled or
-    capped logits stay right), and the sum of -log p is divided by `num_items_in_batch`, the labels of the whole
-    optimizer step, or by the labels at hand when it is not given. Without labels nothing changes.
+    Here only positions with a label (B, T) != -100 reach the output layer, a few rows at a time (hflm.loss), and the
+    sum of -log p is divided by `num_items_in_batch`, the labels of the whole optimizer step, or by the labels at hand
+    when it is not given. `z_loss` is hflm.loss's, in training only. A model that does more to its logits than one matrix product (scaled,
+    capped) computes them in its own forward. Without labels nothing changes.
     """
     import torch
     from transformers.modeling_outputs import CausalLMOutput
 
+    from hflm import loss as losses
+
     plain = model.forward
     head = model.get_output_embeddings()
+    direct = _is_one_product(model, head)
+
+    def own_logits(input_ids, labels, z, inputs):
+        targets = labels[:, 1:]
+        kept = targets != -100
+        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][kept],))
+        try:
+            logits = plain(input_ids=input_ids, **inputs).logits.float()  # (labels, V)
+        finally:
+            hook.remove()
+        total = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
+        return total + z * logits.logsumexp(-1).square().sum() if z else total, kept.sum()
 
     # transformers and Trainer read the signature of a model's forward to learn what it takes.
     @functools.wraps(plain)
     def forward(input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None:
             return plain(input_ids=input_ids, **inputs)
-        targets = labels[:, 1:]
-        kept = targets != -100
-        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][kept],))
-        try:
-            # The cache is off: with it on, transformers ignores the borders that position_ids mark.
-            logits = plain(input_ids=input_ids, **{**inputs, "use_cache": False}).logits.float()  # (labels, V)
-        finally:
-            hook.remove()
-        loss = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
-        count = kept.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutput(loss=loss / count)
+        # The cache is off: with it on, transformers ignores the borders that position_ids mark.
+        inputs["use_cache"] = False
+        z = z_loss if model.training else 0.0
+        if direct:
+            hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state  # (B, T, D)
+            total, count = losses.labelled(hidden, head.weight, labels, z)
+        else:
+            total, count = own_logits(input_ids, labels, z, inputs)
+        return CausalLMOutput(loss=total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch))
 
     model.forward = forward
     # Trainer counts labels from the second token on only for this loss type.
     model.loss_type = "ForCausalLM"
     return model
+
+
+def _is_one_product(model, head):
+    """Whether a model's logits are its last hidden state times the output layer's weight, and nothing more: it tries."""
+    import torch
+
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return False
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(4, device=model.device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        product = head(model.base_model(**inputs).last_hidden_state)
+    model.train(was_training)
+    return torch.allclose(logits, product, rtol=1e-3, atol=1e-4)
 
 
 def add_adapter(model, adapter):

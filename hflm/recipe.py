@@ -11,16 +11,20 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema, field_validator
 
 from hflm import names, recipe_yaml, task_file
+from hflm.batch import not_whole_rows
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
 from hflm.presets import PRESETS
 from hflm.recipe_section import (
     KINDS,
     BlockSize,
+    OnSpike,
     Positive,
     Rows,
     Section,
     Words,
+    ZLoss,
+    contradicted,
     count,
     matching,
     misused,
@@ -130,6 +134,9 @@ class PretrainRecipe(Section):
         | None
     ) = None
     block_size: BlockSize | None = None
+    batch_tokens: Positive | None = None
+    on_spike: OnSpike = "ignore"
+    z_loss: ZLoss = 0.0
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
     @classmethod
@@ -140,6 +147,7 @@ class PretrainRecipe(Section):
             if 0 < len(without) < len(data):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
         yield from misused(raw, "args", "TrainingArguments")
+        yield from contradicted(raw)
 
 
 def _adapter_rules(adapter):
@@ -167,6 +175,9 @@ class FinetuneRecipe(Section):
     adapter: options_of("LoraConfig") | None = None
     quantization: options_of("BitsAndBytesConfig") | None = None
     block_size: BlockSize | None = None
+    batch_tokens: Positive | None = None
+    on_spike: OnSpike = "ignore"
+    z_loss: ZLoss = 0.0
     args: options_of("TrainingArguments") = Field(default_factory=dict)
 
     @classmethod
@@ -188,6 +199,7 @@ class FinetuneRecipe(Section):
             if adapter is None:
                 yield ("quantization",), "a quantized model learns only through an adapter. Add `adapter: {type: lora}`"
         yield from misused(raw, "args", "TrainingArguments")
+        yield from contradicted(raw)
 
 
 class BenchmarkRecipe(Section):
@@ -256,10 +268,15 @@ class Recipe(Section):
         if isinstance(at("tokenizer", "train"), dict) and no_texts:
             yield ("tokenizer", "train"), "no text to train on: there is no pretrain or finetune. Add `data:`"
         positions = at("model", "n_positions") or 1024
+        positions = positions if isinstance(positions, int) else 1024  # said by its own rule
         for stage in ("pretrain", "finetune"):
             size = at(stage, "block_size")
-            if at("model", "preset") and isinstance(size, int) and isinstance(positions, int) and size > positions > 0:
+            if at("model", "preset") and isinstance(size, int) and size > positions > 0:
                 yield (stage, "block_size"), f"{size} is more than the model's n_positions {positions}"
+                continue
+            row, tokens = size or (at("model", "preset") and min(positions, 1024)), at(stage, "batch_tokens")
+            if isinstance(row, int) and isinstance(tokens, int) and row > 0 and tokens > 0 and tokens % row:
+                yield (stage, "batch_tokens"), not_whole_rows(tokens, row)
         tasks = at("tasks") if isinstance(at("tasks"), dict) else {}
         for name in tasks:
             if not re.fullmatch(r"\w[\w-]*", str(name)):

@@ -168,8 +168,25 @@ def misused(raw, key, group):
         yield (key, name), text
 
 
+def contradicted(raw):
+    """Yields (path, text) for `args` that contradict a training section's own keys."""
+    args = raw.get("args")
+    if not isinstance(args, dict):
+        return
+    if raw.get("on_spike") == "rollback" and args.get("fp16"):
+        yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
+    if raw.get("batch_tokens") is None:
+        return
+    if args.get("gradient_accumulation_steps") is not None:
+        yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"
+    if args.get("train_sampling_strategy") == "group_by_length":
+        yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
+
+
 Positive = Annotated[int, Field(gt=0)]
 BlockSize = Annotated[int, Field(gt=1)]
+OnSpike = Literal["stop", "rollback", "ignore"]
+ZLoss = Annotated[float, Field(ge=0)]
 Rows = Literal["documents", "lines"]
 Words = Annotated[tuple[str, ...], Strict(False)]
 Prompt = Annotated[str, AfterValidator(_jinja)]

@@ -168,7 +168,8 @@ def pretrain(recipe, folder, corpus, key, state):
         packed = pack.pack_stream(corpus.texts, tokenizer, block_size)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
-    _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
+    model = models.mend_loss(model, stage.z_loss)
+    _train("pretrain", model, tokenizer, packed, validation, folder, block_size, key, recipe, state)
 
 
 def finetune(recipe, folder, material, key, state):
@@ -198,10 +199,10 @@ def finetune(recipe, folder, material, key, state):
     say(
         f"finetune: {rows.pieces:,} examples, {rows.tokens:,} tokens in {len(rows.rows):,} rows, {rows.cut:,} texts cut"
     )
-    model = models.mend_loss(model)
+    model = models.mend_loss(model, stage.z_loss)
     if stage.adapter is not None:
         model = models.add_adapter(model, stage.adapter)
-    _train("finetune", model, tokenizer, rows, packed("validation"), folder, stage.args, key, recipe, state)
+    _train("finetune", model, tokenizer, rows, packed("validation"), folder, block_size, key, recipe, state)
 
 
 def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
@@ -260,23 +261,27 @@ def say(text):
         print(text, file=sys.stderr, flush=True)
 
 
-def _train(stage, model, tokenizer, packed, validation, folder, args, key, recipe, state):
+def _train(stage, model, tokenizer, packed, validation, folder, block_size, key, recipe, state):
     from hflm import model as models
     from hflm import pack, plan, train
 
     if state.is_main_process and stages.begin(folder / stage, key):
         say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
     state.wait_for_everyone()
+    section = getattr(recipe, stage)
     trained = train.train(
         model,
         packed.rows,
         folder / stage,
-        args,
+        section.args,
         stage=stage,
         seed=recipe.seed,
         collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
         eval_rows=validation.rows if validation else None,
         tokens_per_row=packed.tokens_per_row,
+        row_tokens=block_size,
+        batch_tokens=section.batch_tokens,
+        on_spike=section.on_spike,
     )
     models.gather(model)
     if state.is_main_process:
@@ -297,6 +302,8 @@ def _train(stage, model, tokenizer, packed, validation, folder, args, key, recip
                     "final_loss": trained.loss,
                     "final_eval_loss": trained.eval_loss,
                     "plan": beside,
+                    "skipped_steps": list(trained.skipped),
+                    **trained.speed,
                 }
             },
         )

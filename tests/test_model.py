@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
+from hflm import loss as losses
 from hflm import model as models
 from hflm import pack, presets, shape
 from hflm.errors import MissingExtra, ModelError
@@ -98,20 +99,34 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
         seed=0,
         collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
         tokens_per_row=40,
+        row_tokens=40,
     )
     for (name, trained), expected in zip(tiny.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny):
+def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny, monkeypatch):
+    seen, plain = [], losses.sum_nll
+    monkeypatch.setattr(
+        losses, "sum_nll", lambda hidden, *rest: seen.append(tuple(hidden.shape)) or plain(hidden, *rest)
+    )
     model = models.mend_loss(tiny)
-    seen = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     ids = torch.arange(20)[None]
     labels = torch.full_like(ids, -100)
     labels[0, 18:] = ids[0, 18:]
     model(input_ids=ids, labels=labels)
-    assert seen == [(2, len(tokenizer))]
+    assert seen == [(2, 32)]
+
+
+def test_residual_projections_start_smaller_by_the_root_of_their_number(tokenizer):
+    """GPT-2's scheme: 0.02 / sqrt(2 n_layer) for the two projections that each block adds to the residual path."""
+    torch.manual_seed(0)
+    model = models.build({"n_layer": 8, "n_head": 2, "n_embd": 64, "n_positions": 16}, tokenizer)
+    for block in model.transformer.h:
+        for projection in (block.attn.c_proj, block.mlp.c_proj):
+            assert projection.weight.std().item() == pytest.approx(0.02 / 16**0.5, rel=0.05)
+        for other in (block.attn.c_attn, block.mlp.c_fc):
+            assert other.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_batch_without_labels_has_loss_zero_and_not_nan(tiny):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 from functools import partial
 
@@ -10,9 +12,9 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
+from hflm import checkpoints, guards, pack, progress, train
 from hflm import model as models
-from hflm import pack, train
-from hflm.errors import Stopped, UserError
+from hflm.errors import Stopped, TrainingError, UserError
 
 ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2}
 
@@ -22,9 +24,10 @@ def fit(tokenizer, tmp_path):
     """Train a fresh tiny model (with dropout, so that random states matter) in a folder; returns (model, Trained)."""
     packed = pack.pack_documents(TEXTS, tokenizer, 48)
 
-    def run(folder="run", eval_rows=None, **args):
+    def run(folder="run", eval_rows=None, batch_tokens=None, on_spike="ignore", dropout=0.1, **args):
         torch.manual_seed(0)
-        model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
+        drops = {f"{place}_pdrop": dropout for place in ("attn", "embd", "resid")}
+        model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48, **drops}, tokenizer)
         trained = train.train(
             models.mend_loss(model),
             packed.rows,
@@ -35,6 +38,9 @@ def fit(tokenizer, tmp_path):
             collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
             eval_rows=packed.rows[:2] if eval_rows else None,
             tokens_per_row=packed.tokens_per_row,
+            row_tokens=48,
+            batch_tokens=batch_tokens,
+            on_spike=on_spike,
         )
         return model, trained
 
@@ -65,7 +71,7 @@ def test_old_checkpoints_go_and_the_newest_are_sealed(fit, tmp_path):
     fit(save_total_limit=2)
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert kept == ["checkpoint-6", "checkpoint-8"]
-    assert train.newest_sound_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-8"
 
 
 @pytest.fixture
@@ -78,12 +84,12 @@ def stop_at(monkeypatch):
                 if state.global_step == step:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        plain = train.Trainer
+        plain = train._Trainer
 
         def trainer(*args, callbacks, **kwargs):
             return plain(*args, callbacks=[*callbacks, Killer()], **kwargs)
 
-        monkeypatch.setattr(train, "Trainer", trainer)
+        monkeypatch.setattr(train, "_Trainer", trainer)
 
     yield install
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -96,7 +102,7 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(fit, stop_at
         with pytest.raises(Stopped, match="the same command continues"):
             fit("stopped")
     monkeypatch.undo()
-    assert train.newest_sound_checkpoint(tmp_path / "stopped").name == "checkpoint-3"
+    assert checkpoints.newest_sound(tmp_path / "stopped").name == "checkpoint-3"
     resumed, trained = fit("stopped")
     assert trained.steps == 8
     assert torch.equal(weights(whole), weights(resumed))
@@ -117,7 +123,7 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
     fit()
     damage(tmp_path / "run" / "checkpoint-8")
     with pytest.warns(UserWarning, match=reason):
-        assert train.newest_sound_checkpoint(tmp_path / "run").name == "checkpoint-6"
+        assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-6"
     with pytest.warns(UserWarning, match=reason):
         resumed, _ = fit()
     assert torch.equal(weights(whole), weights(resumed))
@@ -125,8 +131,8 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
 
 def test_no_checkpoint_is_none(tmp_path):
     (tmp_path / "checkpoint-old").mkdir()
-    assert train.newest_sound_checkpoint(tmp_path) is None
-    assert train.newest_sound_checkpoint(tmp_path / "nothing") is None
+    assert checkpoints.newest_sound(tmp_path) is None
+    assert checkpoints.newest_sound(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize(
@@ -147,4 +153,190 @@ def test_arguments_that_transformers_refuses_are_one_line(fit, args, message):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (4000, "1:06:40"), (59.7, "1:00")])
 def test_clock(seconds, text):
-    assert train.clock(seconds) == text
+    assert progress.clock(seconds) == text
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Run `action(trainer, inputs)` when the forward pass of a step (from 1) begins; what it returns is the loss."""
+
+    def install(step, action):
+        class Disturbed(train._Trainer):
+            def compute_loss(self, model, inputs, **options):
+                if self.state.global_step + 1 == step:
+                    disturbed = action(self, inputs)
+                    if disturbed is not None:
+                        return super().compute_loss(model, inputs, **options) * disturbed
+                return super().compute_loss(model, inputs, **options)
+
+        monkeypatch.setattr(train, "_Trainer", Disturbed)
+
+    return install
+
+
+@pytest.mark.parametrize("on_spike", ["stop", "ignore"])
+def test_a_loss_that_is_not_finite_stops_with_its_step_rows_and_checkpoint(fit, at_step, tmp_path, on_spike):
+    at_step(3, lambda *_: float("nan"))
+    with pytest.raises(TrainingError) as error:
+        fit(on_spike=on_spike)
+    assert re.match(r"pretrain: the loss of step 3 is nan \(packed rows \d+, \d+\)", str(error.value))
+    assert "The last sound checkpoint is checkpoint-2" in str(error.value)
+    assert "on_spike: rollback" in str(error.value)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_the_rows_that_are_named_are_those_of_the_batch(fit, at_step):
+    seen = {}
+    at_step(5, lambda trainer, inputs: seen.update(ids=inputs["input_ids"], rows=trainer.train_dataset) or float("inf"))
+    with pytest.raises(TrainingError, match="step 5 is inf") as error:
+        fit(per_device_train_batch_size=3, max_steps=20)
+    [named] = re.findall(r"packed rows ([\d, ]+)\)", str(error.value))
+    for row, ids in zip(named.split(", "), seen["ids"].tolist(), strict=True):
+        expected = seen["rows"][int(row)]["input_ids"].tolist()
+        assert ids[: len(expected)] == expected
+
+
+def test_a_rollback_leaves_the_batch_out_and_ends_as_if_it_had_not_been_there(fit, at_step, monkeypatch, tmp_path):
+    at_step(6, lambda *_: float("nan"))
+    rolled, trained = fit("rolled", on_spike="rollback", save_steps=4)
+    assert trained.skipped == (6,)
+    assert trained.steps == 8
+    assert [line["step"] for line in metrics(tmp_path / "rolled") if "loss" in line] == [2, 4, 6, 8]
+    assert torch.isfinite(weights(rolled)).all()
+    monkeypatch.undo()
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told" / "skipped.json").write_text('{"6": {}}')
+    told, _ = fit("told", save_steps=4)
+    assert torch.equal(weights(rolled), weights(told))
+    whole, _ = fit("whole", save_steps=4)
+    assert not torch.equal(weights(rolled), weights(whole))
+
+
+def test_a_rollback_needs_a_checkpoint(fit, at_step):
+    at_step(2, lambda *_: float("nan"))
+    with pytest.raises(TrainingError, match="step 2 is nan.*no checkpoint to go back to"):
+        fit(on_spike="rollback", save_steps=4)
+
+
+def test_rollbacks_are_bounded(fit, monkeypatch):
+    class AlwaysAfterFour(train._Trainer):
+        def compute_loss(self, *args, **options):
+            return super().compute_loss(*args, **options) * (float("nan") if self.state.global_step >= 4 else 1)
+
+    monkeypatch.setattr(train, "_Trainer", AlwaysAfterFour)
+    with pytest.raises(TrainingError, match="step 8 is nan.*went back 3 times already"):
+        fit(on_spike="rollback", save_steps=4)
+
+
+def test_weights_that_are_not_finite_are_never_a_sound_checkpoint(fit, tmp_path, monkeypatch):
+    class Broken(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **_):
+            if state.global_step == 4:
+                model.transformer.ln_f.weight.data[0] = float("nan")
+
+    plain = train._Trainer
+    monkeypatch.setattr(
+        train, "_Trainer", lambda *args, callbacks, **options: plain(*args, callbacks=[*callbacks, Broken()], **options)
+    )
+    with pytest.raises(
+        TrainingError, match="step 4 left weights that are not finite.*sound checkpoint is checkpoint-2"
+    ):
+        fit()
+    assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-2"
+
+
+@pytest.mark.parametrize(
+    ("loss", "recent", "spike"),
+    [
+        (9.0, [4.0] * 31, False),  # too few to tell
+        (9.0, [4.0] * 32, True),
+        (4.9, [4.0] * 64, False),
+        (5.1, [4.0] * 64, True),
+        (2.5, [0.01, 0.9, 0.02, 1.1, 0.5] * 12, False),  # small batches jump
+        (8.0, [0.01, 0.9, 0.02, 1.1, 0.5] * 12, True),
+    ],
+)
+def test_what_a_spike_is(loss, recent, spike):
+    assert guards.is_spike(loss, recent) is spike
+
+
+def test_a_spike_is_told_or_stops_as_the_recipe_says(fit, at_step, capsys):
+    at_step(40, lambda *_: 3.0)
+    few = {"max_steps": 44, "save_steps": 20, "learning_rate": 1e-4}
+    fit("told", **few)
+    told = [line for line in capsys.readouterr().err.splitlines() if "the loss of step 40 is" in line]
+    assert len(told) == 1 and "the median of the 39 before" in told[0]
+    with pytest.raises(TrainingError, match="the loss of step 40 is .*packed rows"):
+        fit("stopped", on_spike="stop", **few)
+    _, trained = fit("rolled", on_spike="rollback", **few)
+    assert trained.skipped == (40,)
+
+
+def out_of_memory_above(rows, seen):
+    def action(trainer, inputs):
+        seen.append(len(inputs["input_ids"]))
+        if seen[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    return action
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit, at_step, monkeypatch, capsys, tmp_path, step):
+    seen = []
+    at_step(step, out_of_memory_above(1, seen))
+    halved, trained = fit("halved", per_device_train_batch_size=4, save_strategy="no", dropout=0.0)
+    assert seen[:3] == [4, 2, 1] and set(seen[3:]) == {1}
+    assert "out of memory" in capsys.readouterr().err
+    assert trained.steps == 8
+    monkeypatch.undo()
+    whole, _ = fit("whole", per_device_train_batch_size=4, save_strategy="no", dropout=0.0)
+    torch.testing.assert_close(weights(halved), weights(whole), atol=1e-4, rtol=1e-3)
+    assert json.loads((tmp_path / "halved" / "micro_batch.json").read_text()) == {"rows": 1}
+
+
+def test_out_of_memory_with_a_single_row_says_what_helps(fit, at_step):
+    at_step(1, out_of_memory_above(0, []))
+    with pytest.raises(TrainingError, match="out of memory .*which a smaller micro-batch cannot mend.*block_size"):
+        fit(per_device_train_batch_size=2)
+
+
+def test_the_warmup_stable_decay_schedule_takes_its_options_from_the_recipe(fit, tmp_path):
+    fit(
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": 2, "decay_type": "linear", "min_lr_ratio": 0.1},
+        warmup_steps=2,
+        logging_steps=1,
+    )
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "run") if "loss" in line]
+    assert rates == pytest.approx([1e-3, 5.5e-3, 1e-2, 1e-2, 1e-2, 1e-2, 1e-2, 5.5e-3], rel=1e-3)
+
+
+def test_speed_is_written_beside_the_loss(fit, tmp_path):
+    model, trained = fit()
+    line = metrics(tmp_path / "run")[-1]
+    n, wpe = model.num_parameters(), model.transformer.wpe.weight.numel()
+    assert line["flops_per_second"] == pytest.approx(
+        line["tokens_per_second"] * (6 * (n - wpe) + 12 * 16 * 48), rel=0.01
+    )
+    assert 0 < line["mfu"] < 1
+    assert trained.speed["mfu"] == pytest.approx(
+        trained.speed["flops_per_second"] / trained.speed["peak_flops_per_second"], rel=0.01
+    )
+    assert "measured, fp32" in trained.speed["peak_source"]
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step, monkeypatch, tmp_path):
+    """A file that may grow no further fails a write as a full disk does."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    at_step(4, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1])))
+    try:
+        with pytest.raises(TrainingError, match="checkpoint-4 cannot be written.*checkpoint-2 is intact. Make room"):
+            fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    monkeypatch.undo()
+    whole, _ = fit("whole")
+    resumed, _ = fit()
+    assert torch.equal(weights(whole), weights(resumed))

@@ -101,7 +101,7 @@ def train(config, vocabulary, section, adapter, length, steps):
     with tempfile.TemporaryDirectory() as folder:
         trains.train(
             model, rows, folder, {**section.args, "max_steps": steps, "save_strategy": "no"}, stage="pretrain", seed=1,
-            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length,
+            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length, row_tokens=length,
         )  # fmt: skip
     return model
 
@@ -135,16 +135,20 @@ def measure(name):
     with FlopCounterMode(display=False) as counter:
         train(config, vocabulary, section, adapter, length, 1)
     batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
-    return {"parameters": [counted, learnt], "memory": most, "flops": counter.get_total_flops() / batch / length}
+    flops = counter.get_total_flops() / batch / length
+    if adapter is None and not section.args.get("bf16"):
+        # torch does not count addmm_, by which hflm.loss sums the output layer's gradient.
+        flops += 2 * config["n_embd"] * vocabulary * (length - 2) / length
+    return {"parameters": [counted, learnt], "memory": most, "flops": flops}
 
 
 def predict(name):
     """The same from hflm's arithmetic."""
-    from hflm import cost, plan, shape
+    from hflm import cost, hardware, plan, shape
 
     recipe, stage = recipe_of(name)
     size = shape.of({**recipe.model.config, "vocab_size": recipe.tokenizer.train.vocab_size})
-    load = plan.load_of(recipe, stage, size, 1, gpu=False)
+    load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False))
     load = plan.replace(load, labelled=(load.length - 2) / load.length)
     counted = sum(shape.parameters(size).values())
     added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0

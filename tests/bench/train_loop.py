@@ -1,0 +1,79 @@
+"""The other side of train_speed.py: a minimal hand-written training loop over nanoGPT's architecture (no measurement
+itself). Prints tokens per second, the median over its steps after the first ones.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.c_fc, self.c_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        B, T, C = x.shape  # noqa: N806
+        q, k, v = (
+            each.view(B, T, self.heads, -1).transpose(1, 2) for each in self.c_attn(self.ln_1(x)).split(C, dim=2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.c_out(F.gelu(self.c_fc(self.ln_2(x))))
+
+
+class GPT(nn.Module):
+    def __init__(self, vocab_size, length, layers, heads, width):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(vocab_size, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(layers)])
+        self.ln_f = nn.LayerNorm(width)
+        self.lm_head = nn.Linear(width, vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02 / ((2 * layers) ** 0.5 if "c_proj" in name or "c_out" in name else 1))
+
+    def forward(self, ids, targets):
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
+        logits = self.lm_head(self.ln_f(self.blocks(x)))
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name, value in (("vocab", 4096), ("length", 256), ("batch", 8), ("steps", 30), ("skip", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--compile", action="store_true")
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GPT(chosen.vocab, chosen.length, 6, 6, 384).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    run = torch.compile(model) if chosen.compile else model
+    data = torch.randint(0, 256, (chosen.batch * chosen.length * 60,))
+    seconds = []
+    for _ in range(chosen.steps):
+        began = time.perf_counter()
+        at = torch.randint(len(data) - chosen.length - 1, (chosen.batch,))
+        rows = torch.stack([data[i : i + chosen.length + 1] for i in at]).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = run(rows[:, :-1], rows[:, 1:].contiguous())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        seconds.append(time.perf_counter() - began)
+    print(chosen.batch * chosen.length / statistics.median(seconds[chosen.skip :]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The batch of a step: shared out over processes, and the same training on one and on two of them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from hflm.batch import Batch, derive
+from hflm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("tokens", "row", "processes", "most", "expected"),
+    [
+        (16384, 256, 1, 8, Batch(8, 8, 1)),
+        (16384, 256, 4, 8, Batch(8, 2, 4)),
+        (16384, 256, 64, 8, Batch(1, 1, 64)),
+        (16384, 256, 1, 12, Batch(8, 8, 1)),  # 12 does not divide 64 rows
+        (256 * 7, 256, 1, 4, Batch(1, 7, 1)),
+        (256, 256, 1, 8, Batch(1, 1, 1)),
+    ],
+)
+def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected):
+    batch = derive(tokens, row, processes, most, "pretrain")
+    assert batch == expected
+    assert batch.rows * row == tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens", "row", "processes", "message"),
+    [
+        (1000, 256, 1, "pretrain.batch_tokens: 1,000 is no multiple of the row of 256 tokens. Take 768 or 1,024"),
+        (100, 256, 1, "pretrain.batch_tokens: 100 is no multiple of the row of 256 tokens. Take 256"),
+        (1280, 256, 2, "are 5 rows of 256, which 2 processes cannot share evenly. Take 1,024 or 1,536"),
+        (256, 256, 2, "are 1 rows of 256, which 2 processes cannot share evenly. Take 512"),
+    ],
+)
+def test_an_impossible_batch_names_the_next_possible_ones(tokens, row, processes, message):
+    with pytest.raises(UserError) as error:
+        derive(tokens, row, processes, 8, "pretrain")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(Batch(8, 1, 2), Batch(4, 2, 2)), (Batch(3, 2, 1), Batch(1, 6, 1)), (Batch(1, 4, 1), None)]
+)
+def test_a_halved_micro_batch_keeps_the_rows_of_a_step(batch, expected):
+    assert batch.halved() == expected
+    assert expected is None or expected.rows == batch.rows
+
+
+SAME = """
+name: same
+tokenizer: {train: {vocab_size: 400}}
+model:
+  {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64, attn_pdrop: 0, embd_pdrop: 0, resid_pdrop: 0}
+pretrain:
+  data: {path: toy, name: stories, size: 20}
+  validation: 0.2
+  batch_tokens: 256
+  args: {max_steps: 14, per_device_train_batch_size: 2, learning_rate: 3e-3, logging_steps: 1, eval_steps: 7}
+tasks:
+  sentiment: {data: {path: toy, name: sentiment, size: 40}, labels: [negative, neutral, positive]}
+finetune:
+  tasks: [sentiment]
+  batch_tokens: 128
+  args: {max_steps: 8, learning_rate: 3e-3, optim: muon, logging_steps: 1}
+"""
+
+
+def run_on(processes, folder):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29631"]
+    ended = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else ()), "-m", "hflm", "run", "same.yaml", "--output", "run"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+def logged(folder, stage):
+    lines = map(json.loads, (folder / "run" / stage / "metrics.jsonl").read_text().splitlines())
+    keys = ("loss", "grad_norm", "eval_loss")  # AdamW and Muon forgive a gradient of a wrong scale, its norm does not
+    return [line[key] for line in lines for key in keys if key in line]
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """AdamW and Muon, more than an epoch, rows that are no multiple of a step, different numbers of labels a rank."""
+    logs = {}
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        (tmp_path / str(processes) / "same.yaml").write_text(SAME)
+        logs[processes] = run_on(processes, tmp_path / str(processes))
+    assert "pretrain: 2 rows x 2 accumulated x 1 process = 4 rows of 64 tokens a step" in logs[1]
+    assert "pretrain: 2 rows x 1 accumulated x 2 processes = 4 rows of 64 tokens a step" in logs[2]
+    for stage in ("pretrain", "finetune"):
+        one, two = (logged(tmp_path / str(processes), stage) for processes in (1, 2))
+        assert len(one) >= 16
+        # Sums in another order differ by about 1e-7 a step; the optimizer and later steps make more of it.
+        assert one == pytest.approx(two, rel=1e-4)
+        one, two = (load_file(tmp_path / str(n) / "run" / stage / "model" / "model.safetensors") for n in (1, 2))
+        for name, weight in one.items():
+            near = (weight - two[name]).abs()
+            if name.endswith("c_attn.bias"):
+                # A softmax does not change with the keys' bias: its gradient is rounding alone, which AdamW scales up.
+                near = near.reshape(3, 32)[[0, 2]]
+            # Muon's Newton-Schulz iteration runs in bf16, of three digits; a step moves a weight by up to 3e-3.
+            assert near.max() < 1e-3, (stage, name, near.max())
+            assert near.mean() < 1e-4, (stage, name, near.mean())
