@@ -18,10 +18,11 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from hflm import answer, data, metrics, slices, tasks
+from hflm.contamination import Overlap
 from hflm.endpoint import Endpoint
 from hflm.metrics.calibration import calibration
 from hflm.records import read_lines
-from hflm.results import TaskResult, write_text
+from hflm.results import Contamination, TaskResult, write_text
 from hflm.tasks.fit import fit
 from hflm.tokenizer import encode
 
@@ -31,7 +32,8 @@ class Setting:
     """How rows are answered and scored: context in tokens, bootstrap resamples and their seed.
 
     `context_length` is None for an endpoint. `key` stands for all that the answers depend on: kept answers of another key are not used.
-    `model_revision` is a Hub commit or the fingerprint of the model's files.
+    `model_revision` is a Hub commit or the fingerprint of the model's files. `overlap` is the contamination.Overlap of
+    the rows with the training text, where that is known.
     """
 
     context_length: int | None
@@ -39,6 +41,7 @@ class Setting:
     seed: int
     key: str
     model_revision: str | None
+    overlap: Overlap | None = None
 
 
 def benchmark(asked, name, material, setting, predictions):
@@ -112,6 +115,7 @@ def _rows(asked, name, material, setting, kept):
             "prompt": prompts[number],
             "prediction": texts[number],
             "references": list(example.references),
+            **_mark(setting.overlap, number),
             "scores": {metric: values[number] for metric, values in each.items()},
             **({"log_likelihoods": dict(zip(choices, likelihoods[number], strict=True))} if likelihoods else {}),
         }
@@ -121,8 +125,10 @@ def _rows(asked, name, material, setting, kept):
         baseline: metrics.score(names, guesses, references, resamples=1, **scoring)
         for baseline, guesses in tasks.baselines(task, examples).items()
     }
+    scores = measured.scores(**bootstrap)
     return lines, {
-        "metrics": measured.scores(**bootstrap),
+        "metrics": scores,
+        "contamination": _contamination(setting.overlap, scores, lambda rows: measured.scores(rows, **bootstrap)),
         "slices": slices.slices(task, examples, measured, [len(prompt) for prompt in prompts], **bootstrap),
         "calibration": likelihoods
         and calibration(likelihoods, [text in right for text, right in zip(texts, references, strict=True)]),
@@ -170,16 +176,48 @@ def _text(asked, name, material, setting, kept):
     for number, (document, (_, scored, size)) in enumerate(windows):
         sums[number if alone else document] += nats[number], scored, size
     lines = [
-        {"id": str(unit), "nats": total, "tokens": int(tokens), "bytes": int(size)}
+        {"id": str(unit), "nats": total, "tokens": int(tokens), "bytes": int(size), **_mark(setting.overlap, unit)}
         for unit, (total, tokens, size) in enumerate(sums.tolist())
     ]
+
+    def scores_of(rows):
+        return metrics.language_modeling(*sums[rows].T, resamples=setting.resamples, seed=setting.seed)
+
+    scores = scores_of(slice(None))
     return lines, {
-        "metrics": metrics.language_modeling(*sums.T, resamples=setting.resamples, seed=setting.seed),
+        "metrics": scores,
+        "contamination": _contamination(setting.overlap, scores, scores_of),
         "baselines": {},
         "prompt_hash": _hash([]),
         "decoding": decoding,
         "truncated": 0,
     }
+
+
+def _mark(overlap, number):
+    """What a line of predictions says of its row; windows of a running text are not its lines."""
+    return {} if overlap is None or overlap.lines else {"contaminated": bool(overlap.contaminated[number])}
+
+
+def _contamination(overlap, scores, scores_of):
+    """The results' Contamination; `scores_of(rows)` scores the rows of those numbers alone."""
+    if overlap is None:
+        return None
+    clean = np.flatnonzero(~overlap.contaminated)
+    if overlap.lines or len(clean) < slices.FEWEST_ROWS:
+        without = {}
+    else:
+        without = scores if len(clean) == len(overlap.contaminated) else scores_of(clean)
+    return Contamination(
+        of="lines" if overlap.lines else "examples",
+        n=len(overlap.contaminated),
+        words=overlap.n,
+        contaminated=int(overlap.contaminated.sum()),
+        near_copies=overlap.near_copies,
+        overlap=float(overlap.shares.mean()),
+        against=overlap.against,
+        clean=without,
+    )
 
 
 def _answered(name, order, answers, kept, key):

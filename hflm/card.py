@@ -1,4 +1,4 @@
-"""The model card: README.md and plots/, made only from what a run left on disk.
+"""The model card: README.md, plots/ and .eval_results/, made only from what a run left on disk.
 
 It can be made again at any time, needs neither torch nor transformers, and shows no secret and no folder of the
 machine it was made on. Whatever a run did not produce is left out: a benchmark alone has no learning curve.
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from hflm import card_benchmark, plots, records, results
-from hflm.markdown import fenced, inert, table
+from hflm import card_benchmark, card_made, plots, records, results
+from hflm.markdown import fenced, inert
 from hflm.public import hub_id, public, shown, without_tokens
-from hflm.recipe import dump
 
 # The Hub's names for what a task and a metric are; everything else goes under our own name.
 HUB_TASKS = {
@@ -26,7 +25,7 @@ HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
 
 
 def write(run, recipe):
-    """Write `run`/README.md and `run`/plots/*.png from the rest of the folder `run` and its `recipe`.
+    """Write `run`/README.md, plots/*.png and .eval_results/hflm.yaml from the rest of the folder and its `recipe`.
 
     Raises UserError when benchmark/results.json is there but unreadable. Reads environment.json,
     {pretrain,finetune}/metrics.jsonl, benchmark/results.json, benchmark/predictions/*.jsonl, model/config.json.
@@ -50,14 +49,17 @@ def write(run, recipe):
         f"---\n{_metadata(recipe, found, config)}\n---",
         f"# {inert(recipe.name)}",
         _sentence(recipe, environment, config),
+        *_purpose(recipe, config),
         *card_benchmark.section(found, samples),
         *_learning(logs),
         *_use(repo_id, samples, config),
         *_limits(recipe, found, config),
-        *_data(environment),
-        *_made(recipe, environment),
+        *card_made.data(recipe, environment),
+        *card_made.cleaning(records.read_json(run / "data" / "cleaning.json")),
+        *card_made.made(recipe, environment),
     ]
     results.write_text(run / "README.md", "\n\n".join(sections) + "\n")
+    _leaderboard(run / ".eval_results" / "hflm.yaml", recipe, found, environment)
 
 
 def _picture(path, draw, what):
@@ -112,10 +114,63 @@ def _metadata(recipe, found, config):
         tags=["hflm", config.get("model_type", "gpt2")],
         datasets=list(dict.fromkeys(data.path for data in trained if hub_id(data.path))) or None,
         base_model=base if base and trained and hub_id(base) else None,
+        license=recipe.push.license if recipe.push else None,
         model_name=recipe.name,
         eval_results=scores or None,
     )
     return card.to_yaml()
+
+
+def _leaderboard(path, recipe, found, environment):
+    """Write each task's main metric in the form that the Hub's leaderboards read: scores on data sets of the Hub only.
+
+    The form (huggingface.co/docs/hub/eval-results) knows a data set, a task in it and a value; what kind of value it
+    is, and how sure, stands in the notes.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = []
+    for name, task in found.tasks.items():
+        asked = recipe.tasks.get(name)
+        if asked is None or not hub_id(asked.data.path):
+            continue
+        metric, options = task.main()[0], asked.data.options
+        score = task.metrics[metric]
+        entries.append(
+            EvalResultEntry(
+                dataset_id=asked.data.path,
+                task_id=options.get("name") or "default",
+                value=score.value,
+                dataset_revision=options.get("revision"),
+                date=environment.get("created"),
+                notes=(
+                    f"{metric} on {task.n} rows of {asked.splits.test}, 95 % interval "
+                    f"{results.interval(metric, score)}; {task.shots} shots, {task.decoding}"
+                ),
+            )
+        )
+    if entries:
+        results.write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _purpose(recipe, config):
+    """What the model is for and what not."""
+    if not config:  # no model/ in this run: a benchmark of somebody else's model
+        return []
+    uses = []
+    if recipe.finetune:
+        tasks = ", ".join(map(inert, recipe.finetune.tasks))
+        uses.append(f"For {tasks}, asked in the form of its training's prompts (the samples show it).")
+    elif recipe.pretrain:
+        uses.append("For continuing text of the kind that it was trained on. It follows no instructions.")
+    uses.append("For studying how such models are made: its recipe, data and scores stand below.")
+    uses.append(
+        "Not for facts, advice, or decisions about people, and not for other tasks, languages or kinds of text than "
+        "its training's."
+    )
+    return ["## What it is for, and what not", "\n".join(f"- {use}" for use in uses)]
 
 
 def _sentence(recipe, environment, config):
@@ -176,73 +231,29 @@ def _limits(recipe, found, config):
         limits.append("Trained on generated toy text: it says nothing about real language.")
     toys = [name for name in found.tasks if name in recipe.tasks and recipe.tasks[name].data.path == "toy"]
     if toys:
-        limits.append(f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones.")
+        limits.append(
+            f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones; "
+            "their few sentence patterns recur, in training text too."
+        )
     longest = config.get("n_positions") or config.get("max_position_embeddings")
     if longest:
         limits.append(f"It reads at most {longest:,} tokens, prompt and answer together.")
+    limits += _unread(recipe, found)
     if found.tasks:
         limits.append("The intervals cover the choice of test rows, not the luck of one training seed.")
     limits.append("It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently.")
     return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]
 
 
-def _data(environment):
-    rows = [
-        [
-            key,
-            shown(data["path"]) if "path" in data else "",
-            f"{data['rows']:,}" if data.get("rows") is not None else "",
-            f"{data['tokens']:,}" if data.get("tokens") is not None else "",
-            data.get("fingerprint", ""),
-        ]
-        for key, data in (environment.get("data") or {}).items()
-    ]
-    headings = ["used as", "data set", "rows", "tokens", "fingerprint"]
-    return ["## Data", table(headings, rows)] if rows else []
-
-
-def _made(recipe, environment):
-    facts = []
-    hardware = environment.get("hardware") or {}
-    parts = [str(hardware["cpu"])] if hardware.get("cpu") else []
-    parts += [f"{hardware['cores']} cores"] if hardware.get("cores") else []
-    parts += [f"{hardware['memory_gb']:.0f} GB of memory"] if hardware.get("memory_gb") else []
-    parts += [gpu if isinstance(gpu, str) else json.dumps(gpu) for gpu in hardware.get("gpus") or []]
-    if parts:
-        facts.append(f"Hardware: {inert(', '.join(parts))}")
-    if (environment.get("processes") or 1) > 1:
-        facts.append(f"Processes: {environment['processes']}")
-    for stage, spent in (environment.get("stages") or {}).items():
-        said = [_duration(spent["seconds"])] if "seconds" in spent else []
-        said += [f"{spent['steps']:,} steps"] if "steps" in spent else []
-        said += [f"{spent['tokens']:,} tokens"] if "tokens" in spent else []
-        if said:
-            facts.append(f"{inert(stage).capitalize()}: {', '.join(said)}")
-    if environment.get("command"):
-        facts.append(f"Command: {inert(public(environment['command']))}")
-    versions = {"hflm": environment.get("hflm"), "Python": environment.get("python")}
-    versions |= environment.get("packages") or {}
-    if any(versions.values()):
-        listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        facts.append(f"Versions: {inert(listed)}")
-    git = environment.get("git") or {}
-    if git.get("commit"):
-        facts.append(f"Commit: {inert(git['commit'])}{' (with uncommitted changes)' if git.get('dirty') else ''}")
-    if environment.get("created"):
-        facts.append(f"Made: {inert(environment['created'])}")
-    resolved = public(yaml.safe_load(dump(recipe)))
-    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110).rstrip()
-    return [
-        "## How it was made",
-        *(["\n".join(f"- {fact}" for fact in facts)] if facts else []),
-        "The whole recipe; `hflm run recipe.yaml` does it again:",
-        fenced(text, "yaml"),
-    ]
-
-
-def _duration(seconds):
-    """41.23 -> '41 s', 125 -> '2 min 5 s', 7300 -> '2 h 1 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+def _unread(recipe, found):
+    """What was trained on and not compared with the benchmark."""
+    if not found.tasks or recipe.benchmark is None or not (recipe.pretrain or recipe.finetune):
+        return []
+    if not recipe.benchmark.contamination:
+        return ["Whether the benchmark's examples stand in the training text was not checked."]
+    unread = []
+    if recipe.pretrain and any(data.options.get("streaming") for data in recipe.pretrain.data):
+        unread.append("The pretraining text was a stream and was not read again to look for the benchmark's examples.")
+    if recipe.model.from_:
+        unread.append("What its base model was trained on was not compared with the benchmark's examples.")
+    return unread

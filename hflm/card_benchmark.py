@@ -4,33 +4,78 @@ from hflm import results
 from hflm.markdown import cut, fenced, inert, table
 from hflm.public import public
 
+RULE = (
+    "Contaminated are the examples that have N words in a row in common with the training text (lower-cased, without "
+    "punctuation; N is the 5th percentile of the task's lengths, 8 to 13, as for GPT-3, arXiv 2005.14165, appendix C); "
+    "a shorter example when it is there as a whole document, line or example. The clean ones are the rest."
+)
+
 
 def section(found, samples):
     """Markdown blocks for `found` (Results); `samples` are {task name: records.samples}. Empty without tasks."""
     if not found.tasks:
         return []
+    headings = ["task", "n", "metric", "value", "95 % interval", "baselines"]
     rows = [
         [name, f"{task.n:,}", metric, *_numbers(metric, score), results.beside(task, metric)]
         for name, task in found.tasks.items()
         for metric, score in task.metrics.items()
     ]
+    checked = any(task.contamination for task in found.tasks.values())
+    if checked:
+        headings += ["contaminated", "on the clean ones"]
+        more = [_clean(task.contamination, metric) for task in found.tasks.values() for metric in task.metrics]
+        rows = [[*row, *cells] for row, cells in zip(rows, more, strict=True)]
     pictures = ["![Main metrics with 95 % intervals, baselines as marks](plots/benchmark.png)"]
     if any(task.calibration for task in found.tasks.values()):
         pictures.append("![Accuracy by confidence; on the diagonal they are equal](plots/reliability.png)")
     return [
         "## Benchmark",
-        table(["task", "n", "metric", "value", "95 % interval", "baselines"], rows),
+        table(headings, rows),
+        *([RULE] if checked else []),
         *pictures,
         *(block for name, task in found.tasks.items() for block in _task(name, task, samples[name])),
     ]
 
 
 def _task(name, task, samples):
-    return [f"### {inert(name)}", _facts(task), *_calibration(task), *_slices(task), *_samples(samples)]
+    return [
+        f"### {inert(name)}",
+        _facts(task),
+        *_contamination(task),
+        *_calibration(task),
+        *_slices(task),
+        *_samples(samples),
+    ]
 
 
 def _numbers(metric, score):
     return [results.number(metric, score.value), results.interval(metric, score)]
+
+
+def _clean(contamination, metric):
+    """The cells of one metric: the share that is contaminated, and the score without those."""
+    if contamination is None:
+        return ["not checked", ""]
+    score = contamination.clean.get(metric)
+    value = "" if score is None else "{} ({})".format(*_numbers(metric, score))
+    return [f"{100 * contamination.share:.1f} %", value]
+
+
+def _contamination(task):
+    """What was compared, in a sentence."""
+    if task.contamination is None:
+        return []
+    found = task.contamination
+    read = " and ".join(
+        {"pretrain": "the pretraining corpus", "finetune": "the fine-tuning examples"}[each] for each in found.against
+    )
+    share = (
+        f"{found.contaminated:,} of {found.n:,} {found.of} have {found.words} words in a row in common with {read}; "
+        f"in {found.near_copies:,} of them such runs hold 40 % of the words or more. Over all {found.of} they hold "
+        f"{100 * found.overlap:.1f} % of the words on average."
+    )
+    return [share]
 
 
 def _facts(task):

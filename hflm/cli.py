@@ -1,8 +1,8 @@
 """The command line: `hflm run quickstart` and the rest, and what each failure exits with.
 
-0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback); 143 stopped by SIGTERM
-with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it, so that `--help`, `validate`,
-`plan`, `schema` and `recipes` answer at once.
+0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback) or a Hub that keeps failing
+(one message); 143 stopped by SIGTERM with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it,
+so that `--help`, `validate`, `plan`, `schema` and `recipes` answer at once.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
 
 from hflm import names, recipe_yaml
-from hflm.errors import RecipeError, Stopped, UserError
+from hflm.errors import HubError, RecipeError, Stopped, UserError
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -203,12 +203,86 @@ def compare(
 
 
 @app.command()
-def push(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)]):
-    """Send a finished run to the Hub, as its recipe's push section says."""
+def score(
+    model: Model,
+    text: Annotated[str, typer.Argument(help="The text; - reads it from stdin, as it is.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the coloured text.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page.", show_default=False)] = None,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw each head's attention.", show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
+):
+    """Score a text: how likely is each token?
+
+    log P(text) is the sum of log P(token | the tokens before it).
+    """
+    from hflm import plots, results, score_page
+    from hflm import score as score_room
+
+    if text == "-":
+        # Surrogates stand for bytes that are no UTF-8, as in an argument.
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    found, seen = score_room.measure(model, text, revision, attention is not None)
+    picture = plots.attention(*seen) if seen else None
+    if attention is not None:
+        results.write_bytes(attention, picture)
+    if html is not None:
+        results.write_text(html, score_page.page(found, model, picture))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        score_page.show(found, Console())
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    repo_id: Annotated[
+        str | None,
+        typer.Option(metavar="YOU/NAME", help="Where to; else what the recipe says.", show_default=False),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go up, and send nothing.")] = False,
+):
+    """Send a finished run to the Hub.
+
+    One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
+    """
+    from hflm import card, results
     from hflm import push as push_room
     from hflm import recipe as recipes_room
 
-    print(push_room.push(run, recipes_room.load(str(run / "recipe.yaml"))))
+    sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
+    loaded = recipes_room.load(str(run / "recipe.yaml"), sets)
+    if dry_run:
+        print(push_room.listing(push_room.release(run, loaded)))
+        return
+    push_room.files(run)  # an unfinished run stays as it is
+    if sets:  # the run remembers where it went, and its card's example names the repository
+        results.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
+        card.write(run, loaded)
+    print(push_room.push(run, loaded))
+
+
+@app.command()
+def export(
+    model: Model,
+    form: Annotated[Literal["folder", "gguf", "onnx"], typer.Option("--to", help="The format.")] = "folder",
+    output: Annotated[
+        Path | None, typer.Option(help="Where to, instead of export/ in the run.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Of the weights, instead of the saved one.", show_default=False),
+    ] = None,
+):
+    """Write a model for another tool, any adapter merged."""
+    from hflm import export as export_room
+
+    print(export_room.export(model, form, output, dtype))
 
 
 class _Generate(TyperCommand):
@@ -291,6 +365,8 @@ def main():
         app()
     except UserError as error:
         _exit(2, str(error))
+    except HubError as error:
+        _exit(1, str(error))
     except Stopped as error:
         _exit(143, str(error))
     except Exception as error:

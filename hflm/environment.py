@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import yaml
+
 from hflm import data, stages
+from hflm.public import hub_id
 from hflm.records import read_json
 from hflm.results import write_text
 
@@ -28,7 +31,7 @@ def describe(recipe, processes):
         "hardware": _hardware(),
         "processes": processes,
         "seed": recipe.seed,
-        "data": {key: _data(source) for key, source in _sources(recipe)},
+        "data": {key: _data(source) for key, source in sources(recipe)},
         "model": {
             "preset": recipe.model.preset,
             "from": recipe.model.from_,
@@ -60,7 +63,8 @@ def note(run, *, parameters=None, data=None, **stage):
     write_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
-def _sources(recipe):
+def sources(recipe):
+    """Yield (key in environment.json's data, Data) of each data set that a recipe names."""
     if recipe.pretrain is not None:
         for number, source in enumerate(recipe.pretrain.data):
             yield f"pretrain.data.{number}", source
@@ -70,7 +74,31 @@ def _sources(recipe):
 
 def _data(source):
     described = {"path": source.path, "fingerprint": data.fingerprint(source)}
+    if license := _license(source):
+        described["license"] = license
     return {**described, **{key: source.options[key] for key in ("name", "revision") if key in source.options}}
+
+
+def _license(source):
+    """The licence in the front matter of a data set's card, when the card is on this machine; else None."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.repocard import metadata_load
+
+    place = Path(source.path).expanduser()
+    if place.exists():
+        card = (place if place.is_dir() else place.parent) / "README.md"
+    elif hub_id(source.path):
+        card = try_to_load_from_cache(
+            source.path, "README.md", repo_type="dataset", revision=source.options.get("revision")
+        )
+    else:
+        return None
+    try:
+        stated = (metadata_load(card) or {}).get("license") if isinstance(card, str | Path) else None
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that the Hub would not read either
+        return None
+    stated = [stated] if isinstance(stated, str) else stated
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else None
 
 
 def _git():

@@ -8,6 +8,7 @@ HflmError
 │   ├── TrainingError      training that cannot go on: a loss that is not finite, out of memory, a full disk
 │   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or answers nonsense
 │   └── MissingExtra       an optional package that is not installed, with the command that installs it
+├── HubError               the Hub, or the way to it, kept failing: one message, exit code 1
 └── Stopped                SIGTERM arrived, a checkpoint is saved: exit code 143
 
 Anything else that reaches the command line is a bug of ours: a traceback and exit code 1.
@@ -79,6 +80,10 @@ class MissingExtra(UserError):
         super().__init__(
             f"{purpose} needs an optional package: uv sync --extra {extra} (or pip install 'hflm-recipes[{extra}]')"
         )
+
+
+class HubError(HflmError):
+    """The Hub could not be reached or kept failing; the message names the command that tries again."""
 
 
 class Stopped(HflmError):

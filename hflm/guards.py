@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -58,10 +59,11 @@ class Guard(TrainerCallback):
     there a step is judged at the end of the next one, or at its own where a checkpoint or a log line waits for it.
     """
 
-    def __init__(self, stage, folder, keep, on_spike, skipped, say):
+    def __init__(self, stage, folder, keep, on_spike, skipped, say, signalled=False):
         self.stage, self.folder, self.keep, self.on_spike, self.skipped = stage, Path(folder), keep, on_spike, skipped
         self.say = say
-        self.signalled = self.stopping = self.stepping = self.high = False
+        self.signalled = signalled
+        self.stopping = self.stepping = self.high = False
         self.recent = deque(maxlen=WINDOW)
         self.loss = self.sent = None
 
@@ -94,7 +96,7 @@ class Guard(TrainerCallback):
             self._judge(now, args, state, control)
 
     def _send(self, args, state):
-        values = torch.stack([self.loss, torch.full_like(self.loss, self.signalled)]).double()
+        values = torch.stack([self.loss, torch.full_like(self.loss, self.signalled)]).float()
         if args.world_size > 1:
             torch.distributed.all_reduce(values)  # a queued operation on an accelerator: nobody waits
         if values.device.type == "cpu":
@@ -127,7 +129,9 @@ class Guard(TrainerCallback):
         self.recent.append(loss)
 
     def on_save(self, args, state, control, model, **_):
-        finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+        # Of a sharded model each rank looks at its own part.
+        own = [each.to_local() if isinstance(each, DTensor) else each for each in model.parameters()]
+        finite = torch.stack([each.detach().isfinite().all() for each in own]).all()
         if args.world_size > 1:
             finite = finite.int()
             torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)  # every rank has written its part

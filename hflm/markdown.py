@@ -35,10 +35,15 @@ def cut(text):
     text = without_tokens(text)
     if len(text) > LONGEST_SAMPLE:
         text = f"{text[:200]} [...] {text[-(LONGEST_SAMPLE - 207) :]}"
-    return "".join(char if char.isprintable() or char in "\n\t" else _visible(char) for char in text)
+    return visible(text)
 
 
-def _visible(char):
+def visible(text):
+    """`text` with its control characters, but for line ends and tabs, written as escapes: a bell as \\u0007."""
+    return "".join(char if char.isprintable() or char in "\n\t" else _escaped(char) for char in text)
+
+
+def _escaped(char):
     # Spaces and joiners of other scripts are "not printable" for Python, and belong to the text.
     hidden = unicodedata.category(char) in ("Cc", "Cs") or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
     return f"\\u{ord(char):04x}" if hidden else char

@@ -1,5 +1,6 @@
 """Read and check all that a recipe names before anything is trained: task rows, corpus, the tokenizer's text."""
 
+import dataclasses
 import itertools
 import random
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ class Material:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None."""
+    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None.
+
+    `cleaning` is a clean.Cleaning where a list was cleaned.
+    """
 
     texts: object
     held_out: list | None
+    cleaning: object = None
 
 
 def read_tasks(recipe, todo, say):
@@ -35,7 +40,7 @@ def read_tasks(recipe, todo, say):
     for name, task in recipe.tasks.items():
         learns = recipe.finetune is not None and name in recipe.finetune.tasks
         needed = {
-            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo)),
+            "train": learns and ("finetune" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)),
             "validation": learns and "finetune" in todo and task.splits.validation is not None,
             "test": f"benchmark/{name}" in todo,
         }
@@ -54,25 +59,42 @@ def read_tasks(recipe, todo, say):
 
 
 def read_corpus(recipe, todo, say):
-    """The Corpus that pretraining or the tokenizer needs, or None where neither of them is to do."""
+    """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do."""
     stage = recipe.pretrain
-    if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo)):
+    if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
         return None
     texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
     say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
     if stage.validation is None:
-        return Corpus(texts, None)
+        texts, _, cleaning = _cleaned(stage, texts)
+        return Corpus(texts, None, cleaning=cleaning)
     if not isinstance(stage.validation, float):
         held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
         if not isinstance(held_out, list):
             raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        return Corpus(texts, held_out)
+        texts, held_out, cleaning = _cleaned(stage, texts, held_out)
+        return Corpus(texts, held_out, cleaning=cleaning)
     if not isinstance(texts, list):
         raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set there")
+    texts, _, cleaning = _cleaned(stage, texts)
     learnt, held_out = data.held_out(texts, stage.validation, stage.rows)
     if not learnt or not held_out:
         raise DataError(f"pretrain.validation: {len(texts):,} texts are too few to hold {stage.validation} of them out")
-    return Corpus(learnt, held_out)
+    return Corpus(learnt, held_out, cleaning=cleaning)
+
+
+def _cleaned(stage, texts, held_out=None):
+    """(texts, held_out, report) as `pretrain.clean` says; a share that is held out is taken of what is clean."""
+    if stage.clean is None:
+        return texts, held_out, None
+    from hflm import clean
+
+    held_out = held_out and clean.normalized(held_out, stage.clean)
+    if not isinstance(texts, list):
+        cleaned = clean.stream(texts.dataset, texts.column, stage.clean)
+        return dataclasses.replace(texts, dataset=cleaned), held_out, None
+    texts, report = clean.clean(texts, stage.clean, held_out or ())
+    return texts, held_out, report
 
 
 def tokenizer_texts(recipe, corpus, material):
@@ -93,6 +115,11 @@ def tokenizer_texts(recipe, corpus, material):
 
 def _trains_tokenizer(recipe, todo):
     return "tokenizer" in todo and recipe.tokenizer.train is not None and recipe.tokenizer.train.data is None
+
+
+def _compares(recipe, todo):
+    """Whether a benchmark that is to do is compared with the training text."""
+    return any(stage.startswith("benchmark/") for stage in todo) and recipe.benchmark.contamination
 
 
 def _read(task, use):

@@ -319,10 +319,16 @@ def _converted(file):
     except ImportError:
         raise MissingExtra("gguf", f"reading {file.name}") from None
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        if config.model_type == "gpt2":
+            # transformers reads these two of a GPT-2 under names that its config does not know.
+            config.n_positions, config.n_inner = config.n_ctx, config.feed_forward_length
+        loaded = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, config=config, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"'{file}' cannot be read: {tokenizers_room.first_line(error)}") from error

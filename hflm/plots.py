@@ -10,6 +10,7 @@ from hflm.results import UNITS, number
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#4D4D4D"
 OTHERS = ["#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00"]
 MARKS = ["D", "s", "^", "v", "o"]
+LONGEST_LABEL = 14  # characters of a token
 
 
 def learning_curves(stages):
@@ -156,6 +157,61 @@ def differences(pairs):
     return _png(figure)
 
 
+def attention(weights, labels):
+    """Attention weights (layers, heads, T, T) as a grid of squares, a row for each layer and a column for each head.
+
+    In a square each row is a token that looks and each column one that is looked at; `labels` are the T tokens.
+    """
+    import matplotlib
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    layers, heads, size, _ = weights.shape
+    gap = max(1, size // 16)
+    pitch = size + gap  # from one square to the next, in tokens
+    canvas = np.full((layers * pitch - gap, heads * pitch - gap), np.nan)
+    for layer, head in np.ndindex(layers, heads):
+        canvas[layer * pitch :, head * pitch :][:size, :size] = weights[layer, head]
+    token = min(max(0.1, 1 / size), 3 / size)  # inches
+    height, width = canvas.shape[0] * token, canvas.shape[1] * token
+    figure = Figure(figsize=(width, height), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = axes.imshow(
+        canvas, cmap=matplotlib.colormaps["Blues"].with_extremes(bad="#CCCCCC"), vmin=0, vmax=1, interpolation="nearest"
+    )
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=8)
+    axes.xaxis.tick_top()
+    axes.set_xticks([head * pitch + size / 2 for head in range(heads)], [f"head {head + 1}" for head in range(heads)])
+    axes.set_yticks([])
+    shown = [_drawable(label) for label in labels] if token * 72 > 5 else []  # smaller than that nobody reads
+    style = {"fontsize": min(7, token * 72 * 0.8), "parse_math": False}
+    for layer in range(layers):
+        for place, label in enumerate(shown):
+            axes.text(-1, layer * pitch + place, label, ha="right", va="center", **style)
+        axes.text(
+            canvas.shape[1], layer * pitch + size / 2, f"layer {layer + 1}", rotation=270, va="center", fontsize=8
+        )
+    for head in range(heads):
+        for place, label in enumerate(shown):
+            axes.text(head * pitch + place, canvas.shape[0], label, ha="center", va="top", rotation=90, **style)
+    scale = axes.inset_axes((1 + 0.4 / width, 1 - 1 / height, 0.1 / width, 1 / height))
+    figure.colorbar(image, cax=scale).ax.tick_params(labelsize=7)
+    return _png(figure, bbox_inches="tight")
+
+
+def _drawable(text):
+    """A label's text: white space and what the font has no picture of are written as escapes."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    text = "".join(
+        char if char.isprintable() and font.get_char_index(ord(char)) else char.encode("unicode_escape").decode()
+        for char in text.replace(" ", "\u2423")
+    )
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}\u2026"
+
+
 def finite(value):
     """Whether a logged value is a number that can be drawn."""
     return isinstance(value, int | float) and math.isfinite(value)
@@ -167,7 +223,7 @@ def _quiet(axes):
     axes.set_axisbelow(True)
 
 
-def _png(figure):
+def _png(figure, **options):
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
     return buffer.getvalue()

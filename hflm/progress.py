@@ -111,13 +111,14 @@ class Progress(TrainerCallback):
         # All processes at once, so that those of one machine share its cores as they will in training.
         self.peak, self.processes = peak(args.device, args.bf16), args.world_size
         self.first_step, self.begun = state.global_step, time.monotonic()
-        self.line = (state.global_step, self.begun)
-        self.idle = 0.0
+        self.line, self.stepped, self.idle = (state.global_step, self.begun), self.begun, 0.0
         if not state.is_world_process_zero:
             return
         self.metrics = self.folder / "metrics.jsonl"
         kept = _entries_until(self.metrics, state.global_step)
         write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        if self.bar is not None:
+            self.bar.close()  # of an attempt that a failed step ended
         # A bar where somebody watches, a line now and then in a log file.
         self.bar = tqdm(
             total=state.max_steps,

@@ -15,9 +15,11 @@ from hflm.batch import not_whole_rows
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
 from hflm.presets import PRESETS
+from hflm.recipe_clean import Clean, misplaced
 from hflm.recipe_section import (
     KINDS,
     BlockSize,
+    License,
     OnSpike,
     Positive,
     Rows,
@@ -133,7 +135,9 @@ class PretrainRecipe(Section):
         ]
         | None
     ) = None
+    clean: Clean | None = None
     block_size: BlockSize | None = None
+    shuffle_buffer: Positive | None = None
     batch_tokens: Positive | None = None
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
@@ -142,10 +146,17 @@ class PretrainRecipe(Section):
     @classmethod
     def rules(cls, raw):
         data = raw.get("data")
+        sources = [each for each in (data if isinstance(data, list) else [data]) if isinstance(each, dict)]
+        if raw.get("shuffle_buffer") is not None and not all(each.get("streaming") for each in sources):
+            yield (
+                ("shuffle_buffer",),
+                "is for a stream; rows in memory are shuffled whole. Remove it or add `streaming`",
+            )
         if isinstance(data, list) and len(data) > 1 and all(isinstance(each, dict) for each in data):
             without = [i for i, each in enumerate(data) if each.get("weight") is None]
             if 0 < len(without) < len(data):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
+        yield from misplaced(raw)
         yield from misused(raw, "args", "TrainingArguments")
         yield from contradicted(raw)
 
@@ -206,6 +217,7 @@ class BenchmarkRecipe(Section):
     tasks: Annotated[Words, count(1)]
     batch_tokens: Positive | None = None
     resamples: Positive = 1000
+    contamination: bool = True
 
 
 class PushRecipe(Section):
@@ -216,6 +228,7 @@ class PushRecipe(Section):
         ),
     ]
     private: bool = True
+    license: License | None = None
 
 
 class Recipe(Section):

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from hflm import names
+from hflm import names, trackers
 from hflm.names import NAMES, show, suggest
 
 KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
@@ -173,6 +173,8 @@ def contradicted(raw):
     args = raw.get("args")
     if not isinstance(args, dict):
         return
+    if text := trackers.unknown(args.get("report_to")):
+        yield ("args", "report_to"), text
     if raw.get("on_spike") == "rollback" and args.get("fp16"):
         yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
     if raw.get("batch_tokens") is None:
@@ -183,6 +185,7 @@ def contradicted(raw):
         yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
 
 
+License = Annotated[str, matching(r"[a-z0-9][a-z0-9.-]*", "a licence as the Hub names it, such as apache-2.0")]
 Positive = Annotated[int, Field(gt=0)]
 BlockSize = Annotated[int, Field(gt=1)]
 OnSpike = Literal["stop", "rollback", "ignore"]

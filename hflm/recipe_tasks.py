@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
 from hflm import names, toy
 from hflm.names import NAMES, show
-from hflm.recipe_section import Positive, Prompt, Rows, Section, count, matching, passing, unique
+from hflm.recipe_section import License, Positive, Prompt, Rows, Section, count, matching, passing, unique
 
 GENERATED = ("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore")
 BUILDERS = ("text", "json", "csv", "parquet")
@@ -25,7 +25,7 @@ Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 
 
 class Data(Section):
-    """A data set: `path` and load_dataset's own keys; `weight` is its share in a mixture."""
+    """A data set: `path` and load_dataset's own keys; `weight` is its share in a mixture, `license` for the card."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -35,10 +35,11 @@ class Data(Section):
     )
     path: str
     weight: Annotated[float, Field(gt=0)] | None = None
+    license: Annotated[License | None, Field(exclude=True)] = None  # it changes no stage, so its key leaves it out
 
     @classmethod
     def rules(cls, raw):
-        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - {"path", "weight"}}
+        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - set(cls.model_fields)}
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
         if path == "toy":
@@ -53,7 +54,7 @@ class Data(Section):
             for key in [key for key in ("size", "seed") if key in options]:
                 yield (key,), "only `path: toy` is made to a size and from a seed. Use a split such as train[:2000]"
                 del options[key]
-        for key, text in names.problems(options, "load_dataset", known, beside=("path", "weight")):
+        for key, text in names.problems(options, "load_dataset", known, beside=tuple(cls.model_fields)):
             yield (key,), text
 
         if isinstance(raw.get("split"), str) and not re.fullmatch(_SPLITS, raw["split"]):

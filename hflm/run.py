@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hflm import endpoint as endpoints
-from hflm import environment, results, stages
+from hflm import environment, results, stages, trackers
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -38,6 +38,8 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         from hflm import model as models
 
         models.check_quantization()
+    for stage in todo & {"pretrain", "finetune"}:
+        trackers.require(getattr(recipe, stage).args.get("report_to"), stage)
     state = _start(recipe)
     if recipe.processes is not None and state.num_processes < recipe.processes:
         raise UserError(
@@ -53,7 +55,9 @@ def run(recipe, output=None, fresh=False, endpoint=None):
             stages.set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
-        environment.write(folder, environment.describe(recipe, state.num_processes))
+        if todo != {"push"}:  # what is pushed again is what the run left
+            environment.write(folder, environment.describe(recipe, state.num_processes))
+            _tell_cleaning(folder, recipe, corpus)
     state.wait_for_everyone()
     say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
@@ -73,20 +77,19 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
-        for name in benchmark(recipe, folder, measured, material, keys, state, endpoint):
+        for name in benchmark(recipe, folder, measured, material, corpus, keys, state, endpoint):
             _finish(state, folder, f"benchmark/{name}", keys)
     if state.is_main_process:
         from hflm import card
 
         card.write(folder, recipe)
         show(folder, recipe)
-        if "push" in todo:
-            from hflm import push
-
-            say(f"pushed to {push.push(folder, recipe)}")
     state.wait_for_everyone()
-    if "push" in todo:
-        _finish(state, folder, "push", keys)
+    if "push" in todo and state.is_main_process:  # the last stage: nobody waits for it, however it ends
+        from hflm import push
+
+        say(f"pushed to {push.push(folder, recipe)}")
+        stages.finish(folder, "push", keys["push"])
 
 
 def bench(model, recipe, output=None, base_url=None, chat=False):
@@ -152,20 +155,22 @@ def make_tokenizer(recipe, folder, corpus, material, state):
 
 def pretrain(recipe, folder, corpus, key, state):
     """Next-token prediction on the corpus; the result is `pretrain/model/`."""
+    from hflm import encoding, pack, stream
     from hflm import model as models
-    from hflm import pack
 
     model, tokenizer = _first_model(recipe, folder)
     stage = recipe.pretrain
     block_size = _block_size(stage, model)
-    validation = corpus.held_out and pack.pack_documents(corpus.held_out, tokenizer, block_size, stage.rows)
+    packing = partial(pack.pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
+    validation = corpus.held_out and packing(corpus.held_out)
     if isinstance(corpus.texts, list):
-        packed = pack.pack_documents(corpus.texts, tokenizer, block_size, stage.rows)
-        say(
-            f"pretrain: {packed.tokens:,} tokens in {len(packed.rows):,} rows of {block_size}, {packed.cut:,} texts cut"
-        )
+        with state.main_process_first():  # the others find what the first one keeps
+            packed = packing(corpus.texts, keep=encoding.home())
+        if packed.kept:
+            say(f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}")
+        say(f"pretrain: {pack.told(packed.counts())}")
     elif stage.args.get("max_steps", -1) > 0:
-        packed = pack.pack_stream(corpus.texts, tokenizer, block_size)
+        packed = stream.pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
     model = models.mend_loss(model, stage.z_loss)
@@ -174,11 +179,12 @@ def pretrain(recipe, folder, corpus, key, state):
 
 def finetune(recipe, folder, material, key, state):
     """All listed tasks together, loss on the target only; the result, any adapter merged, is `finetune/model/`."""
+    from hflm import chat, pack
     from hflm import model as models
-    from hflm import pack
     from hflm.tasks.fit import fit
 
     model, tokenizer = _model_to_finetune(recipe, folder)
+    tokenizer.chat_template = chat.template({name: recipe.tasks[name] for name in recipe.finetune.tasks})
     stage = recipe.finetune
     block_size = _block_size(stage, model)
 
@@ -196,18 +202,17 @@ def finetune(recipe, folder, material, key, state):
         return pack.pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
 
     rows = packed("train")
-    say(
-        f"finetune: {rows.pieces:,} examples, {rows.tokens:,} tokens in {len(rows.rows):,} rows, {rows.cut:,} texts cut"
-    )
+    say(f"finetune: {pack.told(rows.counts())}")
     model = models.mend_loss(model, stage.z_loss)
     if stage.adapter is not None:
         model = models.add_adapter(model, stage.adapter)
     _train("finetune", model, tokenizer, rows, packed("validation"), folder, block_size, key, recipe, state)
 
 
-def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
+def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=None):
     """Yield the name of each task of `names` after it was measured and results.json holds it."""
     from hflm import benchmark as benchmarks
+    from hflm import contamination
 
     trained = recipe.pretrain is not None or recipe.finetune is not None
     if endpoint is None:
@@ -216,6 +221,9 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
         asked, context_length, revision = endpoint, None, None
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
+    overlaps = contamination.check(recipe, names, material, corpus, state) if recipe.benchmark.contamination else {}
+    if overlaps:
+        say(f"compared {', '.join(overlaps)} with the training text")
     for name in names:
         started = time.monotonic()
         setting = benchmarks.Setting(
@@ -224,6 +232,7 @@ def benchmark(recipe, folder, names, material, keys, state, endpoint=None):
             seed=recipe.seed,
             key=keys[f"benchmark/{name}"],
             model_revision=revision,
+            overlap=overlaps.get(name),
         )
         predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
         found = benchmarks.benchmark(asked, name, material[name, "test"], setting, predictions)
@@ -255,6 +264,20 @@ def show(folder, recipe):
     say(f"card: {folder / 'README.md'}")
 
 
+def _tell_cleaning(folder, recipe, corpus):
+    """What cleaning left out of the corpus, in the terminal and in data/cleaning.json."""
+    path = folder / "data" / "cleaning.json"
+    if corpus is not None and corpus.cleaning is not None:
+        from rich.console import Console
+
+        from hflm import clean
+
+        clean.write(corpus.cleaning, path)
+        Console(stderr=True).print(clean.table(corpus.cleaning))
+    elif corpus is not None or recipe.pretrain is None or recipe.pretrain.clean is None:
+        path.unlink(missing_ok=True)
+
+
 def say(text):
     """One line of the story, from the first process only."""
     if int(os.environ.get("RANK", "0")) == 0:
@@ -263,7 +286,7 @@ def say(text):
 
 def _train(stage, model, tokenizer, packed, validation, folder, block_size, key, recipe, state):
     from hflm import model as models
-    from hflm import pack, plan, train
+    from hflm import pack, plan, stream, train
 
     if state.is_main_process and stages.begin(folder / stage, key):
         say(f"{stage}: its inputs have changed; the earlier {stage} now lies in {folder / stage}.previous")
@@ -284,6 +307,9 @@ def _train(stage, model, tokenizer, packed, validation, folder, block_size, key,
         on_spike=section.on_spike,
     )
     models.gather(model)
+    counts = packed.counts()
+    if isinstance(packed, stream.PackedStream):  # known only now
+        say(f"{stage}: {pack.told(counts)}")
     if state.is_main_process:
         if stage == "finetune" and recipe.finetune.adapter is not None:
             model = models.merge(model, folder / stage / "adapter", recipe.finetune.quantization is not None)
@@ -302,6 +328,7 @@ def _train(stage, model, tokenizer, packed, validation, folder, block_size, key,
                     "final_loss": trained.loss,
                     "final_eval_loss": trained.eval_loss,
                     "plan": beside,
+                    "packing": counts,
                     "skipped_steps": list(trained.skipped),
                     **trained.speed,
                 }
@@ -317,7 +344,7 @@ def _start(recipe):
     getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel that it misses, each product that it casts
     import torch
     from accelerate import PartialState
-    from transformers import set_seed
+    from accelerate.utils import set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -334,7 +361,7 @@ def _finish(state, folder, stage, keys):
 
 def _first_model(recipe, folder, quantization=None):
     """What training starts from: a new model of the recipe's size, or the one that it names."""
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     from hflm import model as models
     from hflm import tokenizer as tokenizers
@@ -358,7 +385,7 @@ def _first_model(recipe, folder, quantization=None):
 
 
 def _model_to_finetune(recipe, folder):
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     from hflm import model as models
 

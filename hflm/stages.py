@@ -38,6 +38,7 @@ def keys(recipe, endpoint=None):
         for name in recipe.benchmark.tasks:
             task = recipe.tasks[name]
             measured = [_plain(task), data.fingerprint(task.data), recipe.benchmark.resamples]
+            measured.append(recipe.benchmark.contamination)
             if "bertscore" in (task.metrics or ()):
                 measured.append(model_fingerprint(task.bertscore_model))
             found[f"benchmark/{name}"] = _key(chain, name, measured)

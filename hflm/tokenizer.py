@@ -93,11 +93,16 @@ def encode(tokenizer, texts):
     >>> tokenizer.decode(encode(tokenizer, ["a <|endoftext|> b"])[0])
     'a <|endoftext|> b'
     """
+    return [encoding.ids for encoding in plain(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def plain(tokenizer):
+    """The tokenizer's backend, set to cut and pad nothing, and to read text that spells a special token as text."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return backend
 
 
 def first_line(error):

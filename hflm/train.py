@@ -3,30 +3,25 @@
 Mended here: the batch of a step is the recipe's, whatever number of processes shares it (hflm.batch); a damaged or
 half-written checkpoint is never resumed, and old ones go only after the new one is sealed (hflm.checkpoints); SIGTERM
 saves at the next step boundary that all ranks agree on, a loss that blows up stops or rolls back (hflm.guards); an
-out-of-memory halves the micro-batch and keeps the batch; every log line lands in metrics.jsonl, once (hflm.progress).
+out-of-memory halves the micro-batch and keeps the batch (hflm.recovery); every log line lands in metrics.jsonl, once
+(hflm.progress).
 """
 
-import json
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate.data_loader import get_sampler
-from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm import batch as batches
-from hflm import checkpoints
-from hflm.errors import Stopped, TrainingError, UserError
-from hflm.guards import ROLLBACKS, Guard, Unsound
+from hflm import checkpoints, recovery, stream
+from hflm.errors import UserError
+from hflm.guards import Guard
 from hflm.muon import Muon
 from hflm.progress import Progress, flops_per_token
-from hflm.records import read_json
-from hflm.results import write_text
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -40,8 +35,6 @@ DEFAULTS = {
     "logging_nan_inf_filter": False,  # it would hide what the guard looks for, and read every loss from the device
     "ddp_find_unused_parameters": False,  # a language model uses all of them at each step
 }
-MICRO_BATCH, SKIPPED = "micro_batch.json", "skipped.json"
-SHOWN_ROWS = 16  # of a batch, in a message
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def train(
 ):
     """Train `model` on packed `rows` in `folder`, continuing from its newest sound checkpoint; returns Trained.
 
-    `args` are TrainingArguments' own; `rows` is a list of rows or a torch IterableDataset; `tokens_per_row` is their
+    `args` are TrainingArguments' own; `rows` is a sequence of rows or a stream.PackedStream; `tokens_per_row` is their
     mean length, `row_tokens` the longest. `batch_tokens`: tokens of one optimizer step over all processes, in whole
     rows. Raises UserError for values that TrainingArguments refuses, TrainingError when it cannot go on, Stopped after
     SIGTERM.
@@ -91,20 +84,20 @@ def train(
     if torch.accelerator.device_count() > arguments.world_size == 1:
         gpus = torch.accelerator.device_count()
         progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
-    batch = _batch(arguments, folder, batch_tokens, row_tokens, stage)
-    _share_out(arguments, batch)
-    progress.say(f"{batch} = {batch.rows:,} rows of {row_tokens:,} tokens a step")
+    batch = recovery.batch_of(arguments, folder, batch_tokens, row_tokens, stage)
+    recovery.share_out(arguments, batch)
+    progress.say(f"{batch} x {row_tokens:,} tokens = {batch.rows * row_tokens:,} tokens a step")
     whole = None
-    if batch_tokens and not isinstance(rows, torch.utils.data.IterableDataset):
+    if batch_tokens and not isinstance(rows, stream.PackedStream):
         whole = len(rows) // batch.rows * batch.rows
         if not whole:
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
-            rows = rows[:whole]
-    started = time.monotonic()
+            rows = torch.utils.data.Subset(rows, range(whole))
+    started, signalled = time.monotonic(), False
     while True:
-        skipped = _skipped(folder)
-        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say)
+        skipped = recovery.skipped(folder)
+        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say, signalled)
         trainer = _Trainer(
             guard,
             whole,
@@ -116,14 +109,19 @@ def train(
             data_collator=collate,
             callbacks=[guard, progress],
         )
+        if muon and trainer.is_fsdp_enabled:
+            raise UserError(f"{stage}.args.optim: muon needs whole matrices, FSDP has parts. Use adamw_torch_fused")
         trainer.remove_callback(PrinterCallback)  # progress shows what it would print
         checkpoint = checkpoints.newest_sound(folder)
         if checkpoint is not None:
             progress.say(f"continues from {checkpoint.name}")
             guard.continues(checkpoint)
-        if _ended(trainer, checkpoint, progress):
+        if isinstance(rows, stream.PackedStream):
+            stream.feed(trainer, rows, checkpoint)
+        if recovery.ended(trainer, checkpoint, progress):
             break
         trainer.accelerator.free_memory()
+        signalled = guard.signalled
     history = trainer.state.log_history
     return Trained(
         steps=trainer.state.global_step,
@@ -190,17 +188,19 @@ class _Trainer(Trainer):
         Trainer's own is a mean of the batches' means, which depends on both.
         """
         args, rows, started = self.args, self.eval_dataset, time.monotonic()
-        total = torch.zeros(2, dtype=torch.float64, device=args.device)
+        sums, labels = [], 0
         self.model.eval()
         for start in range(0, len(rows), args.eval_batch_size * args.world_size):
             some = rows[start : start + args.eval_batch_size * args.world_size]
             batch = self.data_collator(some[args.process_index :: args.world_size] or some[:1])
             if len(some) <= args.process_index:
                 batch["labels"].fill_(-100)  # as many forward passes as the others, of nothing
+            labels += int((batch["labels"][:, 1:] != -100).sum())
             with torch.no_grad():
-                loss = self.model(**self._prepare_inputs(batch), num_items_in_batch=1).loss
-            total += torch.stack([loss.double(), (batch["labels"][:, 1:] != -100).sum().to(total)])
+                sums.append(self.model(**self._prepare_inputs(batch), num_items_in_batch=1).loss)
+        total = torch.tensor([torch.stack(sums).cpu().double().sum().item(), labels], dtype=torch.float64)
         if args.world_size > 1:
+            total = total.to(args.device)
             torch.distributed.all_reduce(total)
         nll, labels = total.tolist()
         metrics = {"eval_loss": nll / max(labels, 1), "eval_runtime": round(time.monotonic() - started, 3)}
@@ -208,11 +208,18 @@ class _Trainer(Trainer):
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
+    def get_batch_samples(self, *arguments):
+        if isinstance(self.train_dataset, stream.PackedStream):
+            self.callback_handler.train_dataloader.begin_step()
+        return super().get_batch_samples(*arguments)
+
     def _save_checkpoint(self, model, trial):
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            if isinstance(self.train_dataset, stream.PackedStream):
+                self.callback_handler.train_dataloader.save(checkpoint)
         except Exception as error:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             failed = checkpoints.unwritten(checkpoint, error)
             if failed is None:
                 raise
@@ -222,118 +229,13 @@ class _Trainer(Trainer):
         """The row numbers of the batch of `step` (from 1); of a stream, their place in it."""
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         loader = self.callback_handler.train_dataloader
-        if isinstance(self.train_dataset, torch.utils.data.IterableDataset):
+        if isinstance(self.train_dataset, stream.PackedStream):
             return list(range((step - 1) * per_step, step * per_step))
         per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
         epoch, place = divmod(step - 1, per_epoch)
         sampler = get_sampler(loader)
         loader.set_epoch(epoch)
         return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
-
-
-def _ended(trainer, checkpoint, progress):
-    """Train to the end: True. False where the stage shall begin again from its newest sound checkpoint."""
-    previous = signal.signal(signal.SIGTERM, trainer.guard.signal)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Unsound as found:
-        _roll_back(trainer, found, progress)
-        return False
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        _halve(trainer, error, progress)
-    else:
-        if trainer.guard.stopping:
-            raise Stopped(
-                f"{trainer.guard.stage}: stopped by SIGTERM, a checkpoint is saved; the same command continues it"
-            )
-        return True
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    # Outside of the handler, whose error holds on to the step's tensors.
-    trainer.model.zero_grad()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-    if trainer.state.global_step > (checkpoints.step(checkpoint) if checkpoint else 0):
-        # No step was half taken: what it broke off in is a forward or a backward pass.
-        trainer._save_checkpoint(trainer.model_wrapped, trial=None)
-        trainer.guard.on_save(trainer.args, trainer.state, trainer.control, trainer.model)
-    return False
-
-
-def _batch(arguments, folder, batch_tokens, row_tokens, stage):
-    """The Batch of a step: the recipe's, with the micro-batch that an earlier out-of-memory left."""
-    most, processes = arguments.per_device_train_batch_size, arguments.world_size
-    if batch_tokens:
-        batch = batches.derive(batch_tokens, row_tokens, processes, most, stage)
-    else:
-        batch = batches.Batch(most, arguments.gradient_accumulation_steps, processes)
-    fits = read_json(Path(folder) / MICRO_BATCH).get("rows", batch.per_device)
-    while batch.per_device > fits:
-        batch = batch.halved()
-    return batch
-
-
-def _share_out(arguments, batch):
-    arguments.per_device_train_batch_size = batch.per_device
-    arguments.gradient_accumulation_steps = batch.accumulation
-
-
-def _halve(trainer, error, progress):
-    """After an out-of-memory: half the micro-batch, twice the accumulation; kept in the folder for a restart."""
-    arguments, stage = trainer.args, trainer.guard.stage
-    what = f"{stage}: out of memory ({' '.join(str(error).split())[:200]})"
-    batch = batches.Batch(
-        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.world_size
-    ).halved()
-    if batch is None or trainer.guard.stepping:
-        raise TrainingError(
-            f"{what}, which a smaller micro-batch cannot mend. Take a smaller model, a shorter {stage}.block_size, "
-            f"or {stage}.args.activation_checkpointing: true"
-        )
-    _share_out(arguments, batch)
-    arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
-    write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
-    if arguments.world_size > 1:
-        # The other ranks wait in this step for a gradient that will not come.
-        raise TrainingError(
-            f"{what}. The same command continues with {batch} (torchrun --max-restarts does it by itself)"
-        )
-    progress.say(f"{what.removeprefix(stage + ': ')}: goes on with {batch}")
-
-
-def _roll_back(trainer, found, progress):
-    """Note the step of an Unsound as one to skip, or raise TrainingError when the recipe or the bound says stop."""
-    guard, folder = trainer.guard, Path(trainer.args.output_dir)
-    rows = trainer.rows_of(found.step)
-    shown = ", ".join(map(str, rows[:SHOWN_ROWS])) + (
-        f" and {len(rows) - SHOWN_ROWS} more" if rows[SHOWN_ROWS:] else ""
-    )
-    what = f"{found.what} (packed rows {shown})"
-    sound = checkpoints.newest_sound(folder)
-    if guard.on_spike != "rollback":
-        advice = f"Lower {guard.stage}.args.learning_rate, or set {guard.stage}.on_spike: rollback to skip such a batch"
-    elif sound is None:
-        advice = f"There is no checkpoint to go back to: lower {guard.stage}.args.save_steps or the learning rate"
-    elif len(guard.skipped) >= ROLLBACKS:
-        advice = f"It went back {ROLLBACKS} times already: lower {guard.stage}.args.learning_rate"
-    else:
-        entry = {"loss": found.loss if found.loss is None else str(found.loss), "rows": rows}
-        if trainer.is_world_process_zero():
-            write_text(folder / SKIPPED, json.dumps({**read_json(folder / SKIPPED), found.step: entry}) + "\n")
-        if trainer.args.world_size > 1:
-            torch.distributed.barrier()
-        progress.say(f"{what}: back to {sound.name}, and past that batch")
-        return
-    raise TrainingError(
-        f"{guard.stage}: {what}. {'The last sound checkpoint is ' + sound.name + '. ' if sound else ''}{advice}"
-    )
-
-
-def _skipped(folder):
-    """The steps whose batch a rollback left out."""
-    return {int(step) for step in read_json(Path(folder) / SKIPPED)}
 
 
 def _muon(model, arguments):

@@ -97,8 +97,8 @@ def test_two_processes_train_as_one_does(tmp_path):
         (tmp_path / str(processes)).mkdir()
         (tmp_path / str(processes) / "same.yaml").write_text(SAME)
         logs[processes] = run_on(processes, tmp_path / str(processes))
-    assert "pretrain: 2 rows x 2 accumulated x 1 process = 4 rows of 64 tokens a step" in logs[1]
-    assert "pretrain: 2 rows x 1 accumulated x 2 processes = 4 rows of 64 tokens a step" in logs[2]
+    assert "pretrain: 2 rows x 2 accumulated x 1 process x 64 tokens = 256 tokens a step" in logs[1]
+    assert "pretrain: 2 rows x 1 accumulated x 2 processes x 64 tokens = 256 tokens a step" in logs[2]
     for stage in ("pretrain", "finetune"):
         one, two = (logged(tmp_path / str(processes), stage) for processes in (1, 2))
         assert len(one) >= 16

@@ -266,7 +266,7 @@ def test_light_commands_import_no_heavy_library(folder, arguments):
 def test_help_names_every_command_and_every_generation_option(folder):
     told = hflm("--help", cwd=folder)
     assert told.returncode == 0
-    for command in ("run", "validate", "schema", "recipes", "bench", "push", "compare", "generate"):
+    for command in ("run", "validate", "schema", "recipes", "bench", "push", "compare", "generate", "score", "export"):
         assert f"\n  {command} " in told.stdout
     options = hflm("generate", "--help", cwd=folder).stdout
     for option in ("--max-length", "--num-return-sequences", "--exponential-decay-length-penalty", "--seed"):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from hflm import model as models
 from hflm import recipe as recipes
 from hflm import results, run
 from hflm.endpoint import Endpoint, chosen, find
@@ -328,22 +327,46 @@ def served(folder):
         process.wait(60)
 
 
+TUNED = """
+name: tuned
+tokenizer: {train: {vocab_size: 400}}
+model: {preset: gpt2-nano, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64, initializer_range: 0.3}
+finetune: {tasks: [qa], args: {max_steps: 1}}  # wild weights and no training: what is written hangs on every token
+benchmark: {tasks: [qa], resamples: 20}
+tasks:
+  qa:
+    data: {path: toy, name: qa, size: 40}
+    splits: {train: train, test: "test[:12]"}
+    prompt: "Q: {{ question }}\\nA:"
+    max_new_tokens: 6
+"""
+
+
 @pytest.mark.slow
-def test_transformers_serve_writes_what_the_model_here_does(tiny, tokenizer, tmp_path, monkeypatch):
+def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_by_chat(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    models.save(tmp_path / "tiny", tiny, tokenizer)
-    (tmp_path / "qa.yaml").write_text(QUESTIONS)
-    loaded = recipes.load("qa.yaml", ["tasks.qa.prompt='{{ question }}'"])
-    run.bench("tiny", loaded, "here")
-    with served(tmp_path / "tiny") as url:
-        run.bench(f"openai:{tmp_path / 'tiny'}", loaded, "there", base_url=url)
-    here, there = (
-        read_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl") for place in ("here", "there")
-    )
-    assert there == here
-    assert any(line["prediction"] for line in here)
-    found = [results.read(tmp_path / place / "benchmark" / "results.json").tasks["qa"] for place in ("here", "there")]
-    assert found[0].metrics == found[1].metrics
+    (tmp_path / "tuned.yaml").write_text(TUNED)
+    loaded = recipes.load("tuned.yaml")
+    run.run(loaded, "here")
+    model = tmp_path / "here" / "model"
+    with served(model) as url:
+        for place, chat in (("completions", False), ("chat", True)):
+            run.bench(f"openai:{model}", loaded, place, url, chat)
+        here, *there = (
+            read_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl")
+            for place in ("here", "completions", "chat")
+        )
+        assert there == [here, here]
+        assert len({line["prediction"] for line in here}) > 6
+        # A person types the question alone; the template puts it into the prompt that the model has learnt.
+        questions = [line["prompt"].removeprefix("Q: ").removesuffix("\nA:") for line in here]
+        asked = dict(Endpoint(str(model), url, chat=True).texts(questions, 6, ("\n",)))
+    assert asked == {number: line["prediction"] for number, line in enumerate(here)}
+    found = [
+        results.read(tmp_path / place / "benchmark" / "results.json").tasks["qa"]
+        for place in ("here", "completions", "chat")
+    ]
+    assert found[0].metrics == found[1].metrics == found[2].metrics
 
 
 QUESTIONS = """

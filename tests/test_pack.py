@@ -5,8 +5,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
+from hflm import encoding, pack
 from hflm import model as models
-from hflm import pack
+from hflm import tokenizer as tokenizers
+from hflm.errors import UserError
 from hflm.tokenizer import encode
 
 IGNORED = -100
@@ -36,6 +38,34 @@ def test_best_fit_keeps_every_piece_once_and_wastes_little():
     assert sum(lengths) / (len(rows) * 256) > 0.99
 
 
+@pytest.mark.parametrize("common_first", [False, True])
+@pytest.mark.parametrize(
+    ("lengths", "block_size", "rows"),
+    [
+        ([], 10, 0),
+        ([10], 10, 1),
+        ([5, 5, 4, 4, 3, 3], 12, 2),
+        ([6, 6, 6], 10, 3),
+        ([2, 9, 8, 1, 5, 5], 10, 3),
+        ([4] * 7, 12, 3),
+    ],
+)
+def test_exact_fit(lengths, block_size, rows, common_first):
+    found = pack.exact_fit(lengths, block_size, common_first)
+    assert sorted(piece for row in found for piece in row) == list(range(len(lengths)))
+    assert all(sum(lengths[piece] for piece in row) <= block_size for row in found)
+    assert len(found) == rows
+
+
+def test_pieces_of_about_one_length_waste_little_too(tokenizer):
+    rng = np.random.default_rng(0)
+    lengths = rng.normal(64, 6, 3000).astype(int)
+    assert len(pack.best_fit(lengths, 256)) * 256 > lengths.sum() * 1.05
+    packed = pack.pack_ids(np.zeros(lengths.sum(), np.uint16), lengths, 256)
+    assert packed.counts()["padding"] < 0.01 * packed.tokens
+    assert packed.tokens == lengths.sum() == sum(len(row["input_ids"]) for row in packed.rows)
+
+
 def test_documents_stand_whole_with_begin_and_end(tokenizer):
     packed = pack.pack_documents(TEXTS, tokenizer, 64)
     ends = tokenizer.eos_token_id
@@ -51,16 +81,126 @@ def test_documents_stand_whole_with_begin_and_end(tokenizer):
         assert learnt.sum() == len(row["labels"]) - len(starts)
         assert (row["labels"][learnt] == row["input_ids"][learnt]).all()
     assert found == set(TEXTS)
-    assert packed.cut == 0
-    assert packed.tokens == sum(len(row["input_ids"]) for row in packed.rows)
+    tokens = sum(len(row["input_ids"]) for row in packed.rows)
+    assert packed.counts() == {
+        "rows": len(packed.rows),
+        "block_size": 64,
+        "texts": len(TEXTS),
+        "cut": 0,
+        "tokens": tokens,
+        "padding": 64 * len(packed.rows) - tokens,
+    }
 
 
-def test_a_long_document_is_cut_and_counted(tokenizer):
-    text = " ".join(TEXTS)
-    packed = pack.pack_documents([text], tokenizer, 32)
+@pytest.mark.parametrize("longer", range(8))
+def test_a_long_document_is_cut_and_counted_and_loses_no_token(tokenizer, longer):
+    text = " ".join(TEXTS) + " a" * longer
+    packed = pack.pack_documents([text], tokenizer, 8)
     ids = np.concatenate([row["input_ids"] for row in packed.rows])
-    assert packed.cut == 1
+    assert packed.cut == packed.texts == 1
     assert tokenizer.decode(ids[1:-1]) == text
+    assert all((row["labels"] != IGNORED).any() for row in packed.rows)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "block_size", "pieces"),
+    [
+        ([3, 7, 9], 4, [(0, 3), (3, 4), (7, 3), (10, 4), (14, 3), (17, 2)]),
+        ([8, 1, 4], 4, [(0, 4), (4, 4), (9, 4)]),
+        ([5], 4, [(0, 3), (3, 2)]),
+        ([2**31], 2**30, [(0, 2**30), (2**30, 2**30)]),
+    ],
+)
+def test_the_pieces_of_texts(lengths, block_size, pieces):
+    starts, found = pack._pieces(np.array(lengths), block_size)
+    assert list(zip(starts.tolist(), found.tolist(), strict=True)) == pieces
+
+
+def test_rows_are_a_sequence(tokenizer):
+    rows = pack.pack_documents(TEXTS, tokenizer, 32).rows
+    listed = list(rows)
+    assert len(listed) == len(rows) > 3
+    for asked, expected in [(rows[-1], listed[-1]), (rows[1:3][0], listed[1]), (rows[np.int64(2)], listed[2])]:
+        assert all((asked[name] == expected[name]).all() for name in asked)
+    with pytest.raises(IndexError):
+        rows[len(rows)]
+
+
+def test_rows_in_order_stand_where_their_first_document_stood(tokenizer):
+    ids, lengths = next(encoding.encoded([TEXTS[0], " ".join(TEXTS[:3]), TEXTS[1]], tokenizer))
+    packed = pack.pack_ids(ids, lengths, 32, in_order=True)
+    assert packed.rows[0]["input_ids"][: lengths[0]].tolist() == ids[: lengths[0]].tolist()
+
+
+def same(found, expected):
+    return [row["input_ids"].tolist() for row in found.rows] == [row["input_ids"].tolist() for row in expected.rows]
+
+
+def test_the_same_text_is_encoded_once(tokenizer, tmp_path, monkeypatch):
+    first = pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path / "kept")
+    assert first.kept is None
+    monkeypatch.setattr(encoding, "encode", None)  # from now on nothing may be encoded
+    for block_size in (64, 32):
+        again = pack.pack_documents(TEXTS, tokenizer, block_size, keep=tmp_path / "kept")
+        assert again.kept.parent == tmp_path / "kept"
+    monkeypatch.undo()
+    assert same(again, pack.pack_documents(TEXTS, tokenizer, 32))
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [again.kept.name]
+
+
+@pytest.mark.parametrize("change", ["text", "border", "rows", "tokenizer"])
+def test_another_text_or_tokenizer_is_encoded_again(tokenizer, tmp_path, change):
+    texts, rows, other = TEXTS, "documents", tokenizer
+    pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path)
+    match change:
+        case "text":
+            texts = [*TEXTS[:-1], "Another one."]
+        case "border":
+            texts = [TEXTS[0] + TEXTS[1], *TEXTS[2:]]
+        case "rows":
+            rows = "lines"
+        case "tokenizer":
+            other = tokenizers.train(TEXTS, "bpe", 270)
+    packed = pack.pack_documents(texts, other, 64, rows, keep=tmp_path)
+    assert packed.kept is None
+    assert same(packed, pack.pack_documents(texts, other, 64, rows))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_is_kept_of_an_encoding_that_fails(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "ENCODE_AT_ONCE", 10)
+    with pytest.raises(TypeError):
+        pack.pack_documents([*TEXTS, "\ud800"], tokenizer, 64, keep=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_kept_and_damaged_is_told(tokenizer, tmp_path):
+    pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "ids.bin").write_bytes(b"12")
+    with pytest.raises(UserError, match="is damaged. Remove that folder"):
+        pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path)
+    (folder / "lengths.npy").unlink()
+    with pytest.raises(UserError, match="Remove that folder, or set HF_HOME"):
+        pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tokenizer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="set HF_HOME to one that can be written"):
+        pack.pack_documents(TEXTS, tokenizer, 64, keep=tmp_path / "file" / "kept")
+
+
+def test_a_large_vocabulary_takes_four_bytes_a_token():
+    assert encoding.ids_type(range(1 << 16)) == np.uint16
+    assert encoding.ids_type(range((1 << 16) + 1)) == np.int32
+
+
+def test_packing_is_told_in_words():
+    counts = {"rows": 16, "block_size": 64, "texts": 9, "cut": 1, "tokens": 1010, "padding": 14}
+    assert pack.told(counts) == (
+        "1,010 tokens in 16 rows of 64, 14 places padded (1.4 %), 1 of 9 texts longer than a row"
+    )
 
 
 def test_lines_are_one_running_text_in_full_blocks(tokenizer):
@@ -122,23 +262,7 @@ def test_a_packed_row_has_the_loss_of_its_documents_alone(tokenizer, tiny):
     together = model(**pack.collate(packed.rows, tokenizer.pad_token_id), num_items_in_batch=1).loss
     alone = [
         model(input_ids=ids, labels=ids, num_items_in_batch=1).loss
-        for document in pack.documents(TEXTS[:3], tokenizer)
-        for ids in [torch.tensor(document)[None]]
+        for document in encode(tokenizer, TEXTS[:3])
+        for ids in [torch.tensor([[tokenizer.bos_token_id, *document, tokenizer.eos_token_id]])]
     ]
     torch.testing.assert_close(together, sum(alone))
-
-
-def test_a_stream_packs_as_it_is_read(tokenizer):
-    reads = []
-
-    def endless():
-        while True:
-            reads.append(1)
-            yield TEXTS[len(reads) % len(TEXTS)]
-
-    stream = pack.pack_stream(endless(), tokenizer, 64)
-    rows = iter(stream.rows)
-    row = next(rows)
-    assert 48 < len(row["input_ids"]) <= 64
-    assert len(reads) == pack.ENCODE_AT_ONCE
-    assert stream.tokens_per_row == 64

@@ -1,19 +1,23 @@
-import base64
+import fcntl
 import json
 import os
+import pty
+import random
 import socket
+import struct
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import termios
 
 import pytest
 import yaml
+from hub import QUICK, File, Hub
 
 from hflm import push
+from hflm import recipe as recipes
 from hflm.errors import UserError
 
-TOKEN = "hf_" + "q" * 34
+TOKEN = Hub.token
 RECIPE = """
 name: tiny
 model: {from: org/base}
@@ -21,6 +25,7 @@ tasks: {sentiment: {data: {path: /home/alice/reviews.csv}, labels: [negative, po
 benchmark: {tasks: [sentiment]}
 push: {repo_id: you/tiny, private: true}
 """
+WEIGHTS = random.Random(0).randbytes(90_000) + b"the same again and again " * 8_000
 SENT = {
     "config.json",
     "model.safetensors",
@@ -30,21 +35,25 @@ SENT = {
     "recipe.yaml",
     "environment.json",
     "benchmark/results.json",
+    ".eval_results/hflm.yaml",
     "plots/learning_curve.png",
 }
 
 
 @pytest.fixture
 def run(tmp_path):
+    return finished(tmp_path / "tiny run")
+
+
+def finished(run):
     """A finished run among the working files of its training."""
-    run = tmp_path / "tiny run"
     text = {
         "model/config.json": "{}",
         "model/tokenizer.json": "{}",
-        "model/model.safetensors": "weights",
         "model/sub/shard.safetensors": "weights",
         "model/README.md": "Trainer's",
         "model/training_args.bin": "pickle",
+        "model/pytorch_model.bin": "pickle",
         "model/optimizer.pt": "pickle",
         "model/rng_state_0.pth": "pickle",
         "model/.cache/lock": "",
@@ -53,8 +62,10 @@ def run(tmp_path):
         "environment.json": '{"command": "hflm run /home/alice/tiny.yaml"}',
         "benchmark/results.json": '{"model": "/home/alice/runs/tiny"}',
         "benchmark/predictions/sentiment.jsonl": "{}",
+        ".eval_results/hflm.yaml": "[]",
         "plots/learning_curve.png": "png",
         "plots/.learning_curve.png.1.tmp": "half",
+        "plots/.half.png": "half",
         "pretrain/metrics.jsonl": "{}",
         "pretrain/checkpoint-1/optimizer.pt": "pickle",
         "tokenizer/tokenizer.json": "{}",
@@ -62,6 +73,7 @@ def run(tmp_path):
     for name, content in text.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(content)
+    (run / "model" / "model.safetensors").write_bytes(WEIGHTS)
     return run
 
 
@@ -91,15 +103,218 @@ def test_records_are_sent_without_this_machines_folders(run, name):
     assert yaml.safe_load(sent).keys() == yaml.safe_load((run / name).read_text()).keys()
 
 
-def pushed(run, **environment):
-    """`hflm push RUN`: (exit code, what it said)."""
+def test_the_tag_is_made_of_the_name_and_the_content(run):
+    (run / "recipe.yaml").write_text(RECIPE.replace("name: tiny", "name: größe..1"))
+    first, again = (push.release(run, recipes.load(str(run / "recipe.yaml"))) for _ in range(2))
+    (run / "model" / "tokenizer.json").write_text("{} ")
+    changed = push.release(run, recipes.load(str(run / "recipe.yaml")))
+    assert first.tag == again.tag != changed.tag
+    assert first.tag.startswith("gr-e-1-") and len(first.tag) == len("gr-e-1-12345678")
+
+
+@pytest.mark.parametrize(
+    "size, text", [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (999_960, "1.0 MB"), (5e9, "5.0 GB")]
+)
+def test_sizes(size, text):
+    assert push._size(size) == text
+
+
+def started(run, arguments, environment, **options):
     hidden = ("HF_", "HUGGING_FACE", "HTTP", "http", "ALL_PROXY", "all_proxy")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    environment = {**clean, "HF_HOME": str(run / "hf"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*", **environment}
-    arguments = [sys.executable, "-m", "hflm", "push", str(run)]
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", QUICK, "push", str(run), *arguments]
+    return subprocess.run(command, env={**clean, **environment}, timeout=120, text=True, **options)
+
+
+def pushed(run, hub, *arguments, **environment):
+    """`hflm push RUN`: (exit code, stdout, stderr). Nothing that it says holds the token."""
+    environment = hub.environment(run.parent / "hf", **environment)
+    done = started(run, arguments, environment, capture_output=True)
     assert TOKEN not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    return done.returncode, (done.stderr if done.returncode else done.stdout).strip()
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def expected(run):
+    """What a push of the run puts on the Hub: {path: bytes}."""
+    sent = {name: push.content(name, path) for name, path in push.files(run).items()}
+    return {name: each if isinstance(each, bytes) else each.read_bytes() for name, each in sent.items()}
+
+
+@pytest.fixture
+def hub():
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.mark.parametrize("xet, multipart", [(False, False), (False, True), (True, False)])
+def test_a_push_is_one_private_release_and_comes_back_as_it_was(run, xet, multipart):
+    with Hub(xet=xet, multipart=multipart) as hub:
+        code, said, told = pushed(run, hub)
+        assert (code, said) == (0, f"{hub.url}/you/tiny"), told
+        repository = hub.repositories["you/tiny"]
+        assert repository.private and repository.files() == expected(run)
+        assert [commit.title for commit in repository.history()] == ["tiny: a run of hflm", "initial commit"]
+        [(tag, commit)] = repository.tags.items()
+        assert commit == repository.branches["main"] and f"tag {tag}" in told
+        assert b"alice" not in b"".join(repository.files().values())
+
+        code = "from huggingface_hub import snapshot_download; print(snapshot_download('you/tiny'))"
+        environment = {**os.environ, **hub.environment(run.parent / "elsewhere")}
+        place = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip()
+        for name, content in expected(run).items():
+            with open(f"{place}/{name}", "rb") as file:
+                assert file.read() == content
+    assert hub.asked("PUT /lfs/") == {(False, False): 2, (False, True): 72, (True, False): 0}[xet, multipart]
+    assert bool(hub.asked("/v2/reconstructions")) == xet
+
+
+@pytest.mark.parametrize("xet", [False, True])
+@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
+def test_each_request_may_fail_once(run, fault, xet):
+    with Hub(xet=xet) as clean:
+        pushed(run, clean)
+    with Hub(xet=xet, fail=fault) as hub:
+        code, _, told = pushed(run, hub)
+        assert code == 0, told
+        assert hub.repositories["you/tiny"].state() == clean.repositories["you/tiny"].state()
+    # Each request of a clean push was made, and failed.
+    assert {request[:2] for request in clean.log if "grant" not in request[1] and "/commit/" not in request[1]} <= {
+        request[:2] for request in hub.log if request[2] == fault
+    }
+
+
+def test_an_unchanged_run_makes_no_commit(run, hub):
+    pushed(run, hub)
+    before = hub.repositories["you/tiny"].state()
+    code, said, told = pushed(run, hub)
+    assert (code, said) == (0, f"{hub.url}/you/tiny")
+    assert "unchanged, no commit was made" in told and len(told.splitlines()) == 2
+    assert hub.repositories["you/tiny"].state() == before
+    assert hub.asked("PUT /lfs/") == 2  # both files of weights, once
+
+
+def test_a_changed_run_is_a_second_release_without_leftovers(run, hub):
+    pushed(run, hub)
+    repository = hub.repositories["you/tiny"]
+    repository.commit("main", {**repository.find("main").tree, "NOTES.md": File(b"by hand")}, "notes")
+    (run / "plots" / "learning_curve.png").unlink()
+    (run / "model" / "config.json").write_text('{"changed": true}')
+    (run / "model" / "model.safetensors").rename(run / "model" / "model-00001-of-00001.safetensors")
+    code, _, told = pushed(run, hub)
+    assert code == 0 and "released" in told
+    assert repository.files() == {**expected(run), "NOTES.md": b"by hand"}
+    assert len(repository.history()) == 4 and len(repository.tags) == 2
+    first, second = repository.tags
+    assert "model.safetensors" in repository.files(first) and "model.safetensors" not in repository.files(second)
+
+
+def test_a_lost_tag_is_made_up_for(run, hub):
+    pushed(run, hub)
+    repository = hub.repositories["you/tiny"]
+    before, tags = len(repository.history()), dict(repository.tags)
+    repository.tags.clear()  # as when the push was killed between the commit and its tag
+    assert pushed(run, hub)[0] == 0
+    assert repository.tags == tags and len(repository.history()) == before
+
+
+def test_somebody_elses_commit_in_between_is_kept(run):
+    class Busy(Hub):
+        def commit(self, request, repo, revision):
+            found = self.repositories[repo]
+            if len(found.history()) == 1:
+                found.commit("main", {**found.find("main").tree, "NOTES.md": File(b"by hand")}, "notes")
+            return super().commit(request, repo, revision)
+
+    import hub as module
+
+    routes = [(path, methods, Busy.commit if call is Hub.commit else call) for path, methods, call in module.ROUTES]
+    with Busy() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROUTES", routes)
+        assert pushed(run, hub)[0] == 0
+        assert hub.repositories["you/tiny"].files() == {**expected(run), "NOTES.md": b"by hand"}
+        assert ("POST", "/api/models/you/tiny/commit/main", 412) in hub.log
+
+
+def test_more_than_250_files_are_still_one_commit(run, hub):
+    for number in range(300):
+        (run / "model" / f"part-{number}.json").write_text(str(number))
+    assert pushed(run, hub)[0] == 0
+    assert len(hub.repositories["you/tiny"].files()) == 300 + len(SENT)
+    assert hub.asked("/commit/") == 1 and hub.asked("/preupload/") == 2
+
+
+@pytest.mark.parametrize(
+    "asked, there, code, said",
+    [
+        ("true", False, 2, "you/tiny is a public repository, and the recipe says push.private: true. Nothing was sent"),
+        ("false", True, 0, "you/tiny stays private"),
+        ("false", False, 0, "(public)"),
+        ("false", None, 0, "(public)"),
+    ],
+)
+def test_who_may_see_it(run, hub, asked, there, code, said):
+    (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {asked}"))
+    if there is not None:
+        (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {str(there).lower()}"))
+        pushed(run, hub)
+        (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {asked}"))
+    commits = hub.asked("/commit/")
+    (run / "model" / "config.json").write_text('{"changed": true}')
+    ended, _, told = pushed(run, hub)
+    assert ended == code and said in told
+    assert hub.repositories["you/tiny"].private == bool(there)
+    assert hub.asked("/commit/") - commits == (code == 0)
+
+
+def test_a_dry_run_lists_everything_and_asks_nothing(run, hub):
+    code, said, told = pushed(run, hub, "--dry-run", HF_TOKEN="")
+    assert (code, told, hub.log) == (0, "", [])
+    first, *files, last = said.splitlines()
+    assert first.startswith("you/tiny (private), tag tiny-") and first.endswith(": 10 files, 290.3 kB")
+    assert {line.split()[-1] for line in files} == SENT
+    assert "290.0 kB  model.safetensors" in said and last == "A dry run: nothing was sent or asked."
+
+
+def test_where_to_may_be_said_later(run, hub):
+    recipe = RECIPE.replace("push:", "# push:")
+    (run / "recipe.yaml").write_text(recipe)
+    (run / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    (run / "benchmark" / "results.json").unlink()
+    code, _, told = pushed(run, hub)
+    assert code == 2 and told.endswith(f"Say where to: hflm push '{run}' --repo-id YOU/tiny")
+    code, _, told = pushed(run, hub, "--repo-id", "nowhere")
+    assert code == 2 and "push.repo_id: expected namespace/name" in told
+    assert (run / "recipe.yaml").read_text() == recipe
+    code, said, told = pushed(run, hub, "--repo-id", "you/other", "--public")
+    assert (code, said) == (0, f"{hub.url}/you/other"), told
+    assert not hub.repositories["you/other"].private
+    assert b'"you/other"' in hub.repositories["you/other"].files()["README.md"]
+    assert "unchanged" in pushed(run, hub)[2]  # the run remembers
+
+
+@pytest.mark.parametrize(
+    "environment, code, reason",
+    [
+        ({"HF_ENDPOINT": "closed"}, 1, "refused"),
+        ({"HF_HUB_OFFLINE": "1"}, 2, "HF_HUB_OFFLINE is set. Unset it to push"),
+        ({"HF_TOKEN": ""}, 2, "no Hub token. Log in with `hf auth login`, or set HF_TOKEN"),
+        ({"HF_TOKEN": "hf_wrong" * 4}, 2, "The Hub does not know this token: log in with `hf auth login`"),
+        ({"HF_TOKEN": Hub.reader}, 2, "Check that the token may write to you/tiny"),
+        ({"HF_TOKEN": TOKEN + "\x7f\n\xe9"}, 2, "failed"),  # no header can hold it: the client's message would quote it
+    ],
+)
+def test_a_failed_push_keeps_the_run_and_says_how_to_retry(run, hub, environment, code, reason):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    if environment.get("HF_ENDPOINT"):
+        environment = {"HF_ENDPOINT": closed_port()}
+    environment = {"HF_TOKEN": TOKEN} | environment
+    ended = started(run, [], hub.environment(run.parent / "hf", **environment), capture_output=True)
+    said = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == code
+    assert said.startswith("The push to you/tiny failed: ") and reason in said
+    assert said.endswith(f"The run is complete in {run}; hflm push '{run}' retries.")
+    assert "Traceback" not in ended.stderr and "hf_" not in ended.stderr and hub.repositories == {}
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def closed_port():
@@ -108,88 +323,103 @@ def closed_port():
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
-    "environment, reason",
-    [
-        ({"HF_TOKEN": TOKEN}, "refused"),
-        ({"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ({}, "no Hub token"),
-        ({"HF_TOKEN": TOKEN + "\x7f\n\xe9"}, "failed"),  # a header cannot hold it: the client's message would quote it
-    ],
-)
-def test_a_failed_push_keeps_the_run_and_says_how_to_retry(run, environment, reason):
-    code, said = pushed(run, HF_ENDPOINT=closed_port(), **environment)
-    assert code == 2
-    assert said.startswith("The push to you/tiny failed: ") and reason in said
-    assert said.endswith(f"The run is complete in {run}; hflm push '{run}' retries.")
-    assert len(said.splitlines()) == 1
+def test_a_refused_card_is_told_before_anything_is_sent(run, hub):
+    (run / "README.md").write_text("---\nmodel-index: [{name: x, results: [{task: 1}]}]\n---\n")
+    code, _, told = pushed(run, hub)
+    assert code == 2 and "Invalid metadata in README.md" in told
+    assert hub.asked("PUT") == 0 and len(hub.repositories["you/tiny"].history()) == 1
 
 
-def test_without_a_push_section_it_says_what_to_add(run):
-    (run / "recipe.yaml").write_text(RECIPE.replace("push:", "# push:"))
-    code, said = pushed(run, HF_TOKEN=TOKEN)
-    assert code == 2 and "no `push:` section" in said and "repo_id: you/tiny" in said
+def test_a_file_with_the_token_is_not_sent(run, hub):
+    (run / "model" / "tokenizer.json").write_text(f'{{"added": "{TOKEN}"}}')
+    code, _, told = pushed(run, hub)
+    assert code == 2 and told.startswith("tokenizer.json holds your Hub token. Nothing was sent.")
+    assert hub.log == []
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as one push of small files meets. `log` collects (path, body); `refuse` answers 403."""
-
-    refuse = False
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
-        self.server.log.append((self.path, body))
-        status, answer = 200, {}
-        if self.server.refuse:
-            status, answer = 403, {"error": f"{self.headers['Authorization']} may not write here"}
-        elif self.path == "/api/repos/create":
-            answer = {"url": f"http://127.0.0.1:{self.server.server_port}/you/tiny"}
-        elif self.path == "/api/validate-yaml":
-            answer = {"errors": [], "warnings": []}
-        elif "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
-        elif "/commit/" in self.path:
-            answer = {"commitUrl": "http://127.0.0.1/you/tiny/commit/" + "a" * 40, "commitOid": "a" * 40}
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+@pytest.mark.parametrize("xet", [False, True])
+def test_uploads_show_progress_on_a_terminal(run, xet):
+    with Hub(xet=xet) as hub:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        started(run, [], hub.environment(run.parent / "hf"), stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 65536):
+                shown += part
+        except OSError:  # the other end is closed
+            os.close(ours)
+    assert b"100%" in shown and b"290k" in shown
 
 
-@pytest.fixture
-def hub():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.log, server.refuse = [], False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def test_transformers_loads_what_was_pushed(run, tiny, tokenizer):
+    import torch
+
+    from hflm import model as models
+
+    models.save(run / "model", tiny, tokenizer)
+    with Hub(xet=True) as hub:
+        assert pushed(run, hub)[0] == 0
+        code = (
+            "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            "tokenizer = AutoTokenizer.from_pretrained('you/tiny')\n"
+            "model = AutoModelForCausalLM.from_pretrained('you/tiny').eval()\n"
+            "ids = tokenizer('The dog saw the key', return_tensors='pt').input_ids\n"
+            "print(ids.tolist(), model(ids).logits.double().sum().item())"
+        )
+        environment = {**os.environ, **hub.environment(run.parent / "elsewhere")}
+        said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    ids = tokenizer("The dog saw the key", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = tiny.eval()(ids).logits.double().sum().item()
+    listed, total = said.rsplit(" ", 1)
+    assert json.loads(listed) == ids.tolist() and float(total) == pytest.approx(logits, rel=1e-5)
+    assert hub.asked("/v2/reconstructions") == 1
 
 
-def test_a_push_is_one_private_repository_and_one_commit(run, hub):
-    code, said = pushed(run, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_TOKEN=TOKEN)
-    assert (code, said) == (0, f"http://127.0.0.1:{hub.server_port}/you/tiny")
-    created = [json.loads(body) for path, body in hub.log if path == "/api/repos/create"]
-    assert [(repo["organization"], repo["name"], repo["visibility"]) for repo in created] == [
-        ("you", "tiny", "private")
-    ]
-    commits = [body for path, body in hub.log if "/commit/" in path]
-    assert len(commits) == 1
-    lines = [json.loads(line) for line in commits[0].splitlines()]
-    sent = {
-        line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
-    }
-    assert set(sent) == SENT
-    assert sent["README.md"] == (run / "README.md").read_bytes()
-    assert b"alice" not in b"".join(sent.values())
+WHOLE = """
+name: tiny
+tokenizer: {train: {vocab_size: 300}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 1, n_positions: 64}
+pretrain:
+  data: {path: toy, name: stories, size: 20}
+  args: {max_steps: 2, per_device_train_batch_size: 2}
+push: {repo_id: you/tiny}
+"""
 
 
-def test_a_refusal_says_what_to_check_and_hides_the_token(run, hub):
-    hub.refuse = True
-    code, said = pushed(run, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_TOKEN=TOKEN)
-    assert code == 2 and "403" in said and "Check that the token may write there" in said
+def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
+    """Refused first: nobody hangs, the run is whole, and the same command then pushes what was left to push."""
+    (tmp_path / "tiny.yaml").write_text(WHOLE)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29633", "-m", "hflm"]
+    home = tmp_path / "hf"
+    said = []
+
+    def ran(hub, *command, **environment):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home), **environment}
+        arguments = [sys.executable, *command, "run", "tiny.yaml", "--output", "out"]
+        ended = subprocess.run(arguments, cwd=tmp_path, env=environment, timeout=240, capture_output=True, text=True)
+        said.append(ended.stdout + ended.stderr)
+        return ended.returncode, ended.stderr
+
+    with Hub(xet=True) as hub:
+        code, told = ran(hub, *launcher, HF_TOKEN=Hub.reader)
+        assert code == 1 and told.count("The push to you/tiny failed: ") == 1, told[-3000:]
+        assert "2 processes on cpu" in told and "hflm push out retries" in told
+        record = (tmp_path / "out" / "environment.json").read_bytes()
+        assert (tmp_path / "out" / "README.md").is_file() and hub.repositories == {}
+        code, told = ran(hub, "-m", "hflm")
+        assert code == 0 and "pretrain" not in told, told[-3000:]
+        assert (tmp_path / "out" / "environment.json").read_bytes() == record
+        repository = hub.repositories["you/tiny"]
+        assert repository.private and len(repository.history()) == 2 and len(repository.tags) == 1
+        assert {"model.safetensors", "tokenizer.json", "generation_config.json", "README.md", "recipe.yaml"} <= set(
+            repository.files()
+        )
+        code, told = ran(hub, "-m", "hflm")
+        assert code == 0 and "nothing in the recipe or its data has changed" in told
+        written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        for content in [*written, *repository.files().values(), *(text.encode() for text in said)]:
+            assert Hub.token.encode() not in content and Hub.reader.encode() not in content
+    assert len(written) > 20 and len(hub.cas.xorbs) == 1

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hflm import results
 from hflm.errors import UserError
-from hflm.results import Bin, Calibration, Results, Score, Slice, TaskResult
+from hflm.results import Bin, Calibration, Contamination, Results, Score, Slice, TaskResult
 
 SENTIMENT = TaskResult(
     kind="sentiment",
@@ -26,6 +26,16 @@ SENTIMENT = TaskResult(
     model_revision="abc123",
     calibration=Calibration(0.07, (Bin(0.4, 0.6, 300, 0.55, 0.5), Bin(0.8, 1.0, 572, 0.9, 1.0))),
     slices=(Slice("label", "negative", 428, "accuracy", Score(0.8, (0.7, 0.9), "s2")),),
+    contamination=Contamination(
+        of="examples",
+        n=872,
+        words=8,
+        contaminated=87,
+        near_copies=40,
+        overlap=0.06,
+        against=("pretrain", "finetune"),
+        clean={"mcc": Score(0.6, (0.5, 0.7), "s1"), "accuracy": Score(0.8, (0.7, 0.9), "s2")},
+    ),
 )
 RESULTS = Results("runs/quickstart", {"sentiment": SENTIMENT})
 
@@ -52,12 +62,12 @@ def test_the_file_has_the_documented_shape(tmp_path):
 
 def test_a_file_from_before_calibration_and_slices_is_read(tmp_path):
     shape = json.loads(changed())
-    later = ("shots", "data_fingerprint", "model_revision", "calibration", "slices")
+    later = ("shots", "data_fingerprint", "model_revision", "calibration", "slices", "contamination")
     for field in later:
         del shape["tasks"]["sentiment"][field]
     (tmp_path / "results.json").write_text(json.dumps(shape))
     task = results.read(tmp_path / "results.json").tasks["sentiment"]
-    assert [getattr(task, field) for field in later] == [0, None, None, None, ()]
+    assert [getattr(task, field) for field in later] == [0, None, None, None, (), None]
     assert task.metrics == SENTIMENT.metrics
 
 
@@ -143,6 +153,16 @@ def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
         "0.800 to 0.850",
         "majority 0.510, random 0.490",
     ]
+
+
+def test_the_terminal_tells_what_is_contaminated_below_the_table():
+    console = Console(width=80, file=io.StringIO())
+    console.print(results.table(RESULTS))
+    assert "sentiment: 10.0 % of 872 examples; clean: accuracy 0.800" in console.file.getvalue()
+    checked = dataclasses.replace(SENTIMENT.contamination, contaminated=0)
+    console = Console(width=80, file=io.StringIO())
+    console.print(results.table(Results("m", {"mood": dataclasses.replace(SENTIMENT, contamination=checked)})))
+    assert "ontaminated" not in console.file.getvalue()
 
 
 def test_reading_results_is_light():

@@ -1,6 +1,7 @@
 """A whole recipe, as a user runs it: the story, its folder, skipping, killing, two processes, bad input."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -225,6 +226,11 @@ def test_two_processes_give_one_run(workplace, finished):
         lines = records.read_lines(workplace / folder / "pretrain" / "metrics.jsonl")
         logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
+    two, one = (results.read(workplace / folder / "benchmark" / "results.json").tasks for folder in ("two", "run"))
+    for name, task in one.items():  # each process read half of the training text
+        found = dataclasses.replace(two[name].contamination, clean={})
+        assert found == dataclasses.replace(task.contamination, clean={})
+    assert one["summarization"].contamination.contaminated
     bench = subprocess.run(
         [sys.executable, *launcher, "bench", "run", "tiny.yaml", "--output", "bench"],
         cwd=workplace,

@@ -12,7 +12,7 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
-from hflm import checkpoints, guards, pack, progress, train
+from hflm import checkpoints, guards, pack, progress, trackers, train
 from hflm import model as models
 from hflm.errors import Stopped, TrainingError, UserError
 
@@ -301,6 +301,26 @@ def test_out_of_memory_with_a_single_row_says_what_helps(fit, at_step):
         fit(per_device_train_batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("batch_tokens", "message"),
+    [
+        (50, "50 is no multiple of the row of 48 tokens. Take 48 or 96"),
+        (48 * 100, "a step takes 100 rows, the data has 7. Lower it"),
+    ],
+)
+def test_a_batch_that_the_data_cannot_fill_is_refused(fit, batch_tokens, message):
+    with pytest.raises(UserError, match=f"pretrain.batch_tokens: {message}"):
+        fit(batch_tokens=batch_tokens)
+
+
+def test_a_step_of_batch_tokens_is_whole_in_every_epoch(fit, at_step, tmp_path):
+    """Seven rows, four a step: one step an epoch, the other three rows wait for the next order."""
+    fit(batch_tokens=4 * 48, max_steps=-1, num_train_epochs=3)
+    assert [line["tokens"] for line in metrics(tmp_path / "run") if "loss" in line][-1] > 0
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert (state["global_step"], state["epoch"]) == (3, 3.0)
+
+
 def test_the_warmup_stable_decay_schedule_takes_its_options_from_the_recipe(fit, tmp_path):
     fit(
         lr_scheduler_type="warmup_stable_decay",
@@ -340,3 +360,29 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step
     whole, _ = fit("whole")
     resumed, _ = fit()
     assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_tracker_gets_what_is_logged(fit, tmp_path):
+    from tensorboardX import SummaryWriter  # noqa: F401  a development dependency, which transformers takes too
+
+    fit(report_to="tensorboard")
+    [events] = (tmp_path / "run").rglob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
+    assert len(metrics(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize("report_to", ["no_such_package", ["tensorboard", "no_such_package"]])
+def test_a_tracker_that_is_not_installed_names_what_to_install(monkeypatch, report_to):
+    monkeypatch.setitem(trackers.PACKAGES, "no_such_package", ("no_such_package",))
+    with pytest.raises(
+        UserError, match=r"finetune.args.report_to: no_such_package is not.*uv pip install no_such_package"
+    ):
+        trackers.require(report_to, "finetune")
+
+
+def test_every_tracker_of_transformers_is_known():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert trackers.PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys()
+    for fine in (None, "none", "all", "wandb", ["mlflow", "trackio"]):
+        assert trackers.unknown(fine) is None

@@ -16,6 +16,7 @@ The text of a target follows its prompt after one space. Text of the data is nev
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -116,6 +117,36 @@ def with_shots(task, examples: list[Example], shots: list[Example]) -> list[Exam
     return [dataclasses.replace(example, prompt=solved + example.prompt) for example in examples]
 
 
+def pieces(task) -> tuple[str, ...] | None:
+    """The prompt's fixed text around the columns that it shows: n + 1 pieces for n columns, each of them shown once.
+
+    None for a prompt that does anything else with its columns, and for language modelling, which has none.
+
+    >>> pieces(sentiment)                                                                     # doctest: +SKIP
+    ('Review: ', '\\nSentiment:')
+    """
+    if task.kind == "language_modeling":
+        return None
+    _, names = _template(task)
+    constants = {"labels": choices(task)} if choices(task) else {}
+    if task.kind == "translation":
+        constants["languages"] = task.languages or (task.source, task.target)
+    columns = sorted(names - constants.keys())
+    # A filter changes a stand-in; a prompt that cuts or counts its column does so between two lengths.
+    stands = [f"\x02 aB\n{number}\x03" for number in range(len(columns))]
+    found = []
+    for length in (1, 400):
+        marks = [stand * length for stand in stands]
+        try:
+            prompt = _renderer(task)({**constants, **dict(zip(columns, marks, strict=True))}, "")
+        except DataError:
+            return None
+        if any(prompt.count(mark) != 1 for mark in marks):
+            return None
+        found.append(re.split("|".join(f"(?:{stand})+" for stand in stands), prompt))
+    return tuple(found[0]) if columns and found[0] == found[1] else None
+
+
 def choices(task) -> tuple[str, ...] | None:
     """The words that may follow the prompt, in the recipe's order; None for tasks that write freely."""
     return tuple(task.labels) if task.kind in ("sentiment", "choice") else None
@@ -203,6 +234,26 @@ def long_text(task, example):
         return fields[long if _by_default(task) else getattr(task, long)].strip()
     _, names = _template(task)
     return max((fields[name].strip() for name in names if isinstance(fields.get(name), str)), key=len, default="")
+
+
+def contents(task, example) -> dict[str, str]:
+    """The texts of the row that the prompt shows, by column, without the words of the prompt itself.
+
+    A list or a nested row is shown as its texts, one a line. Language modelling has no prompt, and none.
+
+    >>> contents(sentiment, example)                                                          # doctest: +SKIP
+    {'text': 'a stirring film'}
+    """
+    _, names = _template(task)
+    found = {name: "\n".join(_strings(example.fields.get(name))) for name in sorted(names)}
+    return {name: text for name, text in found.items() if text}
+
+
+def _strings(value):
+    if isinstance(value, str):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [text for each in values for text in _strings(each)]
 
 
 def _texts(task, examples, where):

@@ -8,7 +8,7 @@ import time
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class Block(nn.Module):
@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.c_fc, self.c_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x):
-        B, T, C = x.shape  # noqa: N806
+        B, T, C = x.shape
         q, k, v = (
             each.view(B, T, self.heads, -1).transpose(1, 2) for each in self.c_attn(self.ln_1(x)).split(C, dim=2)
         )
@@ -39,7 +39,9 @@ class GPT(nn.Module):
         self.lm_head.weight = self.wte.weight
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02 / ((2 * layers) ** 0.5 if "c_proj" in name or "c_out" in name else 1))
+                nn.init.normal_(
+                    parameter, std=0.02 / ((2 * layers) ** 0.5 if "c_proj" in name or "c_out" in name else 1)
+                )
 
     def forward(self, ids, targets):
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))

@@ -1,0 +1,54 @@
+"""A chat template made from the tasks' prompts: what a fine-tuned model carries, so that chat servers can ask it.
+
+    messages                                       what the model is asked
+    user "a stirring film"                         the only task's prompt: "Review: a stirring film\\nSentiment:"
+    system "sentiment", user "a stirring film"     of several tasks, the named one's: the same
+    user "The tower is tall.\\nHow tall is it?"     two columns: "The tower is tall.\\nQuestion: How ...
+    user "Review: a stirring film\\nSentiment:"     a prompt as it was learnt: itself
+    user "Once upon a time"                        none of several tasks is named: the text itself
+
+Earlier turns stay in front, as solved examples do in a benchmark: prompt, one space, answer, a blank line. Other words
+of a system message are kept as text too.
+"""
+
+import json
+
+from hflm import tasks
+
+# Of a prompt with n columns, the message's last n - 1 lines are the last columns, and what stands before is the first.
+TEMPLATE = """\
+{%- set prompts = PROMPTS -%}
+{%- set chosen = namespace(task=ONLY, begun=false) -%}
+{%- for message in messages -%}
+{%- set text = (message.content or "") | trim -%}
+{%- if message.role == "system" and text in prompts -%}
+{%- set chosen.task = text -%}
+{%- elif message.role == "assistant" -%}
+{{- " " + text -}}
+{%- elif text -%}
+{%- if chosen.begun -%}{{- "\\n\\n" -}}{%- endif -%}
+{%- set chosen.begun = true -%}
+{%- set pieces = prompts[chosen.task] if chosen.task in prompts and message.role == "user" else ["", ""] -%}
+{%- set parts = text.rsplit("\\n", pieces | length - 2) -%}
+{%- set learnt = text.startswith(pieces[0]) and text.endswith(pieces[-1]) and pieces | join -%}
+{%- if learnt or parts | length != pieces | length - 1 -%}
+{{- text -}}
+{%- else -%}
+{%- for part in parts -%}{{- pieces[loop.index0] + part | trim -}}{%- endfor -%}
+{{- pieces[-1] -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+"""
+
+
+def template(named):
+    """The jinja chat template of a model that learnt the tasks `named` ({name: a recipe's task}).
+
+    A prompt that does more than show its columns, or shows one twice, has no place for a message: such a task's
+    messages are whole prompts.
+    """
+    prompts = {name: pieces for name, task in named.items() if (pieces := tasks.pieces(task))}
+    # JSON's text is jinja's too, but for escapes of characters beyond the first 65,536: they stay as they are.
+    only = next(iter(prompts)) if len(named) == len(prompts) == 1 else None
+    return TEMPLATE.replace("PROMPTS", json.dumps(prompts, ensure_ascii=False)).replace("ONLY", json.dumps(only or ""))

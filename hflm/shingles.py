@@ -1,0 +1,111 @@
+"""Texts as hashed words and word n-grams, in NumPy: what near-duplicates, repetition and contamination count in.
+
+A word is a run of letters and digits, lower-cased; punctuation only separates. Where a script writes no spaces
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese) each character is a word of its own, so that word n-grams are character
+n-grams there, also inside a text of several languages.
+"""
+
+import functools
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+EMOJI = "\U0001f000-\U0001faff"
+MOST_WORDS = 500_000  # hashes kept at a time, about 100 MB
+BATCH = 1 << 20  # characters whose n-grams are in memory together
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of D texts, one after the other: `hashes` and `lengths` (characters), shape (W,), uint64 and int64.
+
+    `starts` (D + 1,) int64: text d holds the words from starts[d] up to starts[d + 1].
+    """
+
+    hashes: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+
+    def ngrams(self, n):
+        """(hashes, places) of all n-grams that lie within one text, (G,) each: the first word of g is places[g].
+
+        Equal n-grams have equal hashes everywhere; the hash of an n-gram is a polynomial in its words, mixed.
+        """
+        count = max(0, len(self.hashes) - n + 1)
+        mixed = np.zeros(count, np.uint64)
+        for place in range(n):
+            mixed *= _FACTOR
+            mixed += self.hashes[place : place + count]
+        mixed ^= mixed >> _HALF  # the highest bits of the words must reach the lowest of the n-gram
+        mixed *= _FACTOR
+        mixed ^= mixed >> _HALF
+        last = np.repeat(self.starts[1:], np.diff(self.starts))  # (W,): where the text of each word ends
+        places = np.flatnonzero(np.arange(n, count + n) <= last[:count])
+        return mixed[places], places
+
+
+_FACTOR, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+
+
+def split(text):
+    """The words of a text.
+
+    >>> split("Don't panic: 42!"), split("我爱 Python")
+    (['don', 't', 'panic', '42'], ['我', '爱', 'python'])
+    """
+    return _pattern().findall(text.lower())
+
+
+def words(texts):
+    """The Words of an iterable of texts.
+
+    >>> words(["a b", "", "b c"]).starts.tolist()
+    [0, 2, 2, 4]
+    """
+    found = [split(text) for text in texts]
+    starts = np.cumsum([0, *map(len, found)])
+    total = int(starts[-1])
+    if len(_HASHES) > MOST_WORDS:
+        _HASHES.clear()
+    hashes = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(found)), np.uint64, total)
+    lengths = np.fromiter(map(len, chain.from_iterable(found)), np.int64, total)
+    return Words(hashes, lengths, starts)
+
+
+def batches(texts):
+    """Lists of consecutive texts, of BATCH characters or a little more each."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Hashes(dict):
+    """word -> its hash of 64 bits, the same on every machine (Python's own hash is not)."""
+
+    def __missing__(self, word):
+        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[word] = int.from_bytes(digest, "little")
+        return self[word]
+
+
+_HASHES = _Hashes()
+
+
+@functools.cache
+def _pattern():
+    # Not \w+: combining marks are neither letters nor digits there, but belong to the words of many scripts.
+    # re looks up the characters below 0x10000 at once and tries ranges above one by one: those are few.
+    categories = ((char, unicodedata.category(char)) for char in map(chr, range(0x10000)))
+    between = "".join(char for char, kind in categories if kind[0] in "PSZ" or kind in ("Cc", "Cf"))
+    return re.compile(f"[{UNSPACED}]|[^{re.escape(between)}{EMOJI}{UNSPACED}]+")

@@ -1,0 +1,286 @@
+"""Contamination: which examples stand in the training text, and what results and card say of it."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hflm import contamination, recipe, records, results, run, shingles
+from hflm.contamination import Index
+
+DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
+
+
+def overlap(inputs, training, references=None):
+    index = Index(inputs, references or [()] * len(inputs))
+    contamination.scan([index], training)
+    return index.overlap(("pretrain",))
+
+
+def text(seed, count):
+    return " ".join(random.Random(seed).choices(WORDS, k=count))
+
+
+def part(seed, count, start, end):
+    return " ".join(text(seed, count).split()[start:end])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "n"),
+    [([100] * 20, 13), ([10] * 20, 10), ([3] * 20, 8), ([9] + [50] * 19, 13), ([9] * 2 + [50] * 18, 9), ([4], 8)],
+)
+def test_n_is_the_5th_percentile_of_the_lengths_from_8_to_13(lengths, n):
+    assert Index([text(seed, length) for seed, length in enumerate(lengths)], [()] * len(lengths)).n == n
+
+
+LONG = text(1, 40)  # the example: 40 words, so that N is 13
+
+
+@pytest.mark.parametrize(
+    ("training", "contaminated", "share"),
+    [
+        (f"{text(2, 30)} {LONG} {text(3, 30)}", True, 1.0),
+        (f"{text(2, 30)} {part(1, 40, 5, 18)} {text(3, 30)}", True, 13 / 40),
+        (f"{text(2, 30)} {part(1, 40, 5, 17)} {text(3, 30)}", False, 0.0),  # 12 words
+        (f"{part(1, 40, 5, 18).upper().replace(' ', ', ')}!", True, 13 / 40),
+        (f"{part(1, 40, 0, 13)} {text(3, 9)} {part(1, 40, 25, 40)}", True, 28 / 40),
+        (f"{part(1, 40, 0, 20)} {part(1, 40, 21, 40)}", True, 39 / 40),
+        ("", False, 0.0),
+    ],
+)
+def test_an_example_with_13_words_in_a_row_is_contaminated(training, contaminated, share):
+    found = overlap([LONG], [training])
+    assert found.n == 13
+    assert found.contaminated.tolist() == [contaminated]
+    assert found.shares.tolist() == pytest.approx([share])
+
+
+def test_a_run_does_not_cross_the_border_of_two_documents():
+    assert overlap([LONG], [part(1, 40, 0, 7), part(1, 40, 7, 14)]).contaminated.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("training", "contaminated"),
+    [
+        (["A good film!"], True),  # a whole document
+        (["Reviews.\na good film\nThe end."], True),  # a whole line
+        (["This is a good film."], False),  # words that meet by chance
+        (["A good film, they said."], False),
+        (["A good"], False),
+    ],
+)
+def test_a_short_example_is_contaminated_only_as_a_whole(training, contaminated):
+    found = overlap(["A good film.", text(1, 12)], training)
+    assert found.contaminated.tolist() == [contaminated, False]
+    assert found.shares.tolist() == [float(contaminated), 0.0]
+
+
+def test_an_example_without_words_is_never_contaminated():
+    assert overlap(["...", "!"], ["...", "!", ""]).contaminated.tolist() == [False, False]
+
+
+def test_an_answer_counts_but_its_words_are_no_share_of_the_input():
+    found = overlap([text(1, 40), text(2, 40)], [text(3, 20)], [("yes",), ("no", text(3, 20))])
+    assert found.contaminated.tolist() == [False, True]
+    assert found.near_copies == 0
+
+
+def test_a_script_without_spaces_is_compared_by_characters():
+    source = random.Random(5)
+    characters = ["".join(chr(0x4E00 + source.randrange(3000)) for _ in range(40)) for _ in range(2)]
+    assert overlap(characters, [f"前{characters[0][10:23]}后"]).contaminated.tolist() == [True, False]
+
+
+def test_copies_with_every_tenth_word_changed_are_near_copies():
+    originals = [text(seed, 150) for seed in range(60)]
+    source, copies = random.Random(6), []
+    for original in originals[:30]:
+        words = original.split()
+        for place in source.sample(range(150), 15):
+            words[place] = "changed"
+        copies.append(" ".join(words))
+    near = overlap(originals, copies).shares >= contamination.NEAR_COPY
+    assert near[:30].mean() > 0.9
+    assert not near[30:].any()
+
+
+def test_small_batches_and_a_small_vocabulary_find_the_same(monkeypatch):
+    examples = [text(seed, seed % 20 + 1) for seed in range(100)]
+    training = [text(seed, seed % 20 + 1) for seed in range(50, 150)]
+    whole = overlap(examples, training)
+    monkeypatch.setattr(shingles, "BATCH", 10)
+    monkeypatch.setattr(shingles, "MOST_WORDS", 5)
+    again = overlap(examples, training)
+    assert whole.contaminated.sum() == 50
+    assert np.array_equal(whole.contaminated, again.contaminated)
+    assert np.array_equal(whole.shares, again.shares)
+
+
+RECIPE = """
+name: t
+tokenizer: {train: {vocab_size: 300}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 128}
+pretrain:
+  data: {path: corpus.jsonl}
+  clean: {words: {min: 3}}
+  args: {max_steps: 1}
+tasks:
+  sentiment:
+    data: {path: reviews}
+    labels: [bad, good]
+    prompt: "Here is what somebody wrote about a film that was shown last week or so: {{ text }}\\nIt is"
+  translation: {data: {path: pairs}, source: en, target: xx, languages: [English, Other], max_new_tokens: 4}
+  documents: {kind: language_modeling, data: {path: held}}
+  running: {kind: language_modeling, data: {path: held}, rows: lines}
+finetune:
+  tasks: [sentiment, translation]
+  args: {max_steps: 1}
+benchmark: {tasks: [sentiment, translation, documents, running], resamples: 20}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with planted copies: 4 of 30 reviews and 5 of 20 sentences in fine-tuning, 3 of 15 documents in the corpus."""
+    folder = tmp_path_factory.mktemp("contamination")
+
+    def write(name, rows):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def review(seed):
+        return {"text": text(seed, 12), "label": seed % 2}
+
+    def pair(seed):
+        return {"en": text(seed, 5), "xx": text(seed + 5000, 5)}
+
+    write("reviews/train.jsonl", map(review, range(100, 120)))
+    write("reviews/test.jsonl", map(review, range(116, 146)))
+    write("pairs/train.jsonl", map(pair, range(200, 220)))
+    write("pairs/test.jsonl", map(pair, range(215, 235)))
+    write("held/test.jsonl", [{"text": text(seed, 30)} for seed in range(300, 315)])
+    write(
+        "corpus.jsonl",
+        [{"text": f"{text(seed, 20)} {text(seed + 12, 30)}"} for seed in range(280, 291)] + [{"text": "<i>two"}],
+    )
+    (folder / "t.yaml").write_text(RECIPE)
+    with contextlib.chdir(folder):
+        run.run(recipe.load("t.yaml"), "run")
+    return folder
+
+
+def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
+    tasks = results.read(finished / "run" / "benchmark" / "results.json").tasks
+    found = {name: task.contamination for name, task in tasks.items()}
+    told = {name: (each.of, each.n, each.words, each.contaminated, each.near_copies) for name, each in found.items()}
+    assert told == {
+        "sentiment": ("examples", 30, 12, 4, 4),  # the prompt's own words, the same in training, do not count
+        "translation": ("examples", 20, 8, 5, 5),  # whole sentences of 5 words
+        "documents": ("examples", 15, 13, 3, 3),
+        "running": ("lines", 15, 13, 3, 3),
+    }
+    assert all(each.against == ("pretrain", "finetune") for each in found.values())
+    assert found["running"].overlap == pytest.approx(3 / 15)
+    rows = records.read_lines(finished / "run" / "benchmark" / "predictions" / "sentiment.jsonl")
+    clean = [row["scores"]["accuracy"] for row in rows if not row["contaminated"]]
+    assert len(clean) == 26
+    score = found["sentiment"].clean["accuracy"]
+    assert score.value == pytest.approx(np.mean(clean))
+    assert score.ci95[0] <= score.value <= score.ci95[1]
+    assert found["sentiment"].clean.keys() == tasks["sentiment"].metrics.keys()
+    assert found["documents"].clean["perplexity"] != tasks["documents"].metrics["perplexity"]
+    assert found["running"].clean == {}  # its windows are not its lines
+
+
+def test_predictions_are_marked(finished):
+    def marks(name):
+        lines = records.read_lines(finished / "run" / "benchmark" / "predictions" / f"{name}.jsonl")
+        return [line.get("contaminated") for line in lines]
+
+    assert marks("translation") == [True] * 5 + [False] * 15
+    assert sum(marks("documents")) == 3
+    assert set(marks("running")) == {None}
+
+
+def test_the_card_says_it_beside_each_score(finished):
+    card = (finished / "run" / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| sentiment | 30 | accuracy")]
+    assert "| 13.3 % |" in rows[0]
+    assert "4 of 30 examples have 12 words in a row in common with the pretraining corpus and the fine-tuning" in card
+    assert "3 of 15 lines" in card
+    assert "2005.14165" in card
+
+
+def test_a_run_tells_what_was_cleaned(finished):
+    told = json.loads((finished / "run" / "data" / "cleaning.json").read_text())
+    assert (told["rows_in"], told["rows_out"], told["steps"][0]["removed"]) == (12, 11, 1)
+    card = (finished / "run" / "README.md").read_text()
+    assert "12 documents were read for pretraining, 11 stayed" in card
+    assert "| words | \\<i\\>two | 2 words |" in card
+
+
+def again(folder, output, *sets):
+    shutil.copytree(folder / "run", folder / output)
+    with contextlib.chdir(folder):
+        run.run(recipe.load("t.yaml", sets), output)
+    return results.read(folder / output / "benchmark" / "results.json").tasks
+
+
+def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_learnt(finished):
+    tasks = again(finished, "resampled", "benchmark.resamples=10")
+    before = results.read(finished / "run" / "benchmark" / "results.json").tasks
+    for name, task in tasks.items():
+        assert task.contamination.contaminated == before[name].contamination.contaminated > 0
+
+
+def test_it_can_be_turned_off(finished):
+    tasks = again(finished, "off", "benchmark.contamination=false")
+    assert {task.contamination for task in tasks.values()} == {None}
+    predictions = (finished / "off" / "benchmark" / "predictions" / "sentiment.jsonl").read_text()
+    assert "contaminated" not in predictions
+    assert "was not checked" in (finished / "off" / "README.md").read_text()
+
+
+def test_a_model_whose_training_text_is_unknown_is_not_compared(finished):
+    with contextlib.chdir(finished):
+        run.bench("run", recipe.load("t.yaml"), "foreign")
+    tasks = results.read(finished / "foreign" / "benchmark" / "results.json").tasks
+    assert {task.contamination for task in tasks.values()} == {None}
+    assert "contaminat" not in (finished / "foreign" / "README.md").read_text().split("## How it was made")[0]
+
+
+def test_a_stream_is_not_read_again_and_the_card_says_so(finished):
+    tasks = again(finished, "streamed", "pretrain.data.streaming=true")
+    assert tasks["sentiment"].contamination.against == ("finetune",)
+    assert tasks["sentiment"].contamination.contaminated == 4
+    assert tasks["documents"].contamination.contaminated == 0
+    card = (finished / "streamed" / "README.md").read_text()
+    assert "was a stream and was not read again" in card
+    assert "## Cleaning" not in card  # a stream is not counted
+    assert not (finished / "streamed" / "data" / "cleaning.json").exists()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not there")
+def test_the_known_near_copies_of_dialogsum_are_found():
+    folder = DATA / "summarization_dialogsum"
+
+    def dialogues(split):
+        with open(folder / f"{split}.jsonl", encoding="utf-8") as lines:
+            return [json.loads(line)["dialogue"] for line in lines]
+
+    def letters(dialogue):
+        return "".join(char for char in dialogue.lower() if char.isalnum())
+
+    train, validation = dialogues("train"), dialogues("validation")
+    copied = set(map(letters, train))
+    known = [number for number, dialogue in enumerate(validation) if letters(dialogue) in copied]
+    assert len(known) == 6
+    found = overlap(validation, train)
+    assert (found.shares[known] == 1).all()
+    assert found.contaminated.mean() < 0.1

@@ -1,0 +1,68 @@
+"""Two real processes: one that dies, a signal that comes at different steps."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+LONG = """
+name: long
+tokenizer: {train: {vocab_size: 400}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+pretrain:
+  data: {path: toy, name: stories, size: 40}
+  args: {max_steps: 20000, per_device_train_batch_size: 1, logging_steps: 1, save_strategy: "no"}
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """(torchrun's process, [(pid of rank 0), (rank 1)]) of a training on two processes that has taken some steps."""
+    (tmp_path / "long.yaml").write_text(LONG)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *launcher, "-m", "hflm", "run", "long.yaml", "--output", "run"],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONWARNINGS": "default"},
+        )
+    metrics = tmp_path / "run" / "pretrain" / "metrics.jsonl"
+    try:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        ranks = {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
+        yield process, ranks
+    finally:
+        process.kill()
+        for child in psutil.Process(process.pid).children() if process.poll() is None else ():
+            child.kill()
+        process.wait()
+
+
+def test_a_dead_rank_ends_the_others_with_the_cause(started, tmp_path):
+    process, ranks = started
+    ranks[1].send_signal(signal.SIGKILL)
+    assert process.wait(60) != 0
+    assert not ranks[0].is_running()
+    log = (tmp_path / "log").read_text()
+    assert "Signal 9 (SIGKILL)" in log and "rank      : 1" in log
+
+
+def test_a_signal_that_comes_at_different_steps_stops_both_ranks_at_the_same_one(started, tmp_path):
+    process, ranks = started
+    ranks[1].send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    ranks[0].send_signal(signal.SIGTERM)
+    process.wait(60)
+    log = (tmp_path / "log").read_text()
+    assert "stopped by SIGTERM, a checkpoint is saved" in log, log
+    [checkpoint] = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
+    assert (checkpoint / "checksums.json").is_file()
+    assert (checkpoint / "rng_state_1.pth").is_file()

@@ -1,0 +1,300 @@
+"""A stream goes on after a stop with the very next row, whatever reads it and wherever it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from itertools import islice
+
+import datasets
+import psutil
+import pytest
+import torch
+from conftest import TEXTS
+
+from hflm import data, encoding, pack, run, stream
+from hflm import model as models
+from hflm import recipe as recipes
+from hflm import train as training
+from hflm.errors import DataError, UserError
+from hflm.recipe_tasks import Data
+
+FINITE = 240  # documents of a pass
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Documents of several lengths: one jsonl file, and three with another sentence; one parquet file, one text file."""
+    rows = [{"text": f"{n}. {TEXTS[n % len(TEXTS)]} " * (1 + n % 4), "n": n} for n in range(FINITE)]
+    more = [{"text": f"{n} and again. {TEXTS[n % 7]}", "n": n} for n in range(90)]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "three").mkdir()
+    (tmp_path / "one" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for part in range(3):
+        some = "".join(json.dumps(row) + "\n" for row in more[part::3])
+        (tmp_path / "three" / f"train-0000{part}.jsonl").write_text(some)
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet", batch_size=50)
+    (tmp_path / "lines.txt").write_text("".join(row["text"] + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Many groups and blocks in a pass."""
+    monkeypatch.setattr(stream, "ROWS_AT_ONCE", 6)
+    monkeypatch.setattr(encoding, "ENCODE_AT_ONCE", 10)
+
+
+SOURCES = {
+    "jsonl": [{"path": "one"}],
+    "three files": [{"path": "three"}],
+    "parquet": [{"path": "rows.parquet"}],
+    "text": [{"path": "lines.txt"}],
+    "two sources": [{"path": "one"}, {"path": "rows.parquet"}],
+    "a mixture": [{"path": "one", "weight": 2}, {"path": "three", "weight": 1}],
+}
+
+
+@pytest.fixture
+def streamed(files, tokenizer):
+    """The PackedStream of one of SOURCES."""
+
+    def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48):
+        options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
+        sources = tuple(Data.model_validate(each) for each in options)
+        texts, _ = data.corpus(sources, "text", "documents", 0)
+        return stream.pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
+
+    return make
+
+
+def read(packed, count, reader=0, readers=1, place=stream.BEGIN):
+    """`count` rows as lists of ids, and the place after each as a checkpoint keeps it."""
+    found = list(islice(stream.rows(packed, reader, readers, place), count))
+    return [row["input_ids"].tolist() for row, _ in found], [json.loads(json.dumps(place)) for _, place in found]
+
+
+@pytest.mark.parametrize(("readers", "shuffle_buffer"), [(1, None), (1, 64), (2, 7), (3, 1000)])
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_place_leads_to_the_same_rest(streamed, name, readers, shuffle_buffer):
+    packed, fresh = streamed(name, shuffle_buffer), streamed(name, shuffle_buffer)
+    for reader in range(readers):
+        rows, places = read(packed, 480 // readers, reader, readers)
+        assert places[-1]["pass"] > 0, "the test must go past the first pass"
+        for stop in range(0, len(places) - 12, 41):
+            again, _ = read(fresh, 12, reader, readers, places[stop])
+            assert again == rows[stop + 1 : stop + 13], f"row {stop}"
+
+
+def documents(rows, tokenizer):
+    """The documents of rows (lists of ids) that stand in them whole."""
+    return [text for ids in rows for text in tokenizer.decode(ids).split("<|endoftext|>") if text]
+
+
+@pytest.mark.parametrize("shuffle_buffer", [None, 50])
+@pytest.mark.parametrize(("name", "readers"), [("jsonl", 1), ("jsonl", 2), ("three files", 3)])
+def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, monkeypatch, name, readers, shuffle_buffer):
+    monkeypatch.setattr(stream, "ROWS_AT_ONCE", 2)
+    packed = streamed(name, shuffle_buffer, block_size=160)
+    found = []
+    for reader in range(readers):
+        passed = []
+        for row, place in stream.rows(packed, reader, readers, stream.BEGIN):
+            passed.append(row["input_ids"].tolist())
+            if place["pass"]:  # the group may end with the first documents of the second pass
+                break
+        found.append(documents(passed, tokenizer))
+    assert {text for some in found for text in some} == {row["text"] for row in packed.stream.dataset}
+    every = [text for some in found for text in some[:16]]
+    assert len(set(every)) == len(every)
+
+
+def test_a_buffer_shuffles_and_the_seed_and_the_pass_decide_how(streamed, tokenizer):
+    def numbers(place=stream.BEGIN, **options):
+        rows, _ = read(streamed(block_size=160, **options), 20, place=place)
+        return [int(text.split(".")[0]) for text in documents(rows, tokenizer)]
+
+    assert sum(numbers()[:20]) < 20 * 20
+    second = {**stream.BEGIN, "pass": 1}
+    orders = [
+        numbers(shuffle_buffer=240),
+        numbers(shuffle_buffer=100),
+        numbers(shuffle_buffer=240, seed=1),
+        numbers(shuffle_buffer=240, place=second),
+    ]
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(sum(order[:20]) > 20 * 20 for order in orders)
+    assert max(orders[1][:30]) < 100
+
+
+def test_a_reader_without_documents_is_told(streamed):
+    packed = streamed("jsonl")
+    with pytest.raises(DataError, match="for reader 241 of 300. Start fewer processes or workers"):
+        read(packed, 1, 240, 300)
+
+
+@pytest.fixture
+def fit(streamed, tokenizer, tmp_path, monkeypatch):
+    """Train a tiny model on a stream in a folder, `until` a step at which the process is lost; [step, ids] as trained."""
+
+    def fitted(folder, until=None, shuffle_buffer=20, name="three files", **args):
+        seen = []
+
+        class Recording(training.Trainer):
+            def training_step(self, model, inputs, *more):
+                if self.state.global_step == until:
+                    raise KeyboardInterrupt
+                seen.append([self.state.global_step, inputs["input_ids"].tolist()])
+                return super().training_step(model, inputs, *more)
+
+        packed = streamed(name, shuffle_buffer)
+        with monkeypatch.context() as patched:
+            patched.setattr(training, "Trainer", Recording)
+            torch.manual_seed(0)
+            model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
+            try:
+                training.train(
+                    models.mend_loss(model),
+                    packed.rows,
+                    tmp_path / folder,
+                    {"max_steps": 60, "per_device_train_batch_size": 3, "save_steps": 5, **args},
+                    stage="pretrain",
+                    seed=0,
+                    collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+                    tokens_per_row=packed.tokens_per_row,
+                )
+            except KeyboardInterrupt:
+                assert until is not None
+        return seen, packed
+
+    return fitted
+
+
+@pytest.mark.parametrize(
+    ("args", "stops"),
+    [
+        ({}, (3, 13, 41)),
+        ({"gradient_accumulation_steps": 2}, (17, 33)),
+        ({"dataloader_num_workers": 2}, (12, 47)),
+        ({"dataloader_num_workers": 2, "dataloader_prefetch_factor": 4, "gradient_accumulation_steps": 2}, (28,)),
+    ],
+)
+def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, args, stops):
+    whole, packed = fit("whole", **args)
+    expected = packed.counts()
+    assert any(place["pass"] for place in packed.taken["places"])
+    for stop in stops:
+        seen, _ = fit("stopped", until=stop, **args)
+        assert seen == [step for step in whole if step[0] in {each for each, _ in seen}]
+    seen, packed = fit("stopped", **args)
+    assert seen == [step for step in whole if step[0] >= stops[-1] // 5 * 5]
+    assert seen[0][0] > 0
+    kept = [(tmp_path / name / "checkpoint-60" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert kept[0] == kept[1], "the random state of dropout was another one"
+    assert packed.counts() == expected
+    assert expected["rows"] == 60 * 3 * args.get("gradient_accumulation_steps", 1)
+    assert expected["tokens"] + expected["padding"] == expected["rows"] * 48
+    assert expected["texts"] > 90
+
+
+def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
+    fit("run", until=7)
+    message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
+    with pytest.raises(UserError, match=message):
+        fit("run", dataloader_num_workers=2)
+    for name in ("stream-0.json", training.SEAL):
+        (tmp_path / "run" / "checkpoint-5" / name).unlink()
+    training.seal(tmp_path / "run" / "checkpoint-5")
+    with pytest.raises(UserError, match="does not say where the stream stood. Begin again with --fresh"):
+        fit("run")
+
+
+def test_settings_of_a_stream_that_mean_nothing_are_told(fit):
+    with pytest.warns(UserWarning, match="dispatch_batches and split_batches are ignored"):
+        fit("run", until=1, accelerator_config={"dispatch_batches": True})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_row_of_a_stream_is_one_clear_error(fit, files, workers):
+    lines = (files / "one" / "train.jsonl").read_text().splitlines(keepends=True)
+    (files / "one" / "train.jsonl").write_text("".join([*lines[:50], '{"text": null, "n": 0}\n', *lines[50:]]))
+    with pytest.raises(DataError, match=r"^[^\n]*train.jsonl\D+\d+\D* column 'text' holds None, not text") as error:
+        fit("run", name="jsonl", dataloader_num_workers=workers)
+    assert "Traceback" not in str(error.value)
+
+
+RECIPE = """
+name: streamed
+tokenizer: {train: {vocab_size: 400}}
+model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+pretrain:
+  data: [{path: one, streaming: true, weight: 2}, {path: three, streaming: true, weight: 1}]
+  shuffle_buffer: 50
+  args: {max_steps: 60, save_steps: 7, logging_steps: 10, per_device_train_batch_size: 2}
+"""
+
+
+def test_a_recipe_that_streams_tells_what_it_packed(files, monkeypatch, capsys):
+    (files / "streamed.yaml").write_text(RECIPE)
+    monkeypatch.chdir(files)
+    run.run(recipes.load("streamed.yaml"))
+    packing = json.loads((files / "runs/streamed/environment.json").read_text())["stages"]["pretrain"]["packing"]
+    assert packing["rows"] == 60 * 2
+    assert packing["tokens"] + packing["padding"] == 60 * 2 * 64
+    assert f"pretrain: {pack.told(packing)}" in capsys.readouterr().err
+
+
+def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, capsys):
+    (files / "memory.yaml").write_text(RECIPE)
+    sets = ["pretrain.data={path: one}", "pretrain.shuffle_buffer=null", "pretrain.args.max_steps=4"]
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(encoding, "home", lambda: files / "kept")
+    told = []
+    for name in ("first", "second"):
+        run.run(recipes.load("memory.yaml", sets), name)
+        told.append(capsys.readouterr().err)
+    (kept,) = (files / "kept").iterdir()
+    assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]
+    records = [json.loads((files / name / "environment.json").read_text()) for name in ("first", "second")]
+    first, second = (record["stages"]["pretrain"] for record in records)
+    assert first["packing"] == second["packing"]
+    assert first["packing"]["texts"] == FINITE
+    assert first["final_loss"] == second["final_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_run_that_was_killed_ends_in_the_same_weights(files, processes, workers):
+    (files / "streamed.yaml").write_text(RECIPE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    command = [sys.executable, *(launcher if processes == 2 else []), "-m", "hflm", "run", "streamed.yaml"]
+    command += ["--set", "pretrain.args.max_steps=120"]
+    command += ["--set", f"pretrain.args.dataloader_num_workers={workers}", "--output"]
+
+    def start(output, until=None):
+        with subprocess.Popen(
+            [*command, output], cwd=files, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        ) as process:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if until and line.startswith(until):
+                    # The launcher's processes too, which it starts in groups of their own.
+                    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                        each.kill()
+        return process.returncode, "".join(said)
+
+    code, said = start("whole")
+    assert code == 0, said
+    code, said = start("killed", until="pretrain 30/")
+    assert code == -signal.SIGKILL, said
+    assert not (files / "killed" / "model").exists()
+    code, said = start("killed")
+    assert code == 0, said
+    assert "continues from checkpoint-" in said
+    weights = [(files / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
