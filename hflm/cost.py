@@ -12,6 +12,7 @@ from hflm import shape as shapes
 
 # Tensors as wide as the MLP that autograd keeps: the activation's own, and its output for the next matrix.
 KEPT_BY_ACTIVATION = {"gelu_new": 4, "gelu_pytorch_tanh": 1, "gelu": 1, "silu": 1, "swish": 1, "relu": 0}
+LOSS_ROWS, LOSS_ROWS_ON_GPU = 256, 2048  # hflm.loss'
 # Bytes of optimizer state per trained parameter, by the beginning of `args.optim`; the first that fits counts.
 STATE_BYTES = {
     "adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "ademamix_8bit": 3, "paged_ademamix_8bit": 3,
@@ -69,16 +70,17 @@ def memory(shape, load):
     kept, block = activation_bytes(shape, load)
     logits = logits_bytes(shape, load)
     copies = copy_bytes(shape, load)
-    # A dense gradient of the embeddings stands beside the head's before the two are added.
-    embedding = load.weight_bytes * shape.vocab_size * shape.n_embd if base else 0
+    # The gradient of the output layer is there with the loss; that of the embeddings beside it before they are added.
+    embedding = 4 * shape.vocab_size * shape.n_embd if base else 0
     buckets = gradients if load.processes > 1 and not load.sharded else 0  # DDP's
     always = weights + optimizer + copies + buckets
     waiting = gradients if load.accumulation > 1 else 0
     transient = 3 * load.rows * shape.inner * load.compute_bytes  # of the activation's backward
     moments = {
-        "the start of the backward pass": always + waiting + kept + logits,
+        "the loss": always + waiting + kept + embedding + logits,
         "the backward pass of the last block": always
-        + max(waiting, embedding)
+        + waiting
+        + embedding
         + kept
         + transient
         + (block if load.checkpointing else 0),
@@ -137,12 +139,14 @@ def copy_bytes(shape, load):
 
 
 def logits_bytes(shape, load):
-    """Bytes around the loss: the logits of the labelled positions in fp32, their log-softmax and its gradient.
+    """Bytes around the loss (hflm.loss): the logits of some labelled positions at a time, and what they leave behind.
 
-    At the start of the backward pass three of them stand at once: the log-softmax, the loss's gradient, the logits'.
+    In fp32: the logits and the exponentials that are summed. Every labelled position leaves the gradient of its hidden
+    state; the gradient of the output layer is counted by `memory`.
     """
     labelled = load.rows * load.labelled
-    return labelled * (3 * 4 * shape.vocab_size + load.compute_bytes * shape.n_embd)
+    at_once = min(LOSS_ROWS_ON_GPU if load.gpu else LOSS_ROWS, labelled)
+    return at_once * 2 * 4 * shape.vocab_size + labelled * load.compute_bytes * shape.n_embd
 
 
 def activation_bytes(shape, load):

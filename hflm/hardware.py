@@ -28,6 +28,11 @@ class Device:
     share: float
     gpu: bool = True
 
+    @property
+    def bf16(self):
+        """Whether a GPU computes in bf16: all but NVIDIA's before Ampere do."""
+        return not any(old in self.name.lower() for old in ("t4", "v100", "p100"))
+
 
 # Peaks without sparsity; fp32 without TF32. From the makers' data sheets and architecture papers.
 DEVICES = {

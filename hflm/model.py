@@ -63,6 +63,13 @@ def load(path, revision=None, dtype="float32", quantization=None):
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model '{path}' cannot be loaded: {tokenizers_room.first_line(error)}") from error
+    if quantization is not None:
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                # On some CPUs the first evaluation would pack its weights for good, and training could not go on.
+                module.support_avx512bf16_for_cpu = False
     return model, tokenizers_room.load(place, revision)
 
 

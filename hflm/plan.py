@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hflm import cost, hardware, plan_source, records
 from hflm import shape as shapes
+from hflm.batch import Batch, derive
 from hflm.errors import UserError
 from hflm.presets import PRESETS
 
@@ -76,7 +77,7 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
     stages = []
     for name in ("pretrain", "finetune"):
         if getattr(recipe, name) is not None:
-            load = load_of(recipe, name, shape, processes, chosen.gpu)
+            load = load_of(recipe, name, shape, processes, chosen)
             stages.append(_stage(recipe, name, shape, load, chosen, device, price_per_hour, corpus_tokens, notes))
     tokens = next((stage.tokens for stage in stages if stage.stage == "pretrain"), None)
     return Plan(
@@ -84,25 +85,31 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
     )
 
 
-def load_of(recipe, stage, shape, processes, gpu, labelled=1.0):
-    """The Load of the recipe's "pretrain" or "finetune": what its keys mean for one process."""
+def load_of(recipe, stage, shape, processes, device, labelled=1.0):
+    """The Load of the recipe's "pretrain" or "finetune": what its keys mean for one process on a Device."""
     section = getattr(recipe, stage)
     args = section.args
+    length = section.block_size or min(shape.n_positions, 1024)
+    batch = args.get("per_device_train_batch_size", 8)
+    shared = Batch(batch, args.get("gradient_accumulation_steps", 1), processes)
+    if section.batch_tokens is not None:
+        shared = derive(section.batch_tokens, length, processes, batch, stage)
+    mixed = args.get("bf16", device.gpu and device.bf16 and not args.get("fp16"))  # as hflm.train chooses
     return cost.Load(
-        batch=args.get("per_device_train_batch_size", 8),
-        length=section.block_size or min(shape.n_positions, 1024),
+        batch=shared.per_device,
+        length=length,
         labelled=labelled,
-        accumulation=args.get("gradient_accumulation_steps", 1),
+        accumulation=shared.accumulation,
         processes=processes,
         sharded=bool(args.get("fsdp")),
         weight_bytes=4 if recipe.model.dtype in (None, "float32") else 2,
-        mixed=bool(args.get("bf16") or args.get("fp16")),
+        mixed=bool(mixed or args.get("fp16")),
         checkpointing=bool(args.get("activation_checkpointing") or args.get("gradient_checkpointing")),
         optim=args.get("optim", "adamw_torch_fused"),
         adapter=section.adapter if stage == "finetune" else None,
         quantization=section.quantization if stage == "finetune" else None,
         masked=stage == "finetune" or section.rows == "documents",
-        gpu=gpu,
+        gpu=device.gpu,
     )
 
 
@@ -174,7 +181,7 @@ def _advice(shape, load, available):
 
     size = batch(load)
     if size is not None:
-        steps = load.accumulation * load.batch // size
+        steps = load.accumulation * load.batch // size  # with batch_tokens it follows by itself
         yield f"per_device_train_batch_size: {size} with gradient_accumulation_steps: {steps} (the same global batch)"
     checkpointed = replace(load, checkpointing=True)
     if not load.checkpointing:
@@ -235,7 +242,7 @@ def beside(model, rows, recipe, stage, processes, run):
     if shape is None:
         return None
     device = hardware.here()
-    load = load_of(recipe, stage, shape, processes, device.gpu)
+    load = load_of(recipe, stage, shape, processes, device)
     if stage == "finetune":
         sample = [rows[number]["labels"] >= 0 for number in range(min(plan_source.SAMPLED_ROWS, len(rows)))]
         load = replace(load, labelled=sum(map(sum, sample)) / sum(map(len, sample)))

@@ -6,7 +6,7 @@ Each configuration trains for three steps in a process of its own, through hflm.
 Memory is the peak of that process's resident memory above what it holds after a first, minute model has been trained
 the same way (libraries, kernels' buffers). glibc is told to return freed blocks of 128 kB and more at once
 (MALLOC_MMAP_THRESHOLD_), so that resident memory is what torch holds and not what the allocator has not yet reused;
-`resident_default` is the same figure without that. FLOPs are FlopCounterMode's in one more step.
+`resident_default` is the same figure without that. FLOPs are FlopCounterMode's of one step.
 """
 
 import json
@@ -101,7 +101,7 @@ def train(config, vocabulary, section, adapter, length, steps):
     with tempfile.TemporaryDirectory() as folder:
         trains.train(
             model, rows, folder, {**section.args, "max_steps": steps, "save_strategy": "no"}, stage="pretrain", seed=1,
-            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length,
+            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length, row_tokens=length,
         )  # fmt: skip
     return model
 
@@ -132,19 +132,26 @@ def measure(name):
     most = resident("VmHWM") - before
     counted = sum(p.numel() for p in model.parameters())
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with FlopCounterMode(display=False) as counter:
-        train(config, vocabulary, section, adapter, length, 1)
+    counts = []
+    for steps in (1, 2):  # their difference leaves out what is done once
+        with FlopCounterMode(display=False) as counter:
+            train(config, vocabulary, section, adapter, length, steps)
+        counts.append(counter.get_total_flops())
     batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
-    return {"parameters": [counted, learnt], "memory": most, "flops": counter.get_total_flops() / batch / length}
+    flops = (counts[1] - counts[0]) / batch / length
+    if adapter is None and not section.args.get("bf16"):
+        # torch does not count addmm_, by which hflm.loss sums the output layer's gradient.
+        flops += 2 * config["n_embd"] * vocabulary * (length - 2) / length
+    return {"parameters": [counted, learnt], "memory": most, "flops": flops}
 
 
 def predict(name):
     """The same from hflm's arithmetic."""
-    from hflm import cost, plan, shape
+    from hflm import cost, hardware, plan, shape
 
     recipe, stage = recipe_of(name)
     size = shape.of({**recipe.model.config, "vocab_size": recipe.tokenizer.train.vocab_size})
-    load = plan.load_of(recipe, stage, size, 1, gpu=False)
+    load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False))
     load = plan.replace(load, labelled=(load.length - 2) / load.length)
     counted = sum(shape.parameters(size).values())
     added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0
