@@ -46,6 +46,9 @@ def run(
     sets: Sets = None,
     output: Output = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has finished.")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Only with the data and models that environment.json recorded.")
+    ] = False,
 ):
     """Run a recipe; continue an unfinished run.
 
@@ -55,7 +58,7 @@ def run(
     from hflm import run as run_room
 
     loaded = recipes_room.load(recipe, sets or ())
-    run_room.run(loaded, output, fresh)
+    run_room.run(loaded, output, fresh, locked=locked)
 
 
 @app.command()

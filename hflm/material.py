@@ -4,6 +4,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
+from hflm import corpus as corpora
 from hflm import data, tasks
 from hflm.errors import DataError
 
@@ -23,10 +24,16 @@ class Material:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None."""
+    """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
+
+    `given` tells what each source gives, over the whole corpus or over the beginning of a stream; `skipped` are the bad
+    rows that were left out. Both are of the text as it was read.
+    """
 
     texts: object
     held_out: list | None
+    given: tuple = ()
+    skipped: tuple = ()
 
 
 def read_tasks(recipe, todo, say):
@@ -53,35 +60,53 @@ def read_tasks(recipe, todo, say):
     return found
 
 
-def read_corpus(recipe, todo, say):
-    """The Corpus that pretraining or the tokenizer needs, or None where neither of them is to do."""
+def read_corpus(recipe, todo, say, listed):
+    """The Corpus that pretraining or the tokenizer needs, or None where neither of them is to do.
+
+    With `on_bad_row: skip` a stream appends each row that it leaves out to the file `listed`.
+    """
     stage = recipe.pretrain
     if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo)):
         return None
-    texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
-    say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
+    sources = corpora.Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    share = stage.validation if isinstance(stage.validation, float) else None
+    if sources.streamed:
+        texts = corpora.stream(sources, listed, share)
+        begun = corpora.sample(sources, share)
+        held_out, given, skipped = begun.texts, begun.given, begun.skipped
+        say(f"streams {sources}")
+    else:
+        whole = corpora.read(sources)
+        texts, held_out, given, skipped = whole.texts, [], whole.given, whole.skipped
+        say(f"read {len(texts):,} texts of {sources}")
     if stage.validation is None:
-        return Corpus(texts, None)
-    if not isinstance(stage.validation, float):
-        held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
-        if not isinstance(held_out, list):
-            raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        return Corpus(texts, held_out)
-    if not isinstance(texts, list):
-        raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set there")
-    learnt, held_out = data.held_out(texts, stage.validation, stage.rows)
-    if not learnt or not held_out:
-        raise DataError(f"pretrain.validation: {len(texts):,} texts are too few to hold {stage.validation} of them out")
-    return Corpus(learnt, held_out)
+        return Corpus(texts, None, given, skipped)
+    if share is None:
+        beside = corpora.Sources(
+            (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
+        )
+        if beside.streamed:
+            raise DataError(f"pretrain.validation: {beside} is a stream. Read it without `streaming`")
+        found = corpora.read(beside)
+        return Corpus(texts, found.texts, given, (*skipped, *found.skipped))
+    if not sources.streamed:
+        texts, held_out = corpora.held_out(texts, share, stage.rows)
+    if not texts or not held_out:
+        seen = f"the first {corpora.STREAM_SAMPLE:,} documents" if sources.streamed else f"{len(whole.texts):,} texts"
+        raise DataError(f"pretrain.validation: {seen} are too few to hold {share} of them out")
+    return Corpus(texts, held_out, given, skipped)
 
 
-def tokenizer_texts(recipe, corpus, material):
+def tokenizer_texts(recipe, corpus, material, listed):
     """Yield the text that a tokenizer is trained on: its own data, or the corpus and the tasks' training examples."""
     own = recipe.tokenizer.train.data
     if own is not None:
-        column = recipe.pretrain.text if recipe.pretrain else "text"
-        texts, _ = data.corpus(own, column, "documents", recipe.seed)
-        yield from itertools.islice(texts, None if isinstance(texts, list) else STREAMED_TEXTS)
+        stage = recipe.pretrain
+        sources = corpora.Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
+        if sources.streamed:
+            yield from itertools.islice(corpora.stream(sources, listed), STREAMED_TEXTS)
+        else:
+            yield from corpora.read(sources).texts
         return
     if corpus is not None:
         # A stream may have no end: its beginning stands for it.

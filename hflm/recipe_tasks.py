@@ -25,7 +25,7 @@ Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 
 
 class Data(Section):
-    """A data set: `path` and load_dataset's own keys; `weight` is its share in a mixture."""
+    """A data set: `path` and load_dataset's own keys; `weight` is its share in a mixture, `text` its own text column."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -35,14 +35,15 @@ class Data(Section):
     )
     path: str
     weight: Annotated[float, Field(gt=0)] | None = None
+    text: str | None = None
 
     @classmethod
     def rules(cls, raw):
-        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - {"path", "weight"}}
+        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - {"path", "weight", "text"}}
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
         if path == "toy":
-            known = {"name": "|".join(toy.NAMES), "split": "str", "size": "int", "seed": "int"}
+            known = {"name": "|".join(toy.NAMES), "split": "str", "size": "int", "seed": "int", "streaming": "bool"}
             if isinstance(raw.get("size"), int) and raw["size"] < 1:
                 yield ("size",), f"must be above 0, got {raw['size']}"
             if "name" not in raw:
@@ -53,7 +54,7 @@ class Data(Section):
             for key in [key for key in ("size", "seed") if key in options]:
                 yield (key,), "only `path: toy` is made to a size and from a seed. Use a split such as train[:2000]"
                 del options[key]
-        for key, text in names.problems(options, "load_dataset", known, beside=("path", "weight")):
+        for key, text in names.problems(options, "load_dataset", known, beside=("path", "weight", "text")):
             yield (key,), text
 
         if isinstance(raw.get("split"), str) and not re.fullmatch(_SPLITS, raw["split"]):
@@ -105,6 +106,8 @@ class Task(Section):
                 yield ("data", "split"), "a task names its splits beside the data: `splits: {train: ..., test: ...}`"
             if "weight" in data:
                 yield ("data", "weight"), "only pretrain.data and tokenizer.train.data are mixtures. Remove it"
+            if "text" in data:
+                yield ("data", "text"), "a task names its columns beside the data. Remove it"
         no_train = isinstance(splits, dict) and "train" in splits and splits["train"] is None
         if no_train and isinstance(raw.get("shots"), int) and raw["shots"] > 0:
             yield ("shots",), "the examples come from splits.train, which is null. Name a split there"

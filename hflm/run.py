@@ -10,22 +10,27 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from hflm import corpus as corpora
 from hflm import endpoint as endpoints
-from hflm import environment, results, stages
+from hflm import environment, records, results, stages
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
 
 
-def run(recipe, output=None, fresh=False, endpoint=None):
+def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first.
 
-    With an Endpoint its answers are measured, in place of a model that is loaded here.
+    With an Endpoint its answers are measured, in place of a model that is loaded here. `locked`: only when all data and
+    models are those of the folder's environment.json.
     """
     folder = Path(output) if output else Path("runs") / recipe.name
+    if locked:
+        environment.locked(folder, recipe)
     keys = stages.keys(recipe, endpoint)
     finished = {} if fresh else stages.finished(folder)
     todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
@@ -37,11 +42,13 @@ def run(recipe, output=None, fresh=False, endpoint=None):
     state = _start(recipe)
     with state.main_process_first():  # the others find what the first one cached
         material = materials.read_tasks(recipe, todo, say)
-        corpus = materials.read_corpus(recipe, todo, say)
+        corpus = materials.read_corpus(recipe, todo, say, folder / corpora.LISTED)
     if state.is_main_process:
         if fresh and folder.exists():
             stages.set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
+            (folder / corpora.LISTED).unlink(missing_ok=True)  # it belongs to other data
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
         environment.write(folder, environment.describe(recipe, state.num_processes))
     state.wait_for_everyone()
@@ -128,7 +135,7 @@ def make_tokenizer(recipe, folder, corpus, material, state):
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(
-                materials.tokenizer_texts(recipe, corpus, material),
+                materials.tokenizer_texts(recipe, corpus, material, folder / corpora.LISTED),
                 training.algorithm,
                 training.vocab_size,
                 training.min_frequency,
@@ -157,7 +164,36 @@ def pretrain(recipe, folder, corpus, key, state):
         packed = pack.pack_stream(corpus.texts, tokenizer, block_size)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
+    if state.is_main_process:
+        _record(folder, corpus, tokenizer)
     _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
+    if state.is_main_process:
+        _record_skipped(folder)
+
+
+def _record(folder, corpus, tokenizer):
+    """Note in environment.json what each source gives, in documents, characters and tokens."""
+    from hflm.tokenizer import encode
+
+    given = corpora.shares(corpus.given, partial(encode, tokenizer))
+    begun = {} if isinstance(corpus.texts, list) else {"counted_over": f"its first {corpora.STREAM_SAMPLE:,} documents"}
+    environment.note(folder, data={key: {**counts, **begun} for key, counts in given.items()})
+    if len(given) > 1:
+        listed = ", ".join(f"{key} {counts['share']:.1%}" for key, counts in given.items())
+        say(f"pretrain: of {sum(counts['tokens'] for counts in given.values()):,} tokens {listed}")
+    if corpus.skipped:
+        corpora.list_skipped(corpus.skipped, folder / corpora.LISTED)
+
+
+def _record_skipped(folder):
+    """Note in environment.json how many rows of each source were left out, and where they are listed."""
+    bad = corpora.skipped(folder / corpora.LISTED)
+    if bad:
+        counts = {
+            key: {"skipped_rows": n, "listed": corpora.LISTED} for key, n in Counter(b.source for b in bad).items()
+        }
+        environment.note(folder, data=counts)
+        say(f"pretrain: {len(bad):,} rows were left out; {folder / corpora.LISTED} lists them")
 
 
 def finetune(recipe, folder, material, key, state):
