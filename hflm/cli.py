@@ -84,6 +84,18 @@ def validate(
 
 
 @app.command()
+def fetch(recipe: RecipeArgument, sets: Sets = None):
+    """Bring all that a recipe needs, for a machine without a network.
+
+    Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
+    """
+    from hflm import fetch as fetch_room
+    from hflm import recipe as recipes_room
+
+    fetch_room.fetch(recipes_room.load(recipe, sets or ()), print)
+
+
+@app.command()
 def schema():
     """Print the recipe's JSON Schema, for editors."""
     from hflm import recipe as recipes_room

@@ -210,6 +210,15 @@ def _local(path, options, split):
     return builder, {**options, "data_files": {split_name(split): [str(file) for file in files]}}, files
 
 
+def check_local(data):
+    """Raises DataError where the files of data on this machine are not there, or lie behind an address of the web."""
+    named = json.dumps([data.path, data.options.get("data_files"), data.options.get("data_dir")])
+    if "://" in named:
+        raise DataError("an address of the web cannot be fetched ahead. Download it and name the file")
+    if not _all_files(data):
+        raise DataError(f"no file or folder '{data.options.get('data_files') or data.path}' with data in it")
+
+
 def of_hub(data):
     """Whether the data lie on the Hub, under the name `data.path`."""
     return data.path not in ("toy", *KINDS) and snapshot.is_hub_id(data.path)

@@ -41,7 +41,7 @@ def inputs(recipe):
     """
     tokenizer = recipe.tokenizer
     return {
-        "data": {key: _data(source) for key, source in _sources(recipe)},
+        "data": {key: _data(source) for key, source in sources(recipe)},
         "model": {"preset": recipe.model.preset, **_model(recipe.model.from_, recipe.model.revision)},
         "tokenizer": _model(tokenizer.from_, tokenizer.revision) if tokenizer else {},
     }
@@ -92,7 +92,8 @@ def note(run, *, parameters=None, data=None, **stage):
     write_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
-def _sources(recipe):
+def sources(recipe):
+    """Yield (where the recipe says it, Data) of all data that a recipe names."""
     if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
         for number, source in enumerate(recipe.tokenizer.train.data or ()):
             yield f"tokenizer.train.data.{number}", source

@@ -5,7 +5,7 @@ import glob
 import re
 from pathlib import Path
 
-from hflm.errors import DataError
+from hflm.errors import DataError, ModelError
 
 # What datasets reads beside the data files: configurations, splits and features.
 BESIDE = ("README.md", ".huggingface.yaml", "dataset_infos.json")
@@ -22,7 +22,12 @@ def cached(repo_id, revision=None, repo_type="dataset"):
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_files_only=True))
+        return Path(
+            # Nothing is asked for, since the cache seldom holds all of a repository.
+            snapshot_download(
+                repo_id, repo_type=repo_type, revision=revision, local_files_only=True, ignore_patterns="*"
+            )
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, ValueError):
         return None
 
@@ -86,3 +91,23 @@ def fetch(repo_id, options):
     except (OSError, HTTPError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise DataError(f"data set '{repo_id}' cannot be fetched: {' '.join(str(error).split())[:300]}") from error
     return folder, [folder / name for name in names]
+
+
+def fetch_model(repo_id, revision, text, weights):
+    """Bring a model's files into the cache: those at its root that end in one of `text`, and safetensors.
+
+    Returns (folder, [files]). Raises ModelError.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    endings = (*text, ".safetensors") if weights else text
+    try:
+        names = HfApi().list_repo_files(repo_id, revision=revision)
+        wanted = [name for name in names if "/" not in name and name.endswith(endings)]
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(map(glob.escape, wanted))))
+    except (OSError, HTTPError, ValueError) as error:
+        raise ModelError(f"'{repo_id}' cannot be fetched: {' '.join(str(error).split())[:300]}") from error
+    if weights and not any(name.endswith(".safetensors") for name in wanted):
+        raise ModelError(f"'{repo_id}' holds no safetensors; other formats of weights are not read")
+    return folder, [folder / name for name in wanted]
