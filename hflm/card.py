@@ -187,18 +187,25 @@ def _limits(recipe, found, config):
 
 
 def _data(environment):
+    def count(data, *keys):
+        return next((f"{data[key]:,}" for key in keys if data.get(key) is not None), "")
+
     rows = [
         [
             key,
             shown(data["path"]) if "path" in data else "",
-            f"{data['rows']:,}" if data.get("rows") is not None else "",
-            f"{data['tokens']:,}" if data.get("tokens") is not None else "",
-            data.get("fingerprint", ""),
+            count(data, "rows", "documents"),
+            count(data, "tokens"),
+            f"{data['share']:.1%}" if data.get("share") is not None else "",
+            count(data, "skipped_rows"),
+            data.get("commit") or data.get("fingerprint", ""),
         ]
         for key, data in (environment.get("data") or {}).items()
     ]
-    headings = ["used as", "data set", "rows", "tokens", "fingerprint"]
-    return ["## Data", table(headings, rows)] if rows else []
+    begun = {data["counted_over"] for data in (environment.get("data") or {}).values() if data.get("counted_over")}
+    note = [f"Of a stream, rows and tokens are those of {inert(', '.join(begun))}."] if begun else []
+    headings = ["used as", "data set", "rows", "tokens", "share", "left out", "commit or fingerprint"]
+    return ["## Data", table(headings, rows), *note] if rows else []
 
 
 def _made(recipe, environment):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from sources import COMPRESS, KINDS, TEXTS, columns, content, source
 
-from hflm import corpus, data, rows
+from hflm import corpus, data, material, recipe, rows
 from hflm.errors import DataError
 
 PLACES = {  # where the file lies, what the recipe says
@@ -324,3 +324,25 @@ def test_the_toy_world_in_memory_and_streamed():
 def test_bad_lines_of_a_task_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n3\n')
     assert [bad.row for bad in rows.bad_lines(tmp_path / "a.jsonl")] == [2, 3]
+
+
+def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
+    """${rank}.jsonl.gz, here below a folder of the tag ${language}; empty texts are left out by its writer."""
+    written = []
+    for language, rank in itertools.product(("de", "en"), range(3)):
+        rows_of = [{"text": f"{language} {rank} {n}", "id": f"{rank}/{n}", "metadata": {"url": "x"}} for n in range(50)]
+        written += [row["text"] for row in rows_of]
+        rows_of.append({"id": "empty", "metadata": {}})
+        shard = tmp_path / language / f"{rank:05}.jsonl.gz"
+        shard.parent.mkdir(exist_ok=True)
+        shard.write_bytes(COMPRESS[".gz"]("".join(json.dumps(row) + "\n" for row in rows_of).encode()))
+    torn = tmp_path / "en" / "00001.jsonl.gz"
+    torn.write_bytes(torn.read_bytes()[:-10])
+    loaded = recipe.load("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
+    listed = tmp_path / "skipped.jsonl"
+    found = material.read_corpus(loaded, {"tokenizer", "pretrain"}, lambda said: None, listed)
+    trained_on = list(found.texts)
+    assert set(trained_on) | set(found.held_out) <= set(written)
+    assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents
+    assert not set(trained_on) & set(found.held_out)
+    assert len(corpus.skipped(listed)) == 6 and any(bad.rest for bad in corpus.skipped(listed))
