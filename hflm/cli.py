@@ -270,7 +270,7 @@ def main():
     try:
         app()
     except UserError as error:
-        _exit(2, str(error))
+        _exit(2, _told(error))
     except Stopped as error:
         _exit(143, str(error))
     except Exception as error:
@@ -278,6 +278,13 @@ def main():
             raise
         place = f" ({error.filename})" if getattr(error, "filename", None) else ""
         _exit(2, f"no space left on the disk{place}. Free some and run the same command again: it continues.")
+
+
+def _told(error):
+    """The message of an error. A DataLoader's worker hands it on inside its own traceback, which says nothing more."""
+    text = str(error)
+    raised = f"\n{type(error).__module__}.{type(error).__qualname__}: "
+    return text.split(raised)[-1].rstrip() if text.startswith("Caught ") else text
 
 
 def _exit(code, message):

@@ -75,6 +75,10 @@ def write(run, described):
     path = Path(run) / "environment.json"
     earlier = read_json(path)
     merged = {**described, "stages": {**earlier.get("stages", {}), **described["stages"]}}
+    for key, now in described["data"].items():
+        before = earlier.get("data", {}).get(key, {})
+        if all(before.get(what) == now.get(what) for what in ("fingerprint", "commit")):
+            merged["data"] = {**merged["data"], key: {**before, **now}}  # what was counted in it still holds
     if "parameters" in earlier.get("model", {}):
         merged["model"] = {**merged["model"], "parameters": earlier["model"]["parameters"]}
     write_text(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")

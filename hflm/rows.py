@@ -6,15 +6,11 @@ days, so it is read here by rows, at several hundred MB/s. The options are those
 """
 
 import bz2
-import csv
 import gzip
 import io
 import itertools
 import json
 import lzma
-import shutil
-import sys
-import tempfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +19,6 @@ from pathlib import Path
 from hflm.errors import DataError
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
-PARQUET_BATCH = 1000  # rows decoded at once, so that memory stays small however large a row group is
 DECOMPRESS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 # What a damaged archive or file raises, beside the OSErrors that say so in words.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeError)
@@ -57,20 +52,22 @@ def read(file, config, column):
     `config` is the BuilderConfig that datasets made of the recipe's options: Text-, Json-, Csv-, Parquet- or
     ArrowConfig. Raises DataError for options that cannot be followed here, and where a network fails.
     """
+    from pyarrow import ArrowException
+
+    from hflm import tables  # it reads by means of this room
+
     kind = type(config).__name__
     reader = {
         "TextConfig": _text,
         "JsonConfig": _json,
-        "CsvConfig": _csv,
-        "ParquetConfig": _parquet,
-        "ArrowConfig": _arrow,
+        "CsvConfig": tables.read_csv,
+        "ParquetConfig": tables.read_parquet,
+        "ArrowConfig": tables.read_arrow,
     }.get(kind)
     if reader is None:
         raise DataError(
             f"{file}: text is read from txt, json, csv, tsv, parquet and arrow files, not by datasets' {kind}"
         )
-    from pyarrow import ArrowException
-
     last = None
     try:
         if Path(file).is_file() and not Path(file).stat().st_size:
@@ -79,14 +76,14 @@ def read(file, config, column):
         for last, found in reader(file, config, column):
             yield found
     except (*DAMAGE, ArrowException) as error:
-        yield Bad(file, last, f"cannot be read on from here: {_reason(error)}", _mark(kind), rest=True)
+        yield Bad(file, last, f"cannot be read on from here: {reason(error)}", _mark(kind), rest=True)
     except FileNotFoundError:
         yield Bad(file, None, "is not there (any more)", rest=True)
     except OSError as error:
         # A network that fails is not a bad row: nothing is skipped for it.
         if not Path(file).is_file():
-            raise DataError(f"{file}: {_reason(error)}") from error
-        yield Bad(file, last, f"cannot be read on from here: {_reason(error)}", _mark(kind), rest=True)
+            raise DataError(f"{file}: {reason(error)}") from error
+        yield Bad(file, last, f"cannot be read on from here: {reason(error)}", _mark(kind), rest=True)
 
 
 @contextmanager
@@ -122,7 +119,7 @@ def check(file, encoding="utf-8"):
                 if not whole:
                     break
     except (*DAMAGE, OSError) as error:
-        raise DataError(f"{file}:{last + 1} cannot be read on from here: {_reason(error)}") from error
+        raise DataError(f"{file}:{last + 1} cannot be read on from here: {reason(error)}") from error
     if whole is None:
         raise DataError(f"{file} is empty")
     if not whole:
@@ -136,7 +133,7 @@ def _text_of(line, encoding):
         return None
 
 
-def _lines(file, config, newline):
+def lines_of(file, config, newline):
     """(number, line) with its line end; bytes that are no text are kept as lone surrogates, which no text holds."""
     errors = getattr(config, "encoding_errors", None)
     with (
@@ -151,7 +148,7 @@ def _lines(file, config, newline):
         yield from enumerate(text, 1)
 
 
-def _valid(text):
+def valid(text):
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -160,14 +157,14 @@ def _valid(text):
 
 
 def _text(file, config, column):
-    _check_names(file, ["text"], column)
+    check_names(file, ["text"], column)
     for number, text in _text_rows(file, config):
-        yield number, text if _valid(text) else Bad(file, number, NOT_UTF8, ":")
+        yield number, text if valid(text) else Bad(file, number, NOT_UTF8, ":")
 
 
 def _text_rows(file, config):
     """(number of its first line, text) of each line, paragraph (between blank lines) or document."""
-    lines = _lines(file, config, None)
+    lines = lines_of(file, config, None)
     if config.sample_by == "line":
         for number, line in lines:
             yield number, line if config.keep_linebreaks else line.removesuffix("\n")
@@ -184,7 +181,7 @@ def _json(file, config, column):
     if config.field is not None or _begins_with_a_list(file):
         found, mark = _json_whole(file, config), ", row "
     else:
-        found, mark = _json_lines(_lines(file, config, "\n"), file), ":"
+        found, mark = _json_lines(lines_of(file, config, "\n"), file), ":"
     for number, row in found:
         yield number, row if isinstance(row, Bad) else _cell(file, number, row, column, mark)
 
@@ -204,7 +201,7 @@ def _json_lines(lines, file):
     for number, line in lines:
         if line.isspace():
             continue
-        if not _valid(line):
+        if not valid(line):
             yield number, Bad(file, number, NOT_UTF8, ":")
             continue
         try:
@@ -212,15 +209,15 @@ def _json_lines(lines, file):
         except json.JSONDecodeError as error:
             yield number, Bad(file, number, f"is not JSON: {error.msg} at column {error.colno}", ":")
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list ...
-            yield number, Bad(file, number, f"is not JSON that can be read: {_reason(error)}", ":")
+            yield number, Bad(file, number, f"is not JSON that can be read: {reason(error)}", ":")
         else:
             yield number, row if isinstance(row, dict) else _no_object(file, number, row, ":")
 
 
 def _json_whole(file, config):
     """A file that is one list of rows, or holds it under `field`."""
-    text = "".join(line for _, line in _lines(file, config, "\n"))
-    if not _valid(text):
+    text = "".join(line for _, line in lines_of(file, config, "\n"))
+    if not valid(text):
         raise UnicodeError(NOT_UTF8)
     try:
         rows = json.loads(text)
@@ -248,166 +245,26 @@ def _begins_with_a_list(file):
 def _cell(file, number, row, column, mark):
     if column not in row:
         return Bad(file, number, f"has no column '{column}'; it has: {', '.join(row)}", mark)
-    return _checked(file, number, row[column], column, mark)
+    return checked(file, number, row[column], column, mark)
 
 
-def _checked(file, number, value, column, mark=", row "):
+def checked(file, number, value, column, mark=", row "):
     if not isinstance(value, str):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         return Bad(file, number, f"column '{column}' holds {shown}, not text", mark)
-    if not _valid(value):
+    if not valid(value):
         return Bad(file, number, f"column '{column}' holds half of a surrogate pair, which is no text", mark)
     return value
-
-
-CSV_READ = "sep delimiter header names column_names skiprows skipinitialspace quotechar quoting escapechar doublequote"
-# They change numbers and speed, never the text of a field.
-CSV_OTHER = (
-    "index_col usecols prefix mangle_dupe_cols engine true_values false_values na_values keep_default_na na_filter "
-    "verbose skip_blank_lines thousands decimal memory_map float_precision chunksize date_format error_bad_lines "
-    "warn_bad_lines lineterminator encoding encoding_errors features"
-)
-
-
-def _csv(file, config, column):
-    _refuse_csv_options(config)
-    csv.field_size_limit(sys.maxsize)
-    lines = _lines(file, config, "")
-    for _ in range(config.skiprows or 0):
-        next(lines, None)
-    seen = config.skiprows or 0  # lines read
-
-    def text():
-        nonlocal seen
-        for seen, line in lines:
-            yield line
-
-    reader = csv.reader(
-        text(),
-        delimiter=config.sep,
-        quotechar=config.quotechar,
-        quoting=config.quoting,
-        escapechar=config.escapechar,
-        doublequote=config.doublequote,
-        skipinitialspace=config.skipinitialspace,
-        strict=True,  # else a quote that is never closed takes the rest of the file for one field
-    )
-    names, header = config.names, config.names is None or config.header == 0
-    if names is not None:
-        _check_names(file, names, column)
-    while True:
-        number = seen + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            lost = f" (lines {number:,} to {seen:,})" if seen > number else ""
-            yield number, Bad(file, number, f"is not csv: {error}{lost}", ":")
-            continue
-        if not fields:
-            continue
-        if header:
-            names, header = names or fields, False
-            _check_names(file, names, column)
-            continue
-        if len(fields) != len(names):
-            yield number, Bad(file, number, f"has {len(fields)} fields, the header {len(names)}", ":")
-            continue
-        value = fields[names.index(column)]
-        yield number, value if _valid(value) else Bad(file, number, NOT_UTF8, ":")
-
-
-def _refuse_csv_options(config):
-    plain = type(config)()
-    ours = {*CSV_READ.split(), *CSV_OTHER.split(), "name", "version", "data_dir", "data_files", "description"}
-    odd = [key for key, value in vars(config).items() if key not in ours and value != getattr(plain, key)]
-    if config.header not in ("infer", 0, None) or not isinstance(config.skiprows, int | None):
-        odd.append("header" if config.header not in ("infer", 0, None) else "skiprows")
-    if odd:
-        raise DataError(f"a corpus in csv is read row by row, without {', '.join(odd)}. Remove it, or convert the file")
-    if config.header is None and config.names is None:
-        raise DataError("`header: null` says that there is no header: give the columns' names as `names: [...]`")
-
-
-def _parquet(file, config, column):
-    import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    with _seekable(file) as raw:
-        # Without pre-buffering, so that a row group of a gigabyte is not held whole.
-        whole = pq.ParquetFile(raw, pre_buffer=False, buffer_size=1 << 20)
-        _check_names(file, whole.schema_arrow.names, column)
-        if config.filters is not None:
-            chosen = pq.filters_to_expression(config.filters) if isinstance(config.filters, list) else config.filters
-            fragment = ds.ParquetFileFormat().make_fragment(raw)
-            batches = fragment.to_batches(columns=[column], filter=chosen, batch_size=PARQUET_BATCH, batch_readahead=0)
-            yield from _column(file, batches, column, 0)
-            return
-        first = 0
-        for group in range(whole.num_row_groups):
-            rows = whole.metadata.row_group(group).num_rows
-            last = first
-            try:
-                batches = whole.iter_batches(PARQUET_BATCH, row_groups=[group], columns=[column])
-                for last, found in _column(file, batches, column, first):
-                    yield last, found
-            except (OSError, ArrowException) as error:  # this row group is damaged; the next one may be whole
-                lost = f"to row {first + rows:,} cannot be read: {_reason(error)}"
-                yield last, Bad(file, last + 1, lost)
-            first += rows
-
-
-def _arrow(file, config, column):
-    import pyarrow as pa
-
-    with _seekable(file) as raw:
-        try:
-            stream = pa.ipc.open_stream(raw)
-            batches = iter(stream)
-        except pa.ArrowInvalid:
-            stream = pa.ipc.open_file(raw)
-            batches = (stream.get_batch(number) for number in range(stream.num_record_batches))
-        _check_names(file, stream.schema.names, column)
-        yield from _column(file, (batch.select([column]) for batch in batches), column, 0)
-
-
-def _column(file, batches, column, before):
-    """(number, text or Bad) of the first column of record batches; `before` rows lie before them."""
-    number = before
-    for batch in batches:
-        for cell in batch.column(0):
-            number += 1
-            try:
-                value = cell.as_py()
-            except UnicodeDecodeError:
-                yield number, Bad(file, number, f"column '{column}' {NOT_UTF8}")
-            else:
-                yield number, _checked(file, number, value, column)
-
-
-def _check_names(file, names, column):
-    if column not in names:
-        raise DataError(f"{file}: no column '{column}'; it has: {', '.join(names)}")
-
-
-@contextmanager
-def _seekable(file):
-    """The file, or where its name says that it is compressed a temporary file with its content."""
-    with opened(file) as raw:
-        if Path(str(file).split("?")[0]).suffix not in COMPRESSED:
-            yield raw
-            return
-        with tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(raw, plain, 1 << 20)
-            plain.seek(0)
-            yield plain
 
 
 def _mark(kind):
     return ", row " if kind in ("ParquetConfig", "ArrowConfig") else ":"
 
 
-def _reason(error):
+def reason(error):
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def check_names(file, names, column):
+    if column not in names:
+        raise DataError(f"{file}: no column '{column}'; it has: {', '.join(names)}")

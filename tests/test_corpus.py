@@ -346,3 +346,21 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents
     assert not set(trained_on) & set(found.held_out)
     assert len(corpus.skipped(listed)) == 6 and any(bad.rest for bad in corpus.skipped(listed))
+
+
+def test_an_error_in_a_worker_process_is_told_without_its_traceback(tmp_path):
+    import torch
+
+    from hflm import cli
+
+    (tmp_path / "a.jsonl").write_text('{"text": 3}\n')
+    stream = corpus.stream(corpus.Sources((source(tmp_path, streaming=True),)), tmp_path / "listed")
+
+    class Documents(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(stream)
+
+    with pytest.raises(DataError) as caught:
+        list(torch.utils.data.DataLoader(Documents(), num_workers=1))
+    assert "Traceback" in str(caught.value)
+    assert cli._told(caught.value).startswith(f"{tmp_path}/a.jsonl:1 column 'text' holds 3, not text\nMend")

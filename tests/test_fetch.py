@@ -135,6 +135,7 @@ def test_a_local_lock(tmp_path):
 
     environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1))
     environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))
+    environment.note(tmp_path, data={key: {"documents": 3} for key in ("pretrain.data.0", "pretrain.data.1")})
     (tmp_path / "b.jsonl").write_bytes(content("jsonl", ["changed"]))
     with pytest.raises(UserError, match=r"pretrain.data.1: fingerprint sha256:\w+ then, sha256:\w+ now"):
         environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))
@@ -142,3 +143,6 @@ def test_a_local_lock(tmp_path):
         environment.locked(tmp_path, recipe("a.jsonl"))
     with pytest.raises(UserError, match="pretrain.data.2: is new in the recipe"):
         environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl", "a.jsonl"))
+    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1))
+    described = json.loads((tmp_path / "environment.json").read_text())["data"]
+    assert described["pretrain.data.0"]["documents"] == 3 and "documents" not in described["pretrain.data.1"]
