@@ -85,9 +85,10 @@ class Stream:
 
     dataset: object
     where: str
+    column: str = "text"
 
     def __iter__(self):
-        return (row["text"] for row in self.dataset)
+        return (row[self.column] for row in self.dataset)
 
 
 def read(sources):
@@ -107,8 +108,15 @@ def read(sources):
             texts.append(text)
             counts.add(text, source)
         bad = skipped(listed)
-    if not texts:
-        raise DataError(f"{sources}: no text in it{f', {len(bad):,} bad rows were left out' if bad else ''}")
+    told = {each.source for each in bad}  # a source of which all was left out is listed there
+    empty = [
+        data.where(each, "train")
+        for each, key, n in zip(sources.data, sources.keys, counts.documents, strict=True)
+        if not n and not (texts and key in told)
+    ]
+    if empty:
+        left_out = f" ({len(bad):,} bad rows were left out)" if bad else ""
+        raise DataError("\n".join(f"{where}: no text in it{left_out}" for where in empty))
     return Read(texts, counts.given(), bad)
 
 
@@ -252,8 +260,10 @@ def _source(each, number, sources, listed, at_once, held_out):
                 begin, end = (_absolute(bound, length) for bound in (begin, end))
             arguments["piece"] = (int(begin or 0), int(end) if end else None)
             files = tuple(files)  # datasets shards lists only, and a slice counts through all files
-        # Named features, or datasets would read a first row of each source, and fail at an empty one.
-        features = datasets.Features({"text": datasets.Value("string"), "source": datasets.Value("int32")})
+        features = None  # datasets checks each row against them, which takes longer than reading it
+        if len(sources.data) > 1 or "+" in each.options.get("split", ""):
+            # Without them it would read a first row of each source before mixing, and fail at an empty one.
+            features = datasets.Features({"text": datasets.Value("string"), "source": datasets.Value("int32")})
         parts.append(
             datasets.IterableDataset.from_generator(
                 _documents, features=features, gen_kwargs={"files": files, **arguments}

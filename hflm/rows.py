@@ -52,6 +52,7 @@ def read(file, config, column):
     `config` is the BuilderConfig that datasets made of the recipe's options: Text-, Json-, Csv-, Parquet- or
     ArrowConfig. Raises DataError for options that cannot be followed here, and where a network fails.
     """
+    from huggingface_hub.errors import HTTPError
     from pyarrow import ArrowException
 
     from hflm import tables  # it reads by means of this room
@@ -79,7 +80,7 @@ def read(file, config, column):
         yield Bad(file, last, f"cannot be read on from here: {reason(error)}", _mark(kind), rest=True)
     except FileNotFoundError:
         yield Bad(file, None, "is not there (any more)", rest=True)
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         # A network that fails is not a bad row: nothing is skipped for it.
         if not Path(file).is_file():
             raise DataError(f"{file}: {reason(error)}") from error

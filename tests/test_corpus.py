@@ -104,7 +104,7 @@ def test_what_a_corpus_cannot_do_is_said(tmp_path, name, options, message):
         texts(asked, streamed=asked.options.get("streaming", False), rows="lines" if "rows" in message else "documents")
 
 
-GOOD = [json.dumps({"text": f"row {n}"}) for n in range(5000)]
+GOOD = [json.dumps({"text": f"row {n}"}) for n in range(3000)]
 
 
 def broken(text, line):
@@ -128,14 +128,14 @@ NOT_UTF8 = pa.Array.from_buffers(
 )
 # name, content, what an error says, rows that a skip keeps (None: not all), what it lists
 BROKEN = [
-    ("a.jsonl", broken("[1, 2", 4000), r"a.jsonl:4000 is not JSON: .* at column", 5000, 1),
-    ("a.jsonl", broken('{"text": 7}', 4000), r"a.jsonl:4000 column 'text' holds 7, not text", 5000, 1),
-    ("a.jsonl", broken('{"text": null}', 4000), r"a.jsonl:4000 column 'text' holds None", 5000, 1),
-    ("a.jsonl", broken('{"body": "b"}', 4000), r"a.jsonl:4000 has no column 'text'; it has: body", 5000, 1),
-    ("a.jsonl", broken('["x"]', 4000), r"a.jsonl:4000 is list, not a JSON object", 5000, 1),
-    ("a.jsonl", broken('{"text": "\udcff"}', 4000), r"a.jsonl:4000 is not valid UTF-8", 5000, 1),
-    ("a.jsonl", broken('{"text": "\\ud800"}', 4000), r"a.jsonl:4000 .* half of a surrogate pair", 5000, 1),
-    ("a.jsonl", broken("[" * 100_000, 4000), r"a.jsonl:4000 is not JSON", 5000, 1),
+    ("a.jsonl", broken("[1, 2", 2500), r"a.jsonl:2500 is not JSON: .* at column", 3000, 1),
+    ("a.jsonl", broken('{"text": 7}', 2500), r"a.jsonl:2500 column 'text' holds 7, not text", 3000, 1),
+    ("a.jsonl", broken('{"text": null}', 2500), r"a.jsonl:2500 column 'text' holds None", 3000, 1),
+    ("a.jsonl", broken('{"body": "b"}', 2500), r"a.jsonl:2500 has no column 'text'; it has: body", 3000, 1),
+    ("a.jsonl", broken('["x"]', 2500), r"a.jsonl:2500 is list, not a JSON object", 3000, 1),
+    ("a.jsonl", broken('{"text": "\udcff"}', 2500), r"a.jsonl:2500 is not valid UTF-8", 3000, 1),
+    ("a.jsonl", broken('{"text": "\\ud800"}', 2500), r"a.jsonl:2500 .* half of a surrogate pair", 3000, 1),
+    ("a.jsonl", broken("[" * 100_000, 2500), r"a.jsonl:2500 is not JSON", 3000, 1),
     ("a.txt", b"good\n\xff\xfe bad\nfine\n", r"a.txt:2 is not valid UTF-8", 2, 1),
     ("a.csv", b"n,text\n1,a\n2,b,c\n3,d\n", r"a.csv:3 has 3 fields, the header 2", 2, 1),
     ("a.csv", b"n,text\n1,a\n2\n3,d\n", r"a.csv:3 has 1 fields, the header 2", 2, 1),
@@ -215,6 +215,17 @@ def test_an_unknown_column_lists_the_columns(tmp_path):
         (tmp_path / f"a.{kind}").write_bytes(content(kind))
         with pytest.raises(DataError, match="no column 'body'; it has: n, text"):
             texts(source(tmp_path / f"a.{kind}"), text="body")
+
+
+@pytest.mark.parametrize("weight", [{}, {"weight": 1}])
+def test_a_source_without_any_text_is_told(tmp_path, weight):
+    (tmp_path / "a.txt").write_text("x\n" * 20)
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(DataError, match="blank.txt: no text in it$"):
+        texts(*(source(tmp_path / name, **weight) for name in ("a.txt", "blank.txt")))
+    (tmp_path / "numbers.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(DataError, match="no text in it \\(2 bad rows were left out\\)"):
+        texts(source(tmp_path / "numbers.jsonl"), on_bad_row="skip")
 
 
 def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
