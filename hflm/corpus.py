@@ -6,24 +6,17 @@ in the same order. Its state can be saved and restored (`datasets.IterableDatase
 
 import hashlib
 import itertools
-import json
-import os
 import re
-import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hflm import data, rows, toy
+from hflm import data, rows, shares, toy
 from hflm.errors import DataError
-from hflm.records import read_lines
 
-LISTED = "skipped_rows.jsonl"  # in a run's folder: the rows that were left out
 MOST_ROWS_SHOWN = 10
 STREAM_SAMPLE = 20_000  # documents of a stream that are looked at for held-out text and for what each source gives
 PIECE = 1 << 16  # characters of running text in one piece
-# A source's text in tokens is its characters times the tokens per character of so many of them; all of them, mostly.
-COUNTED_CHARACTERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -55,16 +48,6 @@ class Sources:
 
     def __str__(self):
         return ", ".join(data.where(each, "train") for each in self.data)
-
-
-@dataclass(frozen=True)
-class Given:
-    """What one source gave: how many documents (or pieces of running text), their characters, some of them as text."""
-
-    key: str
-    documents: int
-    characters: int
-    sample: tuple
 
 
 @dataclass(frozen=True)
@@ -103,11 +86,11 @@ def read(sources):
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "skipped.jsonl"
         mixed = _mixed(sources, listed, at_once=MOST_ROWS_SHOWN)
-        texts, counts = [], Counts(sources.keys)
+        texts, counts = [], shares.Counts(sources.keys)
         for text, source in _texts(mixed, sources.rows):
             texts.append(text)
             counts.add(text, source)
-        bad = skipped(listed)
+        bad = shares.skipped(listed)
     told = {each.source for each in bad}  # a source of which all was left out is listed there
     empty = [
         data.where(each, "train")
@@ -134,12 +117,12 @@ def sample(sources, held_out=None):
     """Read of the first STREAM_SAMPLE documents of a stream; `texts` are those of them that belong to validation."""
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "skipped.jsonl"
-        counts, kept = Counts(sources.keys), []
+        counts, kept = shares.Counts(sources.keys), []
         for row in itertools.islice(_mixed(sources, listed), STREAM_SAMPLE):
             counts.add(row["text"], row["source"])
             if held_out is not None and draw(row["text"]) < held_out:
                 kept.append(row["text"])
-        return Read(kept, counts.given(), skipped(listed))
+        return Read(kept, counts.given(), shares.skipped(listed))
 
 
 def held_out(documents, share, rows):
@@ -160,53 +143,6 @@ def held_out(documents, share, rows):
 def draw(document):
     """A number from 0 to below 1 that depends on the document's text alone."""
     return int.from_bytes(hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
-
-
-def skipped(listed):
-    """The rows.Bad in a file of skipped rows, each once, though several processes and passes may have met it."""
-    return tuple(dict.fromkeys(rows.Bad(**row) for row in read_lines(listed)))
-
-
-class Counts:
-    """Counts what each of several sources gives."""
-
-    def __init__(self, keys):
-        self.keys = keys
-        self.documents, self.characters, self.samples = [0] * len(keys), [0] * len(keys), [[] for _ in keys]
-        self.room = [COUNTED_CHARACTERS] * len(keys)
-
-    def add(self, text, source):
-        self.documents[source] += 1
-        self.characters[source] += len(text)
-        if self.room[source] > 0:
-            self.samples[source].append(text)
-            self.room[source] -= len(text)
-
-    def given(self):
-        return tuple(map(Given, self.keys, self.documents, self.characters, map(tuple, self.samples)))
-
-
-def shares(given, encode):
-    """{key: {documents, characters, tokens, share}} of each source; `share` is that of all tokens, 0 to 1.
-
-    `encode` gives the token ids of a list of texts. Of more than COUNTED_CHARACTERS the tokens of the first so many
-    stand for the rest, in proportion.
-    """
-    tokens = []
-    for each in given:
-        counted = sum(map(len, each.sample))
-        ids = sum(len(ids) for ids in encode(list(each.sample))) if counted else 0
-        tokens.append(round(ids * each.characters / counted) if counted else 0)
-    total = max(sum(tokens), 1)
-    return {
-        each.key: {
-            "documents": each.documents,
-            "characters": each.characters,
-            "tokens": count,
-            "share": round(count / total, 6),
-        }
-        for each, count in zip(given, tokens, strict=True)
-    }
 
 
 def _mixed(sources, listed, at_once=1, held_out=None):
@@ -300,7 +236,7 @@ def _documents(files, config, number, key, column, blank, held_out, skips, liste
             if not problems and (blank or row.strip()) and (held_out is None or draw(row) >= held_out):
                 yield {"text": row, "source": number}
         elif skips:
-            _list(replace(row, source=key), listed)
+            shares.leave_out(replace(row, source=key), listed)
         else:
             problems.append(str(row))
             if len(problems) >= at_once:
@@ -320,23 +256,6 @@ def _of_toy(split, config, column):
         if column not in row:
             raise DataError(f"toy {config['name']}: no column '{column}'; it has: {', '.join(row)}")
         yield row[column] if isinstance(row[column], str) else rows.Bad(f"toy {config['name']}", number, "is no text")
-
-
-def list_skipped(bad, listed):
-    """Append rows.Bad to the file `listed`, a JSON object a line."""
-    with open(listed, "a", encoding="utf-8") as lines:
-        lines.write("".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in bad))
-
-
-_shown = set()
-
-
-def _list(bad, listed):
-    """Note a row that is left out, and tell the first ones."""
-    list_skipped([bad], listed)
-    if len(_shown) < MOST_ROWS_SHOWN and bad not in _shown and int(os.environ.get("RANK", "0")) == 0:
-        _shown.add(bad)
-        print(f"left out: {bad}", file=sys.stderr)
 
 
 def _texts(mixed, kind):

@@ -27,13 +27,14 @@ class Corpus:
     """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
 
     `given` tells what each source gives, over the whole corpus or over the beginning of a stream; `skipped` are the bad
-    rows that were left out. Both are of the text as it was read.
+    rows that were left out. Both are of the text as it was read. `begun`: how many documents of a stream they cover.
     """
 
     texts: object
     held_out: list | None
     given: tuple = ()
     skipped: tuple = ()
+    begun: int | None = None
 
 
 def read_tasks(recipe, todo, say):
@@ -74,13 +75,14 @@ def read_corpus(recipe, todo, say, listed):
         texts = corpora.stream(sources, listed, share)
         begun = corpora.sample(sources, share)
         held_out, given, skipped = begun.texts, begun.given, begun.skipped
+        counted = sum(each.documents for each in given)
         say(f"streams {sources}")
     else:
         whole = corpora.read(sources)
-        texts, held_out, given, skipped = whole.texts, [], whole.given, whole.skipped
+        texts, held_out, given, skipped, counted = whole.texts, [], whole.given, whole.skipped, None
         say(f"read {len(texts):,} texts of {sources}")
     if stage.validation is None:
-        return Corpus(texts, None, given, skipped)
+        return Corpus(texts, None, given, skipped, counted)
     if share is None:
         beside = corpora.Sources(
             (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
@@ -88,13 +90,13 @@ def read_corpus(recipe, todo, say, listed):
         if beside.streamed:
             raise DataError(f"pretrain.validation: {beside} is a stream. Read it without `streaming`")
         found = corpora.read(beside)
-        return Corpus(texts, found.texts, given, (*skipped, *found.skipped))
+        return Corpus(texts, found.texts, given, (*skipped, *found.skipped), counted)
     if not sources.streamed:
         texts, held_out = corpora.held_out(texts, share, stage.rows)
     if not texts or not held_out:
         seen = f"the first {corpora.STREAM_SAMPLE:,} documents" if sources.streamed else f"{len(whole.texts):,} texts"
         raise DataError(f"pretrain.validation: {seen} are too few to hold {share} of them out")
-    return Corpus(texts, held_out, given, skipped)
+    return Corpus(texts, held_out, given, skipped, counted)
 
 
 def tokenizer_texts(recipe, corpus, material, listed):

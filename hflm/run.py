@@ -10,13 +10,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from hflm import corpus as corpora
 from hflm import endpoint as endpoints
-from hflm import environment, records, results, stages
+from hflm import environment, records, results, shares, stages
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -42,13 +40,13 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     state = _start(recipe)
     with state.main_process_first():  # the others find what the first one cached
         material = materials.read_tasks(recipe, todo, say)
-        corpus = materials.read_corpus(recipe, todo, say, folder / corpora.LISTED)
+        corpus = materials.read_corpus(recipe, todo, say, folder / shares.LISTED)
     if state.is_main_process:
         if fresh and folder.exists():
             stages.set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
-            (folder / corpora.LISTED).unlink(missing_ok=True)  # it belongs to other data
+            (folder / shares.LISTED).unlink(missing_ok=True)  # it belongs to other data
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
         environment.write(folder, environment.describe(recipe, state.num_processes))
     state.wait_for_everyone()
@@ -135,7 +133,7 @@ def make_tokenizer(recipe, folder, corpus, material, state):
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(
-                materials.tokenizer_texts(recipe, corpus, material, folder / corpora.LISTED),
+                materials.tokenizer_texts(recipe, corpus, material, folder / shares.LISTED),
                 training.algorithm,
                 training.vocab_size,
                 training.min_frequency,
@@ -150,6 +148,7 @@ def pretrain(recipe, folder, corpus, key, state):
     """Next-token prediction on the corpus; the result is `pretrain/model/`."""
     from hflm import model as models
     from hflm import pack
+    from hflm.tokenizer import encode
 
     model, tokenizer = _first_model(recipe, folder)
     stage = recipe.pretrain
@@ -165,35 +164,11 @@ def pretrain(recipe, folder, corpus, key, state):
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
     if state.is_main_process:
-        _record(folder, corpus, tokenizer)
+        shares.record(folder, corpus.given, partial(encode, tokenizer), corpus.begun, say)
+        shares.list_skipped(corpus.skipped, folder / shares.LISTED)
     _train("pretrain", models.mend_loss(model), tokenizer, packed, validation, folder, stage.args, key, recipe, state)
     if state.is_main_process:
-        _record_skipped(folder)
-
-
-def _record(folder, corpus, tokenizer):
-    """Note in environment.json what each source gives, in documents, characters and tokens."""
-    from hflm.tokenizer import encode
-
-    given = corpora.shares(corpus.given, partial(encode, tokenizer))
-    begun = {} if isinstance(corpus.texts, list) else {"counted_over": f"its first {corpora.STREAM_SAMPLE:,} documents"}
-    environment.note(folder, data={key: {**counts, **begun} for key, counts in given.items()})
-    if len(given) > 1:
-        listed = ", ".join(f"{key} {counts['share']:.1%}" for key, counts in given.items())
-        say(f"pretrain: of {sum(counts['tokens'] for counts in given.values()):,} tokens {listed}")
-    if corpus.skipped:
-        corpora.list_skipped(corpus.skipped, folder / corpora.LISTED)
-
-
-def _record_skipped(folder):
-    """Note in environment.json how many rows of each source were left out, and where they are listed."""
-    bad = corpora.skipped(folder / corpora.LISTED)
-    if bad:
-        counts = {
-            key: {"skipped_rows": n, "listed": corpora.LISTED} for key, n in Counter(b.source for b in bad).items()
-        }
-        environment.note(folder, data=counts)
-        say(f"pretrain: {len(bad):,} rows were left out; {folder / corpora.LISTED} lists them")
+        shares.record_skipped(folder, say)
 
 
 def finetune(recipe, folder, material, key, state):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from sources import COMPRESS, KINDS, TEXTS, columns, content, source
 
-from hflm import corpus, data, material, recipe, rows
+from hflm import corpus, data, material, recipe, rows, shares
 from hflm.errors import DataError
 
 PLACES = {  # where the file lies, what the recipe says
@@ -180,7 +180,7 @@ def test_a_bad_row_is_an_error_or_a_listed_skip(tmp_path, name, written, message
     sources = corpus.Sources(asked, on_bad_row="skip")
     if streaming:
         found = list(corpus.stream(sources, tmp_path / "listed"))
-        skipped = corpus.skipped(tmp_path / "listed")
+        skipped = shares.skipped(tmp_path / "listed")
     else:
         read = corpus.read(sources)
         found, skipped = read.texts, read.skipped
@@ -207,7 +207,7 @@ def test_a_file_that_disappears_while_it_is_streamed(tmp_path):
     with pytest.raises(DataError, match="b.txt is not there"):
         list(strict)
     assert len(list(kind)) == 9
-    assert [str(bad) for bad in corpus.skipped(tmp_path / "listed")] == [f"{tmp_path}/b.txt is not there (any more)"]
+    assert [str(bad) for bad in shares.skipped(tmp_path / "listed")] == [f"{tmp_path}/b.txt is not there (any more)"]
 
 
 def test_an_unknown_column_lists_the_columns(tmp_path):
@@ -268,7 +268,7 @@ def test_mixing_follows_the_weights_and_the_seed(three, tmp_path):
 
 def test_what_each_source_gave_is_counted(three):
     read = corpus.read(three())
-    counts = corpus.shares(read.given, lambda texts: [[1] * len(text) for text in texts])
+    counts = shares.shares(read.given, lambda texts: [[1] * len(text) for text in texts])
     assert list(counts) == ["pretrain.data.0", "pretrain.data.1", "pretrain.data.2"]
     for key, letter in zip(counts, "abc", strict=True):
         given = [text for text in read.texts if text[0] == letter]
@@ -278,13 +278,13 @@ def test_what_each_source_gave_is_counted(three):
 
 
 def test_more_text_than_is_counted_stands_in_proportion(monkeypatch):
-    monkeypatch.setattr(corpus, "COUNTED_CHARACTERS", 100)
-    counts = corpus.Counts(["x"])
+    monkeypatch.setattr(shares, "COUNTED_CHARACTERS", 100)
+    counts = shares.Counts(["x"])
     for text in ["abcde"] * 1000:
         counts.add(text, 0)
     [given] = counts.given()
     assert sum(map(len, given.sample)) == 100
-    found = corpus.shares([given], lambda texts: [text[:2] for text in texts])
+    found = shares.shares([given], lambda texts: [text[:2] for text in texts])
     assert found["x"] == {"documents": 1000, "characters": 5000, "tokens": 2000, "share": 1.0}
 
 
@@ -356,7 +356,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     assert set(trained_on) | set(found.held_out) <= set(written)
     assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents
     assert not set(trained_on) & set(found.held_out)
-    assert len(corpus.skipped(listed)) == 6 and any(bad.rest for bad in corpus.skipped(listed))
+    assert len(shares.skipped(listed)) == 6 and any(bad.rest for bad in shares.skipped(listed))
 
 
 def test_an_error_in_a_worker_process_is_told_without_its_traceback(tmp_path):
