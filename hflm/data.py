@@ -26,11 +26,11 @@ BUILDERS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+KINDS = tuple(dict.fromkeys(BUILDERS.values()))
 READ_WHOLE = ("parquet", "arrow")  # kinds that datasets cannot read through a decompressor
 ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 MOST_ROWS_SHOWN = 10
 # Arguments of load_dataset that say how to read, not what.
-KINDS = tuple(dict.fromkeys(BUILDERS.values()))
 READING = ("split", "streaming", "num_proc", "keep_in_memory", "verification_mode", "save_infos")
 
 
@@ -246,7 +246,7 @@ def _check(file, options):
             raise DataError(f"{file}: a task's {_builder(file)} file is compressed inside. Decompress it")
         if not file.stat().st_size:
             raise DataError(f"{file} is empty")
-    elif not options.get("streaming"):
+    else:
         rows.check(file, "utf-8" if options.get("encoding") in (None, "utf-8") else None)
 
 
@@ -277,15 +277,17 @@ def _explained(error, data, split, files):
     import datasets
 
     files = files or [file for file in _all_files(data) if _builder(file)]
+    for file in files:
+        try:
+            _check(file, data.options)
+        except DataError as found:
+            return found
     bad = [str(line) for file in files if ".jsonl" in file.suffixes for line in rows.bad_lines(file)]
     if bad:
         shown = "\n".join(bad[:MOST_ROWS_SHOWN])
         more = f"\n... and {len(bad) - MOST_ROWS_SHOWN} more" if len(bad) > MOST_ROWS_SHOWN else ""
         return DataError(f"{data.path}: rows that cannot be read:\n{shown}{more}")
     cause = " ".join(str(error.__cause__ or error).split())
-    for file in files:
-        if not file.stat().st_size:
-            return DataError(f"{file} is empty")
     place = Path(data.path).expanduser()
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(

@@ -1,16 +1,13 @@
 """Rows from files and folders as the recipe says; what is wrong with them by file and line."""
 
+import gzip
 import json
 
 import pytest
+from sources import source, zstd
 
 from hflm import data
 from hflm.errors import DataError
-from hflm.recipe_tasks import Data
-
-
-def source(path, **options):
-    return Data.model_validate({"path": str(path), **options})
 
 
 def write(path, rows):
@@ -70,6 +67,12 @@ BROKEN = [
     ({"train.jsonl": '{"text": "a"}\n', "train.csv": "text\nb\n"}, "files of several kinds: train.csv, train.jsonl"),
     ({"notes.md": "no data\n"}, "no split 'train'.*notes.md"),
     ({}, "no split 'train'.*holds nothing"),
+    (
+        {"train.jsonl.zst": zstd(b'{"text": "a"}\n' * 99)[:-3]},
+        r"train.jsonl.zst:1 cannot be read on from here: Truncated",
+    ),
+    ({"part.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:-3]}, r"part.jsonl.gz:\d+ cannot be read on from here"),
+    ({"train.parquet": b""}, "train.parquet is empty"),
 ]
 
 
