@@ -107,21 +107,14 @@ def clean(texts, section, held_out=()):
     return kept, report
 
 
-def stream(dataset, column, section):
-    """An IterableDataset that is cleaned row by row as it is read; its position can be saved and restored as before.
+def stream(dataset, section):
+    """An IterableDataset of {"text": ...} that is cleaned row by row as it is read.
 
-    Nothing is counted: a stream has no end to report on. What is no text is let through, and told where it is read.
+    Its position can be saved and restored as before. Nothing is counted: a stream has no end to report on.
     """
-
-    def normal(row):
-        text = row[column]
-        return {column: normalized([text], section)[0]} if isinstance(text, str) else {}
-
-    def stays(row):
-        text = row[column]
-        return not isinstance(text, str) or failures([text], section)[0] is None
-
-    return (dataset if section.normalize is None else dataset.map(normal)).filter(stays)
+    if section.normalize is not None:
+        dataset = dataset.map(lambda row: {"text": normalized([row["text"]], section)[0]})
+    return dataset.filter(lambda row: failures([row["text"]], section)[0] is None)
 
 
 def normalized(texts, section):

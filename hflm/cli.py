@@ -46,6 +46,9 @@ def run(
     sets: Sets = None,
     output: Output = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has finished.")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Only with the data and models that environment.json recorded.")
+    ] = False,
 ):
     """Run a recipe; continue an unfinished run.
 
@@ -55,7 +58,7 @@ def run(
     from hflm import run as run_room
 
     loaded = recipes_room.load(recipe, sets or ())
-    run_room.run(loaded, output, fresh)
+    run_room.run(loaded, output, fresh, locked=locked)
 
 
 @app.command()
@@ -78,6 +81,18 @@ def validate(
             problems += error.problems
     if problems:
         raise RecipeError(dict.fromkeys(problems))
+
+
+@app.command()
+def fetch(recipe: RecipeArgument, sets: Sets = None):
+    """Bring all that a recipe needs, for a machine without a network.
+
+    Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
+    """
+    from hflm import fetch as fetch_room
+    from hflm import recipe as recipes_room
+
+    fetch_room.fetch(recipes_room.load(recipe, sets or ()), print)
 
 
 @app.command()
@@ -368,7 +383,7 @@ def main():
     try:
         app()
     except UserError as error:
-        _exit(2, str(error))
+        _exit(2, _told(error))
     except HubError as error:
         _exit(1, str(error))
     except Stopped as error:
@@ -378,6 +393,13 @@ def main():
             raise
         place = f" ({error.filename})" if getattr(error, "filename", None) else ""
         _exit(2, f"no space left on the disk{place}. Free some and run the same command again: it continues.")
+
+
+def _told(error):
+    """The message of an error. A DataLoader's worker hands it on inside its own traceback, which says nothing more."""
+    text = str(error)
+    raised = f"\n{type(error).__module__}.{type(error).__qualname__}: "
+    return text.split(raised)[-1].rstrip() if text.startswith("Caught ") else text
 
 
 def _exit(code, message):

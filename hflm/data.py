@@ -1,19 +1,20 @@
 """Load what a recipe's `data:` names, as `datasets.load_dataset` would, with its rough edges mended.
 
 Mended here: a local folder's split is read from the files of that split alone (`train.jsonl`, not also
-`train_references.jsonl`); a malformed, empty or inconsistent file is reported by file and line instead of an Arrow
-trace; an unknown split or column lists the ones that are there.
+`train_references.jsonl`); a path may be a glob; a malformed, damaged, empty or inconsistent file is reported by file
+and line instead of an Arrow trace; an unknown split or column lists the ones that are there; what lies in the Hugging
+Face cache is found without a network.
 """
 
-import codecs
+import functools
+import glob
 import hashlib
 import json
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
-from hflm import toy
+from hflm import rows, snapshot, toy
 from hflm.errors import DataError
 
 BUILDERS = {
@@ -25,9 +26,12 @@ BUILDERS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
+KINDS = tuple(dict.fromkeys(BUILDERS.values()))
+READ_WHOLE = ("parquet", "arrow")  # kinds that datasets cannot read through a decompressor
 ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 MOST_ROWS_SHOWN = 10
+# Arguments of load_dataset that say how to read, not what.
+READING = ("split", "streaming", "num_proc", "keep_in_memory", "verification_mode", "save_infos")
 
 
 def load(data, split="train"):
@@ -38,17 +42,44 @@ def load(data, split="train"):
     """
     import datasets
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs a traceback of what we tell in one line
+    _quiet()
     split = data.options.get("split", split)
     if data.path == "toy":
         return _toy(data, split)
     options = {key: value for key, value in data.options.items() if key != "split"}
-    path, options, files = _local(data.path, options, split)
+    path, options, files = _located(data.path, options, split)
+    for file in files:
+        _check(file, options)
     try:
         return datasets.load_dataset(path, split=split, **options)
     except (Exception, StopIteration) as error:
         raise _explained(error, data, split, files) from error
+
+
+def files(data, split="train"):
+    """(BuilderConfig, [path or URL]): how datasets would read a split, and from where; for hflm.rows.
+
+    A data set of the Hub is brought into the cache first, except with `streaming: true` where a network is there.
+    Raises DataError as `load` does.
+    """
+    import datasets
+
+    _quiet()
+    split = split_name(data.options.get("split", split))
+    options = {key: value for key, value in data.options.items() if key not in READING}
+    if of_hub(data) and not data.options.get("streaming") and snapshot.reachable(data.path, options.get("revision")):
+        folder, _ = snapshot.fetch(data.path, options)
+        path, options, found = str(folder), {**options, "revision": None}, []
+    else:
+        path, options, found = _located(data.path, options, split)
+    try:
+        config = datasets.load_dataset_builder(path, **options).config
+    except (Exception, StopIteration) as error:
+        raise _explained(error, data, split, found) from error
+    splits = config.data_files or {}
+    if split not in splits:
+        raise DataError(f"{data.path}: no split '{split}'; it has: {', '.join(map(str, splits)) or 'no files'}")
+    return config, [str(file) for file in splits[split]]
 
 
 def where(data, split):
@@ -79,96 +110,16 @@ def files_fingerprint(files, beside=()):
     """'sha256:...' of the files' names and bytes, wherever they lie, and of `beside`, a JSON value."""
     digest = hashlib.sha256(json.dumps(beside, sort_keys=True).encode())
     for file in files:
-        with open(file, "rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
+        there = file.stat()
+        digest.update(f"{file.name} {_sum(file.resolve(), there.st_size, there.st_mtime_ns)}".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def texts(dataset, column, rows, where):
-    """Yield the documents of a text data set, as strings.
-
-    `rows: documents` gives each non-empty row; `rows: lines` gives the rows as one running text, in pieces of about
-    64 kB that end at line ends, so that `"".join(...)` is the text with every row closed by one newline.
-    Raises DataError for a column that is not there or a row that is no text.
-    """
-    if dataset.column_names is not None and column not in dataset.column_names:
-        raise DataError(f"{where}: no column '{column}'; it has: {', '.join(dataset.column_names)}")
-    piece, size = [], 0
-    for number, row in enumerate(dataset, 1):
-        text = row.get(column)
-        if not isinstance(text, str):
-            raise DataError(f"{where}, row {number}: column '{column}' holds {text!r}, not text")
-        if rows == "documents":
-            if text.strip():
-                yield text
-            continue
-        piece.append(text.removesuffix("\n") + "\n")
-        size += len(text)
-        if size > 1 << 16:
-            yield "".join(piece)
-            piece, size = [], 0
-    if piece:
-        yield "".join(piece)
-
-
-def corpus(sources, column, rows, seed):
-    """Documents of all `sources` (a tuple of Data), mixed by their weights: a list of strings, or a stream of them.
-
-    Without weights the sources follow each other; with weights each next document comes from a source drawn in
-    proportion, until every source has been read once (`datasets.interleave_datasets`, `all_exhausted`).
-    """
-    import datasets
-
-    loaded = [load(data) for data in sources]
-    named = ", ".join(where(data, "train") for data in sources)
-    for data, dataset in zip(sources, loaded, strict=True):
-        if dataset.column_names is not None and column not in dataset.column_names:
-            columns = ", ".join(dataset.column_names)
-            raise DataError(f"{where(data, 'train')}: no column '{column}'; it has: {columns}")
-    if len(loaded) > 1:
-        loaded = [dataset.select_columns([column]) for dataset in loaded]
-    if sources[0].weight is None:
-        mixed = datasets.concatenate_datasets(loaded)
-    else:
-        total = sum(data.weight for data in sources)
-        shares = [data.weight / total for data in sources]
-        mixed = datasets.interleave_datasets(loaded, shares, seed=seed, stopping_strategy="all_exhausted")
-    if isinstance(mixed, datasets.IterableDataset):
-        if rows == "lines":
-            raise DataError(f"{named}: a stream is read by documents. Remove `rows: lines` or `streaming`")
-        return Stream(mixed, column, named), named
-    documents = list(texts(mixed, column, rows, named))
-    if not documents:
-        raise DataError(f"{named}: no text in column '{column}'")
-    return documents, named
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The documents of a streamed data set, read anew each time it is iterated."""
-
-    dataset: object
-    column: str
-    where: str
-
-    def __iter__(self):
-        return texts(self.dataset, self.column, "documents", self.where)
-
-
-def held_out(documents, share, rows):
-    """Split documents into (train, validation).
-
-    By the hash of each document, so that adding data never moves one from validation to train; a running text
-    (`rows: lines`) is cut once, near its end.
-    """
-    if rows == "lines":
-        cut = max(1, round(len(documents) * share))
-        return documents[:-cut], documents[-cut:]
-    train, validation = [], []
-    for document in documents:
-        draw = int.from_bytes(hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
-        (validation if draw < share else train).append(document)
-    return train, validation
+@functools.cache
+def _sum(file, size, mtime_ns):
+    """The sha256 of a file; a run asks for the same files several times, and each is read once."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def split_name(split):
@@ -176,20 +127,28 @@ def split_name(split):
     return re.match(r"[^\[+]*", split).group()
 
 
+def _quiet():
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs a traceback of what we tell in one line
+
+
 def _toy(data, split):
     import datasets
 
-    options = {key: value for key, value in data.options.items() if key not in ("name", "split")}
-    rows = toy.rows(data.options.get("name", "stories"), split_name(split), **options)
+    options = {key: value for key, value in data.options.items() if key not in ("name", "split", "streaming")}
+    found = toy.rows(data.options.get("name", "stories"), split_name(split), **options)
     piece = re.fullmatch(r"\w+\[(\d*):(\d*)\]", split)
     if piece:
-        rows = rows[slice(*(int(end) if end else None for end in piece.groups()))]
-    return datasets.Dataset.from_list(rows)
+        found = found[slice(*(int(end) if end else None for end in piece.groups()))]
+    dataset = datasets.Dataset.from_list(found)
+    return dataset.to_iterable_dataset() if data.options.get("streaming") else dataset
 
 
 def _builder(file):
     """'a/train.jsonl.gz' -> 'json'; None for a file of no known kind."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
+    suffixes = [suffix for suffix in file.suffixes if suffix not in rows.COMPRESSED]
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
@@ -204,50 +163,91 @@ def _split_files(folder, name):
 
 
 def _local(path, options, split):
-    """(path, options, files) for load_dataset: a local folder or file becomes a builder and its files."""
+    """(path, options, files) for load_dataset: a local folder, file or glob becomes a builder and its files."""
     place = Path(path).expanduser()
-    if "data_files" in options or "data_dir" in options or not place.exists():
-        if not place.exists() and path not in ("json", "csv", "text", "parquet", "arrow") and not _looks_like_hub(path):
+    if "data_files" in options or "data_dir" in options:
+        if not place.exists() and path not in KINDS and not snapshot.is_hub_id(path):
+            raise DataError(f"data.path: no file or folder '{path}'")
+        return path, options, []
+    matched = [] if place.exists() else _glob(path)
+    if not place.exists() and not matched:
+        if glob.has_magic(path):
+            raise DataError(f"data.path: no file matches '{path}'")
+        if path not in KINDS and not snapshot.is_hub_id(path):
             raise DataError(f"data.path: no file or folder '{path}'")
         return path, options, []
     name = options.get("name")
     if place.is_dir() and name is not None:
-        options = {key: value for key, value in options.items() if key not in ("name", "split")}
         if (place / name).is_dir():
-            place = place / name
-        else:
+            place, options = place / name, {key: value for key, value in options.items() if key != "name"}
+        elif not (place / "README.md").is_file() or "config_name" not in (place / "README.md").read_text("utf-8"):
+            options = {key: value for key, value in options.items() if key != "name"}
             warnings.warn(
                 f"data.name: {name} is ignored, {path} is a local folder without that sub-folder", stacklevel=3
             )
-    if place.is_file():
+    if matched or place.is_file():
+        named = f"'{path}'" if matched else path
         if split_name(split) != "train":
             raise DataError(
-                f"{path} is one file, so it has only the split 'train', not '{split}'. Name a folder with one file a "
-                "split, or data_files: {train: ..., test: ...} with path: json (or csv, text, parquet)"
+                f"{named} is {'a pattern' if matched else 'one file'}, so it has only the split 'train', not '{split}'. "
+                "Name a folder with one file a split, or data_files: {train: ..., test: ...} with path: json (or csv, "
+                "text, parquet, arrow)"
             )
-        if _builder(place) is None:
-            raise DataError(f"{path}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
-        files = [place]
+        files = matched or [place]
+        unknown = [file for file in files if _builder(file) is None]
+        if unknown:
+            raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
     else:
         files = _split_files(place, split_name(split))
         if not files:
             return str(place), options, []
-    for file in files:
-        if not file.stat().st_size:
-            raise DataError(f"{file} is empty")
-        if not options.get("streaming") and file.suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
-            _check_utf8(file, options.get("encoding"))
     if len({_builder(file) for file in files}) > 1:
-        listed = ", ".join(file.name for file in files)
-        raise DataError(f"{place}: the split '{split_name(split)}' has files of several kinds: {listed}")
+        listed = ", ".join(file.name for file in files[:10])
+        raise DataError(f"{path}: the split '{split_name(split)}' has files of several kinds: {listed}")
     builder = _builder(files[0])
     if ".tsv" in files[0].suffixes:
         options = {"sep": "\t", **options}
     return builder, {**options, "data_files": {split_name(split): [str(file) for file in files]}}, files
 
 
-def _looks_like_hub(path):
-    return re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is not None
+def check_local(data):
+    """Raises DataError where the files of data on this machine are not there, or lie behind an address of the web."""
+    named = json.dumps([data.path, data.options.get("data_files"), data.options.get("data_dir")])
+    if "://" in named:
+        raise DataError("an address of the web cannot be fetched ahead. Download it and name the file")
+    if not _all_files(data):
+        raise DataError(f"no file or folder '{data.options.get('data_files') or data.path}' with data in it")
+
+
+def of_hub(data):
+    """Whether the data lie on the Hub, under the name `data.path`."""
+    return data.path not in ("toy", *KINDS) and snapshot.is_hub_id(data.path)
+
+
+def _located(path, options, split):
+    """(path, options, local files) for load_dataset.
+
+    A data set of the Hub is named with its commit; without a network it is its folder in the cache, as `hflm fetch` or
+    an earlier run left it.
+    """
+    if path in KINDS or not snapshot.is_hub_id(path):
+        return _local(path, options, split)
+    revision = options.get("revision")
+    if snapshot.reachable(path, revision):
+        return path, {**options, "revision": snapshot.commit(path, revision)}, []
+    folder = snapshot.cached(path, revision)
+    return (str(folder), {**options, "revision": None}, []) if folder else (path, options, [])
+
+
+def _check(file, options):
+    """What datasets would find late, without saying where, or not at all. Raises DataError."""
+    if _builder(file) in READ_WHOLE:
+        if file.suffix in rows.COMPRESSED:
+            raise DataError(f"{file}: a task's {_builder(file)} file is compressed inside. Decompress it")
+        if not file.stat().st_size:
+            raise DataError(f"{file} is empty")
+    else:
+        rows.check(file, "utf-8" if options.get("encoding") in (None, "utf-8") else None)
 
 
 def _all_files(data):
@@ -257,18 +257,19 @@ def _all_files(data):
         return [place]
     if place.is_dir():
         return sorted(file for file in place.rglob("*") if file.is_file() and _builder(file))
+    if matched := _glob(data.path):
+        return matched
     named = data.options.get("data_files", [])
     flat = named.values() if isinstance(named, dict) else [named]
     patterns = [pattern for entry in flat for pattern in ([entry] if isinstance(entry, str) else entry)]
-    return sorted(file for pattern in patterns for file in _glob(pattern))
+    folder = Path(data.options.get("data_dir") or "")
+    return sorted(file for pattern in patterns for file in _glob(str(folder / pattern)))
 
 
 def _glob(pattern):
-    import glob
-
-    return [
-        Path(found) for found in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(found).is_file()
-    ]
+    """The files that a pattern matches, sorted; a path without any wildcard matches itself."""
+    found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)
+    return sorted(Path(file) for file in found if Path(file).is_file())
 
 
 def _explained(error, data, split, files):
@@ -276,56 +277,25 @@ def _explained(error, data, split, files):
     import datasets
 
     files = files or [file for file in _all_files(data) if _builder(file)]
-    rows = [line for file in files if _builder(file) == "json" for line in _bad_json_lines(file)]
-    if rows:
-        shown = "\n".join(rows[:MOST_ROWS_SHOWN])
-        more = f"\n... and {len(rows) - MOST_ROWS_SHOWN} more" if len(rows) > MOST_ROWS_SHOWN else ""
+    for file in files:
+        try:
+            _check(file, data.options)
+        except DataError as found:
+            return found
+    bad = [str(line) for file in files if ".jsonl" in file.suffixes for line in rows.bad_lines(file)]
+    if bad:
+        shown = "\n".join(bad[:MOST_ROWS_SHOWN])
+        more = f"\n... and {len(bad) - MOST_ROWS_SHOWN} more" if len(bad) > MOST_ROWS_SHOWN else ""
         return DataError(f"{data.path}: rows that cannot be read:\n{shown}{more}")
     cause = " ".join(str(error.__cause__ or error).split())
-    for file in files:
-        if not file.stat().st_size:
-            return DataError(f"{file} is empty")
     place = Path(data.path).expanduser()
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(
             f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "
-            f"(no network, or a wrong name). A local copy is used with --set ...data.path=FOLDER"
+            "(no network, or a wrong name). `hflm fetch RECIPE` brings it where there is a network; a local copy is "
+            "used with --set ...data.path=FOLDER"
         )
     if place.is_dir():
         listed = ", ".join(sorted(file.name for file in place.iterdir())[:20]) or "nothing"
         return DataError(f"{data.path}: no split '{split}'; the folder holds {listed}. ({cause[:300]})")
     return DataError(f"{where(data, split)}: {cause[:500]}")
-
-
-def _bad_json_lines(file):
-    """'file:17 ...' for every line that is no JSON object."""
-    if file.suffix != ".jsonl":
-        return []
-    bad = []
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                bad.append(f"{file}:{number} is not JSON: {error.msg} at column {error.colno}")
-                continue
-            if not isinstance(row, dict):
-                bad.append(f"{file}:{number} is {type(row).__name__}, not a JSON object with columns")
-    return bad
-
-
-def _check_utf8(file, encoding):
-    """datasets finds bytes that are no text only when it comes to the row, and then without saying where."""
-    if encoding not in (None, "utf-8"):
-        return
-    decoder, lines = codecs.getincrementaldecoder("utf-8")(), 1
-    with open(file, "rb") as opened:
-        while chunk := opened.read(1 << 22):
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                lines += error.object.count(b"\n", 0, error.start)
-                raise DataError(f"{file}:{lines} is not valid UTF-8. Save the file as UTF-8") from None
-            lines += chunk.count(b"\n")

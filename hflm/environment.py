@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from hflm import data, stages
+from hflm import data, snapshot, stages
+from hflm.errors import UserError
 from hflm.public import hub_id
 from hflm.records import read_json
 from hflm.results import write_text
@@ -31,14 +32,45 @@ def describe(recipe, processes):
         "hardware": _hardware(),
         "processes": processes,
         "seed": recipe.seed,
-        "data": {key: _data(source) for key, source in sources(recipe)},
-        "model": {
-            "preset": recipe.model.preset,
-            "from": recipe.model.from_,
-            "fingerprint": stages.model_fingerprint(recipe.model.from_),
-        },
+        **inputs(recipe),
         "stages": {},
     }
+
+
+def inputs(recipe):
+    """{"data": {key: {path, fingerprint, commit?}}, "model": {...}, "tokenizer": {...}}: all that a recipe reads.
+
+    `fingerprint` is of the content where that lies on this machine; `commit` is the Hub's, at this moment.
+    """
+    tokenizer = recipe.tokenizer
+    return {
+        "data": {key: _data(source) for key, source in sources(recipe)},
+        "model": {"preset": recipe.model.preset, **_model(recipe.model.from_, recipe.model.revision)},
+        "tokenizer": _model(tokenizer.from_, tokenizer.revision) if tokenizer else {},
+    }
+
+
+def locked(run, recipe):
+    """Raises UserError when anything that the recipe reads differs from what `run`/environment.json recorded."""
+    path = Path(run) / "environment.json"
+    recorded, now = read_json(path), inputs(recipe)
+    if not recorded:
+        raise UserError(f"--locked compares with {path}, which is not there. Run once without it, or put it there")
+    pairs = [
+        (key, recorded.get("data", {}).get(key), now["data"].get(key))
+        for key in dict.fromkeys([*now["data"], *recorded.get("data", {})])
+    ]
+    pairs += [(part, recorded.get(part, {}), now[part]) for part in ("model", "tokenizer")]
+    problems = []
+    for key, before, after in pairs:
+        if before is None or after is None:
+            problems.append(f"{key}: {'is new in the recipe' if before is None else 'is no longer in the recipe'}")
+            continue
+        for what in ("fingerprint", "commit"):
+            if before.get(what) != after.get(what):
+                problems.append(f"{key}: {what} {before.get(what) or 'none'} then, {after.get(what) or 'none'} now")
+    if problems:
+        raise UserError("\n".join([f"not what {path} recorded:", *problems, "Nothing was run."]))
 
 
 def write(run, described):
@@ -46,6 +78,10 @@ def write(run, described):
     path = Path(run) / "environment.json"
     earlier = read_json(path)
     merged = {**described, "stages": {**earlier.get("stages", {}), **described["stages"]}}
+    for key, now in described["data"].items():
+        before = earlier.get("data", {}).get(key, {})
+        if all(before.get(what) == now.get(what) for what in ("fingerprint", "commit")):
+            merged["data"] = {**merged["data"], key: {**before, **now}}  # what was counted in it still holds
     if "parameters" in earlier.get("model", {}):
         merged["model"] = {**merged["model"], "parameters": earlier["model"]["parameters"]}
     write_text(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")
@@ -64,19 +100,34 @@ def note(run, *, parameters=None, data=None, **stage):
 
 
 def sources(recipe):
-    """Yield (key in environment.json's data, Data) of each data set that a recipe names."""
+    """Yield (where the recipe says it, Data) of all data that a recipe names."""
+    if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
+        for number, source in enumerate(recipe.tokenizer.train.data or ()):
+            yield f"tokenizer.train.data.{number}", source
     if recipe.pretrain is not None:
         for number, source in enumerate(recipe.pretrain.data):
             yield f"pretrain.data.{number}", source
+        if recipe.pretrain.validation is not None and not isinstance(recipe.pretrain.validation, float):
+            yield "pretrain.validation", recipe.pretrain.validation
     for name, task in recipe.tasks.items():
         yield f"tasks.{name}.data", task.data
 
 
 def _data(source):
     described = {"path": source.path, "fingerprint": data.fingerprint(source)}
+    described |= {key: source.options[key] for key in ("name", "revision") if key in source.options}
     if license := _license(source):
         described["license"] = license
-    return {**described, **{key: source.options[key] for key in ("name", "revision") if key in source.options}}
+    if data.of_hub(source):
+        described["commit"] = snapshot.commit(source.path, source.options.get("revision"))
+    return described
+
+
+def _model(path, revision):
+    described = {"from": path, "fingerprint": stages.model_fingerprint(path)}
+    if path is not None and snapshot.is_hub_id(path):
+        described["commit"] = snapshot.commit(path, revision, "model")
+    return described
 
 
 def _license(source):

@@ -5,7 +5,8 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from hflm import data, tasks
+from hflm import clean, data, tasks
+from hflm import corpus as corpora
 from hflm.errors import DataError
 
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
@@ -24,14 +25,19 @@ class Material:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a data.Stream, `held_out` a list or None.
+    """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
 
-    `cleaning` is a clean.Cleaning where a list was cleaned.
+    `cleaning` is a clean.Cleaning where a list was cleaned. `given` tells what each source gives, over the whole corpus
+    or over the beginning of a stream; `skipped` are the bad rows that were left out. Both are of the text as it was
+    read. `begun`: how many documents of a stream they cover.
     """
 
     texts: object
     held_out: list | None
-    cleaning: object = None
+    cleaning: object
+    given: tuple
+    skipped: tuple
+    begun: int | None
 
 
 def read_tasks(recipe, todo, say):
@@ -58,52 +64,71 @@ def read_tasks(recipe, todo, say):
     return found
 
 
-def read_corpus(recipe, todo, say):
-    """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do."""
+def read_corpus(recipe, todo, say, listed):
+    """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do.
+
+    With `on_bad_row: skip` a stream appends each row that it leaves out to the file `listed`.
+    """
     stage = recipe.pretrain
     if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
         return None
-    texts, where = data.corpus(stage.data, stage.text, stage.rows, recipe.seed)
-    say(f"read {len(texts):,} texts of {where}" if isinstance(texts, list) else f"streams {where}")
-    if stage.validation is None:
-        texts, _, cleaning = _cleaned(stage, texts)
-        return Corpus(texts, None, cleaning=cleaning)
-    if not isinstance(stage.validation, float):
-        held_out, where = data.corpus((stage.validation,), stage.text, stage.rows, recipe.seed)
-        if not isinstance(held_out, list):
-            raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
-        texts, held_out, cleaning = _cleaned(stage, texts, held_out)
-        return Corpus(texts, held_out, cleaning=cleaning)
-    if not isinstance(texts, list):
-        raise DataError("pretrain.validation: a share cannot be held out of a stream. Name a data set there")
-    texts, _, cleaning = _cleaned(stage, texts)
-    learnt, held_out = data.held_out(texts, stage.validation, stage.rows)
-    if not learnt or not held_out:
-        raise DataError(f"pretrain.validation: {len(texts):,} texts are too few to hold {stage.validation} of them out")
-    return Corpus(learnt, held_out, cleaning=cleaning)
+    sources = corpora.Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    share = stage.validation if isinstance(stage.validation, float) else None
+    if sources.streamed:
+        texts = corpora.stream(sources, listed, share)
+        begun = corpora.sample(sources, share)
+        held_out, given, skipped = begun.texts, begun.given, begun.skipped
+        counted = sum(each.documents for each in given)
+        say(f"streams {sources}")
+    else:
+        whole = corpora.read(sources)
+        texts, held_out, given, skipped, counted = whole.texts, [], whole.given, whole.skipped, None
+        say(f"read {len(texts):,} texts of {sources}")
+    cleaning = None
+    if share is not None and not sources.streamed:
+        texts, cleaning = _cleaned(stage, texts)
+        texts, held_out = corpora.held_out(texts, share, stage.rows)
+    elif share is not None:
+        held_out, _ = _cleaned(stage, held_out)
+        texts, _ = _cleaned(stage, texts)
+    elif stage.validation is not None:
+        beside = corpora.Sources(
+            (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
+        )
+        if beside.streamed:
+            raise DataError(f"pretrain.validation: {beside} is a stream. Read it without `streaming`")
+        found = corpora.read(beside)
+        skipped = (*skipped, *found.skipped)
+        held_out = clean.normalized(found.texts, stage.clean) if stage.clean else found.texts
+        texts, cleaning = _cleaned(stage, texts, held_out)
+    else:
+        held_out = None
+        texts, cleaning = _cleaned(stage, texts)
+    if share is not None and (not texts or not held_out):
+        seen = f"the first {corpora.STREAM_SAMPLE:,} documents" if sources.streamed else f"{len(whole.texts):,} texts"
+        raise DataError(f"pretrain.validation: {seen} are too few to hold {share} of them out")
+    return Corpus(texts, held_out, cleaning, given, skipped, counted)
 
 
-def _cleaned(stage, texts, held_out=None):
-    """(texts, held_out, report) as `pretrain.clean` says; a share that is held out is taken of what is clean."""
+def _cleaned(stage, texts, held_out=()):
+    """(texts, report) as `pretrain.clean` says; a stream has no report."""
     if stage.clean is None:
-        return texts, held_out, None
-    from hflm import clean
-
-    held_out = held_out and clean.normalized(held_out, stage.clean)
-    if not isinstance(texts, list):
-        cleaned = clean.stream(texts.dataset, texts.column, stage.clean)
-        return dataclasses.replace(texts, dataset=cleaned), held_out, None
-    texts, report = clean.clean(texts, stage.clean, held_out or ())
-    return texts, held_out, report
+        return texts, None
+    if isinstance(texts, list):
+        return clean.clean(texts, stage.clean, held_out)
+    return dataclasses.replace(texts, dataset=clean.stream(texts.dataset, stage.clean)), None
 
 
-def tokenizer_texts(recipe, corpus, material):
+def tokenizer_texts(recipe, corpus, material, listed):
     """Yield the text that a tokenizer is trained on: its own data, or the corpus and the tasks' training examples."""
     own = recipe.tokenizer.train.data
     if own is not None:
-        column = recipe.pretrain.text if recipe.pretrain else "text"
-        texts, _ = data.corpus(own, column, "documents", recipe.seed)
-        yield from itertools.islice(texts, None if isinstance(texts, list) else STREAMED_TEXTS)
+        stage = recipe.pretrain
+        sources = corpora.Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
+        if sources.streamed:
+            yield from itertools.islice(corpora.stream(sources, listed), STREAMED_TEXTS)
+        else:
+            yield from corpora.read(sources).texts
         return
     if corpus is not None:
         # A stream may have no end: its beginning stands for it.

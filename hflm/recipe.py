@@ -128,6 +128,7 @@ class PretrainRecipe(Section):
     data: Mixture
     text: str = "text"
     rows: Rows = "documents"
+    on_bad_row: Literal["error", "skip"] = "error"
     validation: (
         Annotated[
             Annotated[float, Field(gt=0, le=0.5), Tag("fraction")] | Annotated[Data, Tag("data")],

@@ -25,7 +25,7 @@ Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 
 
 class Data(Section):
-    """A data set: `path` and load_dataset's own keys; `weight` is its share in a mixture, `license` for the card."""
+    """A data set: `path` and load_dataset's own keys; `license` is told in the card."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -36,6 +36,7 @@ class Data(Section):
     path: str
     weight: Annotated[float, Field(gt=0)] | None = None
     license: Annotated[License | None, Field(exclude=True)] = None  # it changes no stage, so its key leaves it out
+    text: str | None = None
 
     @classmethod
     def rules(cls, raw):
@@ -43,7 +44,7 @@ class Data(Section):
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
         if path == "toy":
-            known = {"name": "|".join(toy.NAMES), "split": "str", "size": "int", "seed": "int"}
+            known = {"name": "|".join(toy.NAMES), "split": "str", "size": "int", "seed": "int", "streaming": "bool"}
             if isinstance(raw.get("size"), int) and raw["size"] < 1:
                 yield ("size",), f"must be above 0, got {raw['size']}"
             if "name" not in raw:
@@ -106,6 +107,8 @@ class Task(Section):
                 yield ("data", "split"), "a task names its splits beside the data: `splits: {train: ..., test: ...}`"
             if "weight" in data:
                 yield ("data", "weight"), "only pretrain.data and tokenizer.train.data are mixtures. Remove it"
+            if "text" in data:
+                yield ("data", "text"), "a task names its columns beside the data. Remove it"
         no_train = isinstance(splits, dict) and "train" in splits and splits["train"] is None
         if no_train and isinstance(raw.get("shots"), int) and raw["shots"] > 0:
             yield ("shots",), "the examples come from splits.train, which is null. Name a split there"

@@ -14,18 +14,21 @@ from functools import partial
 from pathlib import Path
 
 from hflm import endpoint as endpoints
-from hflm import environment, results, stages, trackers
+from hflm import environment, records, results, shares, stages, trackers
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
 
 
-def run(recipe, output=None, fresh=False, endpoint=None):
+def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first.
 
-    With an Endpoint its answers are measured, in place of a model that is loaded here.
+    With an Endpoint its answers are measured, in place of a model that is loaded here. `locked`: only when all data and
+    models are those of the folder's environment.json.
     """
     folder = Path(output) if output else Path("runs") / recipe.name
+    if locked:
+        environment.locked(folder, recipe)
     keys = stages.keys(recipe, endpoint)
     finished = {} if fresh else stages.finished(folder)
     todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
@@ -49,11 +52,13 @@ def run(recipe, output=None, fresh=False, endpoint=None):
         )
     with state.main_process_first():  # the others find what the first one cached
         material = materials.read_tasks(recipe, todo, say)
-        corpus = materials.read_corpus(recipe, todo, say)
+        corpus = materials.read_corpus(recipe, todo, say, folder / shares.LISTED)
     if state.is_main_process:
         if fresh and folder.exists():
             stages.set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
+            (folder / shares.LISTED).unlink(missing_ok=True)  # it belongs to other data
         results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
         if todo != {"push"}:  # what is pushed again is what the run left
             environment.write(folder, environment.describe(recipe, state.num_processes))
@@ -142,7 +147,7 @@ def make_tokenizer(recipe, folder, corpus, material, state):
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(
-                materials.tokenizer_texts(recipe, corpus, material),
+                materials.tokenizer_texts(recipe, corpus, material, folder / shares.LISTED),
                 training.algorithm,
                 training.vocab_size,
                 training.min_frequency,
@@ -157,6 +162,7 @@ def pretrain(recipe, folder, corpus, key, state):
     """Next-token prediction on the corpus; the result is `pretrain/model/`."""
     from hflm import encoding, pack, stream
     from hflm import model as models
+    from hflm.tokenizer import encode
 
     model, tokenizer = _first_model(recipe, folder)
     stage = recipe.pretrain
@@ -173,8 +179,13 @@ def pretrain(recipe, folder, corpus, key, state):
         packed = stream.pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
+    if state.is_main_process:
+        shares.record(folder, corpus.given, partial(encode, tokenizer), corpus.begun, say)
+        shares.list_skipped(corpus.skipped, folder / shares.LISTED)
     model = models.mend_loss(model, stage.z_loss)
     _train("pretrain", model, tokenizer, packed, validation, folder, block_size, key, recipe, state)
+    if state.is_main_process:
+        shares.record_skipped(folder, say)
 
 
 def finetune(recipe, folder, material, key, state):

@@ -29,7 +29,7 @@ import hflm
 from hflm.errors import *
 from hflm import cli
 
-def run(recipe, output, fresh):
+def run(recipe, output, fresh, locked):
     {act}
 
 hflm.run = sys.modules["hflm.run"] = types.SimpleNamespace(run=run)
@@ -53,7 +53,7 @@ def told(monkeypatch):
     """The command line in this process; gives what a command hands on to hflm.run and hflm.generate."""
     calls = []
     run = SimpleNamespace(
-        run=lambda recipe, output, fresh: calls.append((recipe.name, recipe.seed, output, fresh)),
+        run=lambda recipe, output, fresh, locked: calls.append((recipe.name, recipe.seed, output, fresh, locked)),
         bench=lambda model, recipe, *more: calls.append((model, recipe.name, *more)),
     )
     generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
@@ -192,10 +192,11 @@ def test_a_disk_that_is_really_full(folder):
 @pytest.mark.parametrize(
     ("arguments", "handed"),
     [
-        (["run", "good.yaml"], ("good", 42, None, False)),
+        (["run", "good.yaml"], ("good", 42, None, False, False)),
+        (["run", "good.yaml", "--locked"], ("good", 42, None, False, True)),
         (
             ["run", "good.yaml", "--set", "seed=7", "--set", "name=b", "--output", "out", "--fresh"],
-            ("b", 7, Path("out"), True),
+            ("b", 7, Path("out"), True, False),
         ),
         (["bench", "org/m", "good.yaml"], ("org/m", "good", None, None, False)),
         (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", Path("o"), None, False)),

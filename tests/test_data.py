@@ -4,14 +4,10 @@ import gzip
 import json
 
 import pytest
+from sources import source, zstd
 
 from hflm import data
 from hflm.errors import DataError
-from hflm.recipe_tasks import Data
-
-
-def source(path, **options):
-    return Data.model_validate({"path": str(path), **options})
 
 
 def write(path, rows):
@@ -44,33 +40,6 @@ def test_splits_of_a_folder(folder, split, expected):
     assert data.load(source(folder), split)["text"][:] == expected
 
 
-def test_kinds_of_files(tmp_path):
-    (tmp_path / "csv").mkdir()
-    (tmp_path / "csv" / "train.csv").write_text('text,label\n"a, b",1\nc,0\n')
-    (tmp_path / "tsv").mkdir()
-    (tmp_path / "tsv" / "train.tsv").write_text("text\tlabel\na, b\t1\n")
-    (tmp_path / "txt").mkdir()
-    (tmp_path / "txt" / "train.txt").write_text("first\n\nsecond\n")
-    (tmp_path / "gz").mkdir()
-    with gzip.open(tmp_path / "gz" / "train.jsonl.gz", "wt") as file:
-        file.write('{"text": "packed"}\n')
-    (tmp_path / "json").mkdir()
-    (tmp_path / "json" / "train.json").write_text('[{"text": "x"}, {"text": "y"}]')
-    write(tmp_path / "shards" / "train-00000-of-00002.jsonl", [{"text": "1"}])
-    write(tmp_path / "shards" / "train-00001-of-00002.jsonl", [{"text": "2"}])
-    found = {
-        kind: data.load(source(tmp_path / kind))["text"][:] for kind in ("csv", "tsv", "txt", "gz", "json", "shards")
-    }
-    assert found == {
-        "csv": ["a, b", "c"],
-        "tsv": ["a, b"],
-        "txt": ["first", "", "second"],
-        "gz": ["packed"],
-        "json": ["x", "y"],
-        "shards": ["1", "2"],
-    }
-
-
 def test_one_file_and_named_files(folder):
     assert len(data.load(source(folder / "train.jsonl"))) == 3
     named = source("json", data_files={"train": str(folder / "test.jsonl"), "test": str(folder / "dev.jsonl")})
@@ -98,6 +67,12 @@ BROKEN = [
     ({"train.jsonl": '{"text": "a"}\n', "train.csv": "text\nb\n"}, "files of several kinds: train.csv, train.jsonl"),
     ({"notes.md": "no data\n"}, "no split 'train'.*notes.md"),
     ({}, "no split 'train'.*holds nothing"),
+    (
+        {"train.jsonl.zst": zstd(b'{"text": "a"}\n' * 99)[:-3]},
+        r"train.jsonl.zst:1 cannot be read on from here: Truncated",
+    ),
+    ({"part.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:-3]}, r"part.jsonl.gz:\d+ cannot be read on from here"),
+    ({"train.parquet": b""}, "train.parquet is empty"),
 ]
 
 
@@ -113,6 +88,7 @@ def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
     ("path", "split", "message"),
     [
         ("./nowhere", "train", "no file or folder './nowhere'"),
+        ("./nowhere/*.jsonl", "train", "no file matches './nowhere/\\*.jsonl'"),
         ("/nowhere/at/all.jsonl", "train", "no file or folder"),
         ("nobody/no-such-set", "train", "no local file or folder, and the Hub gave no data set"),
     ],
@@ -128,58 +104,9 @@ def test_an_unknown_split_lists_the_files(folder):
 
 
 def test_a_single_file_has_no_other_split(folder):
-    with pytest.raises(DataError, match="only the split 'train', not 'test'"):
-        data.load(source(folder / "train.jsonl"), "test")
-
-
-def test_an_unknown_column_lists_the_columns(folder):
-    with pytest.raises(DataError, match="no column 'body'; it has: text"):
-        data.corpus((source(folder),), "body", "documents", 0)
-
-
-@pytest.mark.parametrize("value", [None, 7, ["a"], {"a": 1}])
-def test_rows_that_are_no_text_are_named(tmp_path, value):
-    write(tmp_path / "train.jsonl", [{"text": "a"}, {"text": value}])
-    with pytest.raises(DataError, match=r"train.jsonl, row 2: column 'text' holds"):
-        data.corpus((source(tmp_path),), "text", "documents", 0)
-
-
-def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
-    rows = [" = Title = \n", "", "First.", "Second.\n", ""]
-    write(tmp_path / "train.jsonl", [{"text": row} for row in rows])
-    texts, _ = data.corpus((source(tmp_path),), "text", "lines", 0)
-    assert "".join(texts) == " = Title = \n\nFirst.\nSecond.\n\n"
-
-
-def test_documents_leave_blank_rows_out(tmp_path):
-    write(tmp_path / "train.jsonl", [{"text": row} for row in ("a", "", "  \n", "b\n")])
-    assert data.corpus((source(tmp_path),), "text", "documents", 0)[0] == ["a", "b\n"]
-
-
-def test_mixing_follows_the_weights_and_the_seed(tmp_path):
-    write(tmp_path / "a" / "train.jsonl", [{"text": f"a{n}"} for n in range(900)])
-    write(tmp_path / "b" / "train.jsonl", [{"text": f"b{n}", "other": n} for n in range(900)])
-    mixture = (source(tmp_path / "a", weight=3), source(tmp_path / "b", weight=1))
-    texts, _ = data.corpus(mixture, "text", "documents", 7)
-    begin = texts[:800]
-    assert 0.7 < sum(text.startswith("a") for text in begin) / 800 < 0.8
-    assert texts == data.corpus(mixture, "text", "documents", 7)[0]
-    assert texts != data.corpus(mixture, "text", "documents", 8)[0]
-    assert {f"b{n}" for n in range(900)} <= set(texts)
-
-
-def test_a_held_out_document_stays_held_out_when_data_is_added():
-    documents = [f"document {n}" for n in range(2000)]
-    train, validation = data.held_out(documents[:1000], 0.1, "documents")
-    more_train, more_validation = data.held_out(documents, 0.1, "documents")
-    assert sorted(train + validation) == sorted(documents[:1000])
-    assert set(validation) <= set(more_validation)
-    assert set(train) <= set(more_train)
-    assert 150 < len(more_validation) < 250
-
-
-def test_the_end_of_a_running_text_is_held_out():
-    assert data.held_out(["a", "b", "c", "d"], 0.25, "lines") == (["a", "b", "c"], ["d"])
+    for path in ("train.jsonl", "t*.jsonl"):
+        with pytest.raises(DataError, match="only the split 'train', not 'test'"):
+            data.load(source(folder / path), "test")
 
 
 def test_fingerprints_follow_the_content(folder, tmp_path_factory):
@@ -194,6 +121,22 @@ def test_fingerprints_follow_the_content(folder, tmp_path_factory):
     toy = [data.fingerprint(source("toy", name="qa")), data.fingerprint(source("toy", name="qa", seed=1))]
     hub = [data.fingerprint(source("a/b")), data.fingerprint(source("a/b", revision="v2"))]
     assert len({*toy, *hub, first}) == 5
+
+
+def test_each_file_is_hashed_once(folder, monkeypatch):
+    import hashlib
+
+    digest, read = hashlib.file_digest, []
+
+    def counted(opened, name):
+        read.append(opened.name)
+        return digest(opened, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    first = data.fingerprint(source(folder))
+    assert data.fingerprint(source(folder)) == first and len(read) == 4
+    write(folder / "dev.jsonl", [{"text": "dev, and more"}])
+    assert data.fingerprint(source(folder)) != first and len(read) == 5
 
 
 def test_the_toy_world_takes_size_seed_and_slices():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import data, encoding, pack, run, stream
+from hflm import corpus, encoding, pack, run, stream
 from hflm import model as models
 from hflm import recipe as recipes
 from hflm import train as training
@@ -64,7 +64,7 @@ def streamed(files, tokenizer):
     def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48):
         options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
         sources = tuple(Data.model_validate(each) for each in options)
-        texts, _ = data.corpus(sources, "text", "documents", 0)
+        texts = corpus.stream(corpus.Sources(sources), files / "skipped.jsonl")
         return stream.pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
 
     return make
@@ -142,7 +142,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
     def fitted(folder, until=None, shuffle_buffer=20, name="three files", **args):
         seen = []
 
-        class Recording(training.Trainer):
+        class Recording(training._Trainer):
             def training_step(self, model, inputs, *more):
                 if self.state.global_step == until:
                     raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
 
         packed = streamed(name, shuffle_buffer)
         with monkeypatch.context() as patched:
-            patched.setattr(training, "Trainer", Recording)
+            patched.setattr(training, "_Trainer", Recording)
             torch.manual_seed(0)
             model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
             try:

@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
 
-from hflm import data, encoding, pack, stream, toy
+from hflm import corpus, encoding, pack, stream, toy
 from hflm import tokenizer as tokenizers
 
 BLOCKS = (256, 512, 1024)
@@ -47,7 +47,7 @@ def waste(counts, tokens):
 def streamed(texts, tokenizer, block_size):
     """Of three passes, so that groups of rows end where passes do not."""
     source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
-    packed = stream.pack_stream(data.Stream(source, "text", "texts"), tokenizer, block_size, shuffle_buffer=1000)
+    packed = stream.pack_stream(corpus.Stream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
     rows = places = 0
     for row, place in stream.rows(packed, 0, 1, stream.BEGIN):
         rows, places = rows + len(row["input_ids"]), places + block_size

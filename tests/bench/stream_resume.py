@@ -25,7 +25,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CP
 
 from transformers.utils import logging
 
-from hflm import data, encoding, pack, stream, toy, train
+from hflm import corpus, encoding, pack, stream, toy, train
 from hflm import model as models
 from hflm import tokenizer as tokenizers
 from hflm.recipe_tasks import Data
@@ -117,20 +117,20 @@ def start(folder, run, tokenizer, processes, workers, steps, kill_at=None):
 
 
 def fit(folder, run, tokenizer, rank, workers, steps):
-    class Recording(train.Trainer):
+    class Recording(train._Trainer):
         def training_step(self, model, inputs, *more):
             run.mkdir(parents=True, exist_ok=True)
             with open(run / f"seen-{rank}.jsonl", "a") as lines:
                 lines.write(json.dumps([self.state.global_step, inputs["input_ids"].tolist()]) + "\n")
             return super().training_step(model, inputs, *more)
 
-    train.Trainer = Recording
+    train._Trainer = Recording
     stream.ROWS_AT_ONCE, encoding.ENCODE_AT_ONCE = 16, 40  # many groups and blocks, and several passes
     sources = tuple(
         Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
         for name, weight in (("a", 2.0), ("b", 1.0))
     )
-    texts, _ = data.corpus(sources, "text", "documents", 0)
+    texts = corpus.stream(corpus.Sources(sources), folder / "skipped.jsonl")
     packed = stream.pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
     train.train(
         models.mend_loss(models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),
