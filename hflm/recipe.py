@@ -54,9 +54,13 @@ def _either(raw, one, other):
 
 class TokenizerTraining(Section):
     algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
+    """How pieces of words are found."""
     vocab_size: Positive
+    """Entries, the special tokens included."""
     min_frequency: Positive = 2
+    """A pair of pieces that is seen less often is not joined."""
     data: Mixture | None = None
+    """Text to train on, in place of that of `pretrain` and of the fine-tuned tasks."""
 
     @classmethod
     def rules(cls, raw):
@@ -67,8 +71,11 @@ class TokenizerTraining(Section):
 
 class TokenizerRecipe(Section):
     train: TokenizerTraining | None = None
+    """Train a new one."""
     from_: str | None = Field(None, alias="from")
+    """Take one: a Hub id, a folder or a run."""
     revision: str | None = None
+    """The Hub's commit, branch or tag of `from`."""
 
     @classmethod
     def rules(cls, raw):
@@ -80,9 +87,13 @@ class ModelRecipe(Section):
 
     model_config = ConfigDict(extra="allow", json_schema_extra=passing("GPT2Config"))
     preset: Annotated[str, WithJsonSchema({"enum": list(PRESETS)})] | None = None
+    """A new GPT-2 of this size, initialised from `seed`."""
     from_: str | None = Field(None, alias="from")
+    """Start from a model: a Hub id, a folder, an adapter, a run or a .gguf file."""
     revision: str | None = None
+    """The Hub's commit, branch or tag of `from`."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The type of the weights in memory; float32 where it is left out."""
 
     @classmethod
     def rules(cls, raw):
@@ -126,9 +137,13 @@ def _fraction_or_data(value):
 
 class PretrainRecipe(Section):
     data: Mixture
+    """The corpus; a list of data sets is read one after the other, or mixed by their `weight`."""
     text: str = "text"
+    """The column that holds the text."""
     rows: Rows = "documents"
+    """Rows are documents that do not see each other, or the lines of one running text."""
     on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used ends the run, or is left out and listed."""
     validation: (
         Annotated[
             Annotated[float, Field(gt=0, le=0.5), Tag("fraction")] | Annotated[Data, Tag("data")],
@@ -136,13 +151,21 @@ class PretrainRecipe(Section):
         ]
         | None
     ) = None
+    """The share of documents to hold out, by the hash of each, or a data set of its own."""
     clean: Clean | None = None
+    """Which documents to leave out."""
     block_size: BlockSize | None = None
+    """Tokens in a packed row; the model's context, up to 1,024, where it is left out."""
     shuffle_buffer: Positive | None = None
+    """Documents of a stream that are shuffled together; in order where it is left out."""
     batch_tokens: Positive | None = None
+    """Tokens of one optimizer step over all processes; accumulation follows from it."""
     on_spike: OnSpike = "ignore"
+    """A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite never goes on."""
     z_loss: ZLoss = 0.0
+    """The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."""
     args: options_of("TrainingArguments") = Field(default_factory=dict)
+    """How to train."""
 
     @classmethod
     def rules(cls, raw):
@@ -184,13 +207,21 @@ def _adapter_rules(adapter):
 
 class FinetuneRecipe(Section):
     tasks: Annotated[Words, count(1)]
+    """Names under `tasks:`; their training rows are learnt together, the loss on the targets only."""
     adapter: options_of("LoraConfig") | None = None
+    """Train an adapter, merged at the end; all weights where it is left out."""
     quantization: options_of("BitsAndBytesConfig") | None = None
+    """Keep the frozen base in 4 or 8 bits under the adapter (QLoRA); needs the extra `quant`."""
     block_size: BlockSize | None = None
+    """Tokens in a packed row; the model's context, up to 1,024, where it is left out."""
     batch_tokens: Positive | None = None
+    """Tokens of one optimizer step over all processes; accumulation follows from it."""
     on_spike: OnSpike = "ignore"
+    """A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite never goes on."""
     z_loss: ZLoss = 0.0
+    """The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."""
     args: options_of("TrainingArguments") = Field(default_factory=dict)
+    """How to train."""
 
     @classmethod
     def rules(cls, raw):
@@ -216,9 +247,13 @@ class FinetuneRecipe(Section):
 
 class BenchmarkRecipe(Section):
     tasks: Annotated[Words, count(1)]
+    """Names under `tasks:`."""
     batch_tokens: Positive | None = None
+    """Tokens of a batch; found by trying where it is left out."""
     resamples: Positive = 1000
+    """Bootstrap resamples behind each 95 % interval."""
     contamination: bool = True
+    """Look for the benchmark's examples in the training text."""
 
 
 class PushRecipe(Section):
@@ -228,21 +263,34 @@ class PushRecipe(Section):
             r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_]([\w.-]{0,94}\w)?", "namespace/name, as on the Hub"
         ),
     ]
+    """namespace/name on the Hub."""
     private: bool = True
+    """Whether only its owner sees it."""
     license: License | None = None
+    """The model's, as the Hub names licences; told in the card."""
 
 
 class Recipe(Section):
     name: Annotated[str, matching(r"\w[\w.-]*", "letters, digits, `.`, `_` and `-`, as in a folder's name")]
+    """The run's folder is runs/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Of everything that is drawn at random."""
     processes: Positive | None = None
+    """How many the run needs; it refuses to start with fewer."""
     tokenizer: TokenizerRecipe | None = None
+    """A model `from` somewhere brings its own."""
     model: ModelRecipe
+    """What is trained or measured."""
     pretrain: PretrainRecipe | None = None
+    """Next-token prediction on a corpus."""
     tasks: dict[str, Annotated[AnyTask, Field(discriminator="kind")]] = Field(default_factory=dict)
+    """Said once, used by `finetune` and `benchmark`; a task named like a kind is of that kind."""
     finetune: FinetuneRecipe | None = None
+    """Learn the tasks."""
     benchmark: BenchmarkRecipe | None = None
+    """Measure the tasks."""
     push: PushRecipe | None = None
+    """Send the finished run to the Hub."""
 
     @classmethod
     def suggested(cls):

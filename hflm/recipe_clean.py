@@ -21,12 +21,16 @@ class Range(Section):
 
 class Length(Range):
     min: Annotated[int, Field(ge=0)] | None = None
+    """At least."""
     max: Annotated[int, Field(gt=0)] | None = None
+    """At most."""
 
 
 class Share(Range):
     min: Annotated[float, Field(ge=0, le=1)] | None = None
+    """At least, 0 to 1."""
     max: Annotated[float, Field(ge=0, le=1)] | None = None
+    """At most, 0 to 1."""
 
 
 class Clean(Section):
@@ -37,14 +41,23 @@ class Clean(Section):
     """
 
     normalize: Literal["NFC", "NFKC"] | None = None
+    """Unicode's composition of each text."""
     characters: Length | None = None
+    """How long a document is."""
     words: Length | None = None
+    """How many words; a character is one where no spaces are written."""
     letters: Share | None = None
+    """Their share of the characters that are not white space."""
     digits: Share | None = None
+    """Their share."""
     symbols: Share | None = None
+    """The share of punctuation and symbols."""
     repetition: bool = False
+    """Leave out documents that repeat themselves (MassiveText's rules)."""
     exact_duplicates: bool = False
+    """Leave out texts that stand before, or in validation."""
     near_duplicates: Annotated[float, Field(ge=0.4, le=1)] | None = None
+    """Leave out texts of at least this Jaccard similarity of word 3-grams to one before, or in validation."""
 
     @classmethod
     def rules(cls, raw):

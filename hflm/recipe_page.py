@@ -7,6 +7,7 @@ PASSED = {  # where a section hands more keys on, as they are
     "Data": "any key of `datasets.load_dataset` and of its builder; for `toy`: `name`, `size`, `seed`",
 }
 OPTIONS = {
+    "FinetuneRecipe.quantization": "keys of `transformers.BitsAndBytesConfig`",
     "PretrainRecipe.args": "keys of `transformers.TrainingArguments`",
     "FinetuneRecipe.args": "keys of `transformers.TrainingArguments`",
     "FinetuneRecipe.adapter": "`type: lora` and keys of `peft.LoraConfig`",

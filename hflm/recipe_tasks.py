@@ -34,9 +34,13 @@ class Data(Section):
         ),
     )
     path: str
+    """A Hub id, a folder, a file, a builder such as json with `data_files`, or toy."""
     weight: Annotated[float, Field(gt=0)] | None = None
+    """The share of this source in a mixture."""
     license: Annotated[License | None, Field(exclude=True)] = None  # it changes no stage, so its key leaves it out
+    """Its licence, told in the card."""
     text: str | None = None
+    """The column of this source, in place of the section's."""
 
     @classmethod
     def rules(cls, raw):
@@ -86,18 +90,26 @@ Mixture = Annotated[
 
 class Splits(Section):
     train: Split | None = "train"
+    """Learnt from, and where shots come from."""
     validation: Split | None = None
+    """Evaluated while it trains."""
     test: Split | None = "test"
+    """Measured."""
 
 
 class Task(Section):
     """What all kinds of task say."""
 
     kind: str
+    """What kind of task it is."""
     data: Data
+    """Its rows."""
     splits: Splits = Splits()
+    """Which split is for what."""
     limit: Positive | None = None
+    """Measure only the first rows."""
     on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used ends the run, or is left out and counted."""
 
     @classmethod
     def rules(cls, raw):
@@ -120,15 +132,22 @@ def _metrics(*allowed):
 
 class PromptedTask(Task):
     prompt: Prompt | None = None
+    """Jinja over the row; the target follows after one space. Each kind has a default."""
     shots: Annotated[int, Field(ge=0)] = 0
+    """Solved examples before each prompt, the same for every row."""
     too_long: Literal["truncate", "refuse"] = "truncate"
+    """A prompt that does not fit has its text cut, or ends the run."""
 
 
 class GeneratingTask(PromptedTask):
     max_new_tokens: Positive | None = None
+    """The longest answer."""
     stop: Stop | None = None
+    """The answer ends before the first of these."""
     metrics: _metrics(*GENERATED) | None = None
+    """Scores; each kind has its own by default."""
     bertscore_model: str | None = None
+    """The folder of the encoder that bertscore compares with."""
 
     @classmethod
     def rules(cls, raw):
@@ -143,51 +162,69 @@ class GeneratingTask(PromptedTask):
 
 class LabellingTask(PromptedTask):
     label: str = "label"
+    """The column of the label: a number or a word."""
     labels: Labels
+    """The words, in the order of the column's numbers."""
     metrics: _metrics("accuracy", "macro_f1", "mcc") | None = None
+    """Scores; all three by default."""
 
 
 class Translation(GeneratingTask):
     kind: Literal["translation"] = "translation"
     source: str
+    """The column to translate."""
     target: str
+    """The column of the translation."""
     languages: Annotated[tuple[str, ...], Strict(False), count(2, 2)] | None = None
+    """The languages of source and target; the second chooses BLEU's tokenizer."""
 
 
 class Summarization(GeneratingTask):
     kind: Literal["summarization"] = "summarization"
     document: str = "document"
+    """The column to summarize."""
     summary: str = "summary"
+    """The column of the summary, or of several."""
 
 
 class Sentiment(LabellingTask):
     kind: Literal["sentiment"] = "sentiment"
     text: str = "text"
+    """The column to judge."""
 
 
 class Qa(GeneratingTask):
     kind: Literal["qa"] = "qa"
     context: str = "context"
+    """The column of the passage."""
     question: str = "question"
+    """The column of the question."""
     answers: str = "answers"
+    """The column of the right answers; none at all: unanswerable."""
 
 
 class Generation(GeneratingTask):
     kind: Literal["generation"] = "generation"
     prompt: Prompt
+    """Jinja over the row; the target follows after one space."""
     target: str
+    """The column of the expected text, or of several."""
 
 
 class Choice(LabellingTask):
     kind: Literal["choice"] = "choice"
     prompt: Prompt
+    """Jinja over the row; the label's word follows after one space."""
 
 
 class LanguageModeling(Task):
     kind: Literal["language_modeling"] = "language_modeling"
     text: str = "text"
+    """The column that holds the text."""
     rows: Rows = "documents"
+    """Rows are documents, or the lines of one running text."""
     metrics: _metrics("perplexity", "bits_per_byte") | None = None
+    """Scores; both by default."""
 
 
 AnyTask = Translation | Summarization | Sentiment | Qa | Generation | Choice | LanguageModeling
