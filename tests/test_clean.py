@@ -283,7 +283,7 @@ def test_the_corpus_of_a_recipe_is_cleaned_before_anything_is_held_out(tmp_path,
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": "Cafe\u0301 of the validation"}) + "\n")
     path = write(tmp_path, f"{validation}\nclean: {{normalize: NFC, words: {{min: 3}}, exact_duplicates: true}}")
     loaded = recipe.load(path, ["pretrain.data={path: train.jsonl}"])
-    corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None)
+    corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     assert corpus.cleaning.rows_in == 63
     if held_out == "drawn":
         assert sorted([*corpus.texts, *corpus.held_out]) == sorted([*texts, "Café of the validation"])
@@ -298,12 +298,25 @@ def test_a_stream_is_cleaned_as_it_is_read_and_resumes(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "clean: {normalize: NFC, words: {min: 2}}")
     loaded = recipe.load(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
-    corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None)
+    corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     expected = [f"Café number {number}" for number in range(30) if number % 3]
     assert list(corpus.texts) == expected
     rows = iter(corpus.texts.dataset)
     first = [next(rows)["text"] for _ in range(7)]
     position = corpus.texts.dataset.state_dict()
-    again = material.read_corpus(loaded, {"pretrain"}, lambda text: None).texts.dataset
+    again = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl").texts.dataset
     again.load_state_dict(position)
     assert [*first, *(row["text"] for row in again)] == expected
+
+
+def test_what_is_held_out_of_a_stream_is_cleaned_like_the_stream(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = [f"Cafe\u0301 number {number}" if number % 3 else f"no{number}" for number in range(60)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path = write(tmp_path, "validation: 0.3\nclean: {normalize: NFC, words: {min: 2}}")
+    loaded = recipe.load(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
+    corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    assert len(corpus.held_out) > 3
+    assert sorted([*corpus.texts, *corpus.held_out]) == sorted(
+        f"Café number {number}" for number in range(60) if number % 3
+    )
