@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from hflm import environment, rows
 from hflm.records import read_lines
+from hflm.results import write_text
 
 MOST_ROWS_SHOWN = 10
 LISTED = "skipped_rows.jsonl"  # in a run's folder: the rows that were left out
@@ -89,6 +90,7 @@ def record_skipped(folder, say):
     counts = Counter(each.source for each in bad)
     environment.note(folder, data={key: {"skipped_rows": n, "listed": LISTED} for key, n in counts.items()})
     if bad:
+        write_text(folder / LISTED, _lines(bad))  # several passes and processes have met the same ones
         say(f"pretrain: {len(bad):,} rows were left out; {folder / LISTED} lists them")
 
 
@@ -99,10 +101,13 @@ def skipped(listed):
 
 def list_skipped(bad, listed):
     """Append rows.Bad to the file `listed`, a JSON object a line."""
-    if not bad:
-        return
-    with open(listed, "a", encoding="utf-8") as lines:
-        lines.write("".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in bad))
+    if bad:
+        with open(listed, "a", encoding="utf-8") as lines:
+            lines.write(_lines(bad))
+
+
+def _lines(bad):
+    return "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in bad)
 
 
 _shown = set()

@@ -288,6 +288,28 @@ def test_more_text_than_is_counted_stands_in_proportion(monkeypatch):
     assert found["x"] == {"documents": 1000, "characters": 5000, "tokens": 2000, "share": 1.0}
 
 
+def test_the_record_of_a_run(tmp_path):
+    (tmp_path / "environment.json").write_text(json.dumps({"data": {"pretrain.data.0": {"path": "a"}}, "stages": {}}))
+    bad = rows.Bad("a.jsonl", 3, "is not JSON", ":", source="pretrain.data.0")
+    shares.list_skipped([bad, bad], tmp_path / shares.LISTED)
+    said = []
+    given = [shares.Given("pretrain.data.0", 2, 4, ("ab", "cd"))]
+    shares.record(tmp_path, given, lambda texts: [[1] for _ in texts], None, said.append)
+    shares.record_skipped(tmp_path, said.append)
+    [described] = json.loads((tmp_path / "environment.json").read_text())["data"].values()
+    assert described == {
+        "path": "a",
+        "documents": 2,
+        "characters": 4,
+        "tokens": 2,
+        "share": 1.0,
+        "skipped_rows": 1,
+        "listed": "skipped_rows.jsonl",
+    }
+    assert (tmp_path / shares.LISTED).read_text().count("\n") == 1
+    assert said == [f"pretrain: 1 rows were left out; {tmp_path}/skipped_rows.jsonl lists them"]
+
+
 def test_a_stream_is_restored_where_it_was(three, tmp_path):
     asked = three(streaming=True, on_bad_row="skip")
     dataset = corpus.stream(asked, tmp_path / "listed", held_out=0.1).dataset
