@@ -14,6 +14,7 @@ from pathlib import Path
 from hflm import stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
+from hflm.presets import DEFAULTS
 from hflm.shape import TIED
 
 ADAPTER = "adapter_config.json"
@@ -34,7 +35,7 @@ def build(config, tokenizer):
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                **{"activation_function": "gelu_pytorch_tanh", **config},
+                **{**DEFAULTS, **config},
             )
         )
     except (TypeError, ValueError, KeyError) as error:

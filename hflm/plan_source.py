@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from hflm import shape as shapes
+from hflm.presets import DEFAULTS
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
 TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
@@ -16,7 +17,7 @@ TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 def model(recipe, notes):
     """The Shape of the recipe's model, or None with a note that says why it cannot be known."""
     if recipe.model.from_ is None:
-        return shapes.of({**recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
+        return shapes.of({**DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
     config, why = _config(recipe.model.from_, recipe.model.revision)
     if config is None:
         notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")

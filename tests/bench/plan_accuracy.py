@@ -147,10 +147,10 @@ def measure(name):
 
 def predict(name):
     """The same from hflm's arithmetic."""
-    from hflm import cost, hardware, plan, shape
+    from hflm import cost, hardware, plan, plan_source, shape
 
     recipe, stage = recipe_of(name)
-    size = shape.of({**recipe.model.config, "vocab_size": recipe.tokenizer.train.vocab_size})
+    size = plan_source.model(recipe, [])
     load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False))
     load = plan.replace(load, labelled=(load.length - 2) / load.length)
     counted = sum(shape.parameters(size).values())
