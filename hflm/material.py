@@ -5,7 +5,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from hflm import clean, data, tasks
+from hflm import data, tasks
 from hflm import corpus as corpora
 from hflm.errors import DataError
 
@@ -99,7 +99,7 @@ def read_corpus(recipe, todo, say, listed):
             raise DataError(f"pretrain.validation: {beside} is a stream. Read it without `streaming`")
         found = corpora.read(beside)
         skipped = (*skipped, *found.skipped)
-        held_out = clean.normalized(found.texts, stage.clean) if stage.clean else found.texts
+        held_out = _normalized(stage, found.texts)
         texts, cleaning = _cleaned(stage, texts, held_out)
     else:
         held_out = None
@@ -114,9 +114,19 @@ def _cleaned(stage, texts, held_out=()):
     """(texts, report) as `pretrain.clean` says; a stream has no report."""
     if stage.clean is None:
         return texts, None
+    from hflm import clean
+
     if isinstance(texts, list):
         return clean.clean(texts, stage.clean, held_out)
     return dataclasses.replace(texts, dataset=clean.stream(texts.dataset, stage.clean)), None
+
+
+def _normalized(stage, texts):
+    if stage.clean is None:
+        return texts
+    from hflm import clean
+
+    return clean.normalized(texts, stage.clean)
 
 
 def tokenizer_texts(recipe, corpus, material, listed):
