@@ -275,7 +275,7 @@ def export(
         Path | None, typer.Option(help="Where to, instead of export/ in the run.", show_default=False)
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
+        Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights, instead of the saved one.", show_default=False),
     ] = None,
 ):
