@@ -63,7 +63,7 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
     price_per_hour: of one device. corpus_tokens: of the pretraining corpus, where they cannot be counted.
     Raises UserError for a device that is not known.
     """
-    chosen = hardware.named(device) if device else hardware.here()
+    chosen = hardware.named(device) if device is not None else hardware.here()
     if chosen is None:
         raise UserError(f"--device {device}: not known here. Known: {', '.join(hardware.DEVICES)}")
     processes = processes or recipe.processes or 1
