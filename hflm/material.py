@@ -5,8 +5,8 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from hflm import data, tasks
 from hflm import corpus as corpora
+from hflm import data, tasks
 from hflm.errors import DataError
 
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
