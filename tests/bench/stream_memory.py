@@ -8,6 +8,7 @@ read to its end in a process of its own. Prints one JSON line; MB are 10^6 bytes
 
 import argparse
 import gzip
+import itertools
 import json
 import random
 import resource
@@ -36,14 +37,20 @@ def generate(folder, size):
 
 def read(folder):
     """{tokens, peak_above_start_mb} of one pass over the folder in this process."""
-    from hflm import corpus, pack, tokenizer
+    from hflm import corpus, stream, tokenizer
     from hflm.recipe_tasks import Data
 
     sources = corpus.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
     texts = corpus.stream(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)
     begun = corpus.sample(sources, 0.005)
     trained = tokenizer.train(begun.texts, "bpe", 2048)
-    rows = iter(pack.pack_stream(texts, trained, 1024).rows)
+    # The stream goes on and on: one pass of it.
+    rows = (
+        row
+        for row, place in itertools.takewhile(
+            lambda pair: pair[1]["pass"] == 0, stream.rows(stream.pack_stream(texts, trained, 1024), 0, 1, stream.BEGIN)
+        )
+    )
     tokens = len(next(rows)["input_ids"])  # the libraries are imported, the buffers filled
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for row in rows:
