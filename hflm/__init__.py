@@ -24,6 +24,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
     tasks/            a row -> prompt, target, references; one small file a kind; fit.py: what is too long
     metrics/          evaluate.Metric classes over the kept scorers, with bootstrap intervals
     answer.py         batched answers: greedy text, labels by likelihood, text likelihood
+    grouping.py       rows that begin alike, and batches that hold a budget of tokens
     endpoint.py       the same answers from a model behind an OpenAI-compatible endpoint
     benchmark.py      one task: its rows answered, scored and written down
     slices.py         parts of a task's rows, scored alone

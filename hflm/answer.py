@@ -1,7 +1,8 @@
 """What a model answers, in batches: greedy text, labels by their likelihood, the likelihood of text.
 
 Rows are sorted by length and share a budget of tokens a batch; prompts are padded on the left. What all prompts begin
-with (an instruction, solved examples) runs once. A row that has ended leaves its batch.
+with (an instruction, solved examples) runs once, and what some rows of a batch begin with (the passage of several
+questions) once a batch. A row that has ended leaves its batch.
 """
 
 import copy
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hflm import grouping
 from hflm.errors import ModelError
 from hflm.tokenizer import encode, plain
 
@@ -19,6 +21,20 @@ CPU_BATCH_TOKENS = 2**13
 CPU_READ_TOKENS = 2**10  # of rows that are only read: larger batches are padded more and no faster
 MOST_LOGITS = 2**26  # of one batch of text, 256 MB in fp32
 LEAST_SHARED = 2  # tokens that prompts must share before it pays to copy their cache into each batch
+
+
+@dataclass(frozen=True)
+class Started:
+    """Prompts whose common beginning is run: its length and cache, and for each row the ids that follow.
+
+    `groups` are rows that begin alike after that; `heads[group]` tokens of theirs are the same.
+    """
+
+    ids: list
+    shared: int
+    cache: object
+    groups: list
+    heads: list
 
 
 @dataclass(frozen=True)
@@ -39,26 +55,27 @@ class Local:
 
         The model's own generation settings (a temperature, a repetition penalty) do not matter, its end tokens do.
         """
-        ids, shared, cache = self._prompts(prompts)
+        started = self._start(prompts)
 
         def answer(batch):
-            return self._continue([ids[row] for row in batch], shared, cache, max_new_tokens, stop)
+            return self._continue(started, batch, max_new_tokens, stop)
 
-        yield from self._batches([shared + len(row) + max_new_tokens for row in ids], answer, done, CPU_BATCH_TOKENS)
+        lengths = [started.shared + len(row) + max_new_tokens for row in started.ids]
+        yield from self._batches(lengths, started.groups, answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(self, prompts, choices, done=frozenset()):
         """log P(" choice" | prompt) in nats: a list of one number a choice for each row.
 
         The prompt runs once; all first tokens are read from its last position, and longer choices continue its cache.
         """
-        ids, shared, cache = self._prompts(prompts)
+        started = self._start(prompts)
         labels = encode(self.tokenizer, [" " + choice for choice in choices])
 
         def answer(batch):
-            return self._label_logs([ids[row] for row in batch], shared, cache, labels)
+            return self._label_logs(started, batch, labels)
 
-        lengths = [shared + len(row) + max(map(len, labels)) for row in ids]
-        yield from self._batches(lengths, answer, done, CPU_READ_TOKENS)
+        lengths = [started.shared + len(row) + max(map(len, labels)) for row in started.ids]
+        yield from self._batches(lengths, started.groups, answer, done, CPU_READ_TOKENS)
 
     def nats(self, windows, done=frozenset()):
         """The summed -log p, in nats, of the scored tokens of each window of `text_windows`."""
@@ -67,12 +84,13 @@ class Local:
             return self._window_nats([windows[row] for row in batch])
 
         most = max(1, MOST_LOGITS // self.model.config.vocab_size)
-        yield from self._batches([len(ids) for ids, _, _ in windows], answer, done, CPU_READ_TOKENS, most)
+        lengths = [len(ids) for ids, _, _ in windows]
+        yield from self._batches(lengths, range(len(windows)), answer, done, CPU_READ_TOKENS, most)
 
-    def _batches(self, lengths, answer, done, cpu, most=sys.maxsize):
+    def _batches(self, lengths, groups, answer, done, cpu, most=sys.maxsize):
         start = cpu if self.model.device.type == "cpu" else BATCH_TOKENS
         budget = min(self.batch_tokens or start, most)
-        waiting = list(batches(lengths, budget))
+        waiting = list(grouping.batches(lengths, budget, groups))
         while waiting:
             batch = [row for row in waiting.pop(0) if row not in done]
             if not batch:
@@ -86,49 +104,68 @@ class Local:
                     ) from None
                 budget //= 2
                 rows = [*batch, *(row for later in waiting for row in later)]
-                waiting = [[rows[place] for place in part] for part in batches([lengths[row] for row in rows], budget)]
+                parts = grouping.batches([lengths[row] for row in rows], budget, [groups[row] for row in rows])
+                waiting = [[rows[place] for place in part] for part in parts]
             else:
                 yield batch, found
 
-    def _prompts(self, prompts):
-        """The ids of each prompt without what all of them share, those shared ids, and their cache (None: none)."""
+    def _start(self, prompts):
+        """Started: what all prompts share is run."""
         ids = encode(self.tokenizer, prompts)
-        length = len(os.path.commonprefix(ids)) if ids else 0
+        shared = len(os.path.commonprefix(ids)) if ids else 0
         # Each row keeps a token of its own to predict from.
-        length = min([length, *(len(row) - 1 for row in ids)])
-        if length < LEAST_SHARED:
-            return ids, 0, None
-        shared = torch.tensor([ids[0][:length]], device=self.model.device)
-        cache = self.model(input_ids=shared, use_cache=True, logits_to_keep=1).past_key_values
-        return [row[length:] for row in ids], length, cache
+        shared = min([shared, *(len(row) - 1 for row in ids)])
+        cache = None
+        if shared < LEAST_SHARED:
+            shared = 0
+        else:
+            first = torch.tensor([ids[0][:shared]], device=self.model.device)
+            cache = self.model(input_ids=first, use_cache=True, logits_to_keep=1).past_key_values
+        ids = [row[shared:] for row in ids]
+        return Started(ids, shared, cache, *grouping.grouped(ids))
 
-    def _read(self, ids, shared, cache):
-        """Run prompts of B rows: (output with the logits of the last position, attention mask, positions (B,))."""
+    def _read(self, started, batch):
+        """Run the prompts of B rows: (output with the logits of the last position, attention mask (B, T))."""
+        ids, groups = [started.ids[row] for row in batch], [started.groups[row] for row in batch]
+        cache = copy.deepcopy(started.cache)
+        mask = torch.ones((1, started.shared), dtype=torch.int64, device=self.model.device)
+        heads = grouping.heads(ids, groups, started.heads)
+        if heads is not None:
+            first = {group: place for place, group in enumerate(groups)}
+            beginnings = [ids[place][: heads[place]] for place in first.values()]
+            output, mask = self._run(beginnings, mask, cache)
+            number = {group: number for number, group in enumerate(first)}
+            repeated = torch.tensor([number[group] for group in groups], device=self.model.device)
+            cache, mask = output.past_key_values, mask[repeated]
+            cache.batch_select_indices(repeated)
+            ids = [row[head:] for row, head in zip(ids, heads, strict=True)]
+        return self._run(ids, mask, cache)
+
+    def _run(self, ids, mask, cache):
+        """Run the next ids of B rows, padded on the left, after a cache of B rows or of one that all share."""
         length = max(map(len, ids))
-        padding = self.tokenizer.pad_token_id
-        input_ids = torch.tensor([[padding] * (length - len(row)) + row for row in ids], device=self.model.device)
-        mask = torch.tensor(
-            [[1] * shared + [0] * (length - len(row)) + [1] * len(row) for row in ids], device=self.model.device
-        )
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]  # counted without the padding
-        if cache is not None:
-            cache = copy.deepcopy(cache)
+        if cache is not None and len(mask) < len(ids):
             cache.batch_repeat_interleave(len(ids))
+        padding = self.tokenizer.pad_token_id
+        input_ids = [[padding] * (length - len(row)) + row for row in ids]
+        new = [[0] * (length - len(row)) + [1] * len(row) for row in ids]
+        mask = torch.cat([mask.expand(len(ids), -1), torch.tensor(new, device=self.model.device)], dim=1)
         output = self.model(
-            input_ids=input_ids,
+            input_ids=torch.tensor(input_ids, device=self.model.device),
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -length:],  # counted without the padding
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        return output, mask, positions[:, -1]
+        return output, mask
 
-    def _continue(self, ids, shared, cache, max_new_tokens, stop):
+    def _continue(self, started, batch, max_new_tokens, stop):
         ends = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        output, mask, positions = self._read(ids, shared, cache)
-        rows, new = list(range(len(ids))), [[] for _ in ids]
+        output, mask = self._read(started, batch)
+        positions = mask.sum(-1) - 1
+        rows, new = list(range(len(batch))), [[] for _ in batch]
         for _ in range(max_new_tokens):
             following = output.logits[:, -1].argmax(-1)
             for row, token in zip(rows, following.tolist(), strict=True):
@@ -160,14 +197,15 @@ class Local:
             )
         return [cut_at(text, stop).strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
-    def _label_logs(self, ids, shared, cache, labels):
-        output, mask, positions = self._read(ids, shared, cache)
+    def _label_logs(self, started, batch, labels):
+        output, mask = self._read(started, batch)
+        positions = mask.sum(-1) - 1
         first = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
         columns = []
         for label in labels:
             total = first[:, label[0]]
             if len(label) > 1:
-                rest = torch.tensor([label[:-1]], device=self.model.device).expand(len(ids), -1)
+                rest = torch.tensor([label[:-1]], device=self.model.device).expand(len(batch), -1)
                 continued = self.model(
                     input_ids=rest,
                     attention_mask=torch.cat([mask, torch.ones_like(rest)], dim=1),
@@ -213,23 +251,6 @@ def text_windows(tokenizer, text, context_length):
         windows.append((ids[max(0, end - context_length) : end], end - done, len(text[spelt:last].encode())))
         done, spelt = end, last
     return windows
-
-
-def batches(lengths, budget):
-    """Group row numbers, longest first, so that a padded batch holds at most `budget` tokens (or a single row).
-
-    >>> list(batches([2, 9, 3, 8], budget=16))
-    [[1], [3, 2], [0]]
-    """
-    batch, longest = [], 0
-    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
-        if batch and (len(batch) + 1) * longest > budget:
-            yield batch
-            batch = []
-        longest = longest if batch else lengths[number]
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def cut_at(text, stop):

@@ -26,6 +26,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 img { max-width: 100%; height: auto; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .changes { table-layout: fixed; width: 100%; }
+.changes th:nth-child(1) { width: 9rem; }
+.changes th:nth-child(2) { width: 40%; }
 .note { background: #fff6e0; padding: .3rem .7rem; }
 .small { color: #555; font-size: 13px; }
 </style>
@@ -204,7 +206,7 @@ def _seen(task, change):
     return {
         "id": cut(change.id),
         "prompt": cut("\n\n".join(dict.fromkeys(prompts))),
-        "references": cut("\n".join(change.references)),
+        "references": cut("\n".join(dict.fromkeys(change.references))),
         "answers": [
             (results.number(task.main, score), cut(prediction))
             for score, prediction in zip(change.scores, change.predictions, strict=True)

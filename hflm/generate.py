@@ -21,7 +21,7 @@ def generate(model, prompt, options):
 def texts(model, prompt, options):
     """The lines that `generate` prints: one text (or JSON object) a sequence, prompt included."""
     import torch
-    from transformers import set_seed
+    from accelerate.utils import set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()

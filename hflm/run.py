@@ -292,7 +292,7 @@ def _start(recipe):
     """The process group (one process unless a launcher started several), seeded."""
     import torch
     from accelerate import PartialState
-    from transformers import set_seed
+    from accelerate.utils import set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -309,7 +309,7 @@ def _finish(state, folder, stage, keys):
 
 def _first_model(recipe, folder):
     """What training starts from: a new model of the recipe's size, or the one that it names."""
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     from hflm import model as models
     from hflm import tokenizer as tokenizers
@@ -332,7 +332,7 @@ def _first_model(recipe, folder):
 
 
 def _model_to_finetune(recipe, folder):
-    from transformers import set_seed
+    from accelerate.utils import set_seed
 
     from hflm import model as models
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import answer
+from hflm import answer, grouping
 from hflm.errors import ModelError
 from hflm.tokenizer import encode
 
@@ -89,17 +89,33 @@ def test_rows_end_at_a_stop_string(model, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "budget", "expected"),
+    ("lengths", "groups", "budget", "expected"),
     [
-        ([], 16, []),
-        ([2, 9, 3, 8], 16, [[1], [3, 2], [0]]),
-        ([100, 1], 16, [[0], [1]]),
-        ([4, 4, 4, 4], 16, [[0, 1, 2, 3]]),
-        ([4, 4, 4, 4, 4], 16, [[0, 1, 2, 3], [4]]),
+        ([], [], 16, []),
+        ([2, 9, 3, 8], range(4), 16, [[1], [3, 2], [0]]),
+        ([100, 1], range(2), 16, [[0], [1]]),
+        ([4, 4, 4, 4], range(4), 16, [[0, 1, 2, 3]]),
+        ([4, 4, 4, 4, 4], range(5), 16, [[0, 1, 2, 3], [4]]),
+        ([2, 9, 3, 8], [5, 5, 6, 7], 24, [[1, 0], [3, 2]]),  # with the longest row of the group
+        ([5, 5, 5, 5], [1, 2, 1, 2], 10, [[0, 2], [1, 3]]),
     ],
 )
-def test_batches_hold_their_budget(lengths, budget, expected):
-    assert list(answer.batches(lengths, budget)) == expected
+def test_batches_hold_their_budget_and_keep_groups_together(lengths, groups, budget, expected):
+    assert list(grouping.batches(lengths, budget, groups)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([], ([], [])),
+        ([[1]], ([0], [0])),
+        ([[1, 2], [1, 2]], ([0, 0], [1])),  # each keeps a token of its own
+        ([[7, 8, 9, 1], [5, 5], [7, 8, 9, 2, 2]], ([1, 0, 1], [1, 3])),
+        ([[1, 2, 3, 4, 5], [1, 6, 7, 8, 9]], ([0, 1], [4, 4])),  # one common token is not worth the others
+    ],
+)
+def test_rows_that_begin_alike_are_grouped_where_that_saves_tokens(ids, expected):
+    assert grouping.grouped(ids) == expected
 
 
 @pytest.mark.parametrize("text", [TEXTS[0], " ".join(TEXTS), "你好" * 40, "a"])
@@ -172,10 +188,39 @@ def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, 
     with torch.inference_mode():
         texts, logs, read = both()
         monkeypatch.setattr(answer, "LEAST_SHARED", 10_000)
+        monkeypatch.setattr(grouping, "heads", lambda *_: None)
         expected_texts, expected_logs, everything = both()
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
     assert read < everything or len(prompts) == 1
+
+
+QUESTIONS = [f"{n} {SHOTS}The fox saw the {what} in the" for n in range(3) for what in ("cup", "old hat", "key")]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 700, 10_000])
+@pytest.mark.parametrize("prompts", [QUESTIONS, [*QUESTIONS[::-1], *PROMPTS], [PROMPTS[0], QUESTIONS[4], QUESTIONS[3]]])
+def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(
+    model, tokenizer, prompts, batch_tokens, monkeypatch
+):
+    sizes = []
+    model.register_forward_pre_hook(
+        lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
+    )
+
+    def both():
+        sizes.clear()
+        local = answer.Local(model, tokenizer, batch_tokens)
+        found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
+        return *found, sum(sizes)
+
+    with torch.inference_mode():
+        texts, logs, read = both()
+        monkeypatch.setattr(grouping, "heads", lambda *_: None)
+        expected_texts, expected_logs, everything = both()
+    assert texts == expected_texts
+    np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
+    assert read < everything or batch_tokens < 700
 
 
 def test_answered_rows_are_left_out_and_the_other_batches_stay(model, tokenizer):
@@ -192,11 +237,11 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer, monke
     asked = []
     whole = answer.Local._continue
 
-    def small_memory(self, ids, *rest):
-        asked.append(len(ids))
-        if len(ids) > 2:
+    def small_memory(self, started, batch, *rest):
+        asked.append(len(batch))
+        if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, ids, *rest)
+        return whole(self, started, batch, *rest)
 
     with torch.inference_mode():
         expected = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
