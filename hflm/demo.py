@@ -142,7 +142,7 @@ class Shown:
 def load(path, revision=None, examples=None) -> Shown:
     """A model and what its run, folder or Hub repository says about it: recipe.yaml, README.md, benchmark/predictions.
 
-    `examples` replaces those that `examples` finds in the predictions. Raises ModelError.
+    `examples` stands for what `found_examples` finds in the predictions. Raises ModelError.
     """
     from transformers.utils import logging
 
@@ -150,9 +150,9 @@ def load(path, revision=None, examples=None) -> Shown:
     logging.set_verbosity_error()
     model, tokenizer = models.load(path, revision)
     recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
-    predictions = _predictions(recipe, path)
+    rows = predictions(recipe, path)
     if examples is None:
-        examples = found_examples(recipe, predictions)
+        examples = found_examples(recipe, rows)
     return Shown(
         model.eval(),
         tokenizer,
@@ -160,7 +160,7 @@ def load(path, revision=None, examples=None) -> Shown:
         line=first_line(card.read_text(encoding="utf-8", errors="replace")) if card else "",
         facts=f"{model.num_parameters():,} parameters \u00b7 a context of {models.context_length(model):,} tokens \u00b7 "
         f"a vocabulary of {model.config.vocab_size:,}",
-        asked=tabs(recipe, predictions, examples),
+        asked=tabs(recipe, rows, examples),
         examples=examples,
     )
 
@@ -171,7 +171,7 @@ def tabs(recipe, predictions, examples):
     for kind, tab in TABS.items():
         named = {name: task for name, task in (recipe.tasks if recipe else {}).items() if task.kind == kind}
         for name, task in (named or {None: PLAIN[kind]}).items():
-            columns = _columns(task)
+            columns, shots = _columns(task), _shots(task, predictions.get(name, []))
             examples_of = examples.get(name) or ([] if named else PLAIN_EXAMPLES[kind])
             asked.append(
                 Asked(
@@ -180,8 +180,8 @@ def tabs(recipe, predictions, examples):
                     columns=columns,
                     labels=_labels(task, columns),
                     answer=_answer_label(task),
-                    note=_note(recipe, name),
-                    shots=_shots(task, predictions.get(name, [])),
+                    note=_note(recipe, name, shots),
+                    shots=shots,
                     examples=[row for row in examples_of if len(row) == len(columns)],
                 )
             )
@@ -240,7 +240,7 @@ def _file(path, name, revision):
         return Path(hf_hub_download(str(path), name, revision=revision))
 
 
-def _predictions(recipe, path):
+def predictions(recipe, path):
     """{task: rows} that the run's benchmark wrote down, of the tasks that ask with a prompt."""
     folder = Path(path).expanduser() / "benchmark" / "predictions"
     found = {name: records.read_lines(folder / f"{name}.jsonl") for name in (recipe.tasks if recipe else {})}
@@ -273,19 +273,23 @@ def _answer_label(task):
     return {"summarization": "Summary", "sentiment": "Sentiment", "qa": "Answer"}[task.kind]
 
 
-def _note(recipe, name):
+def _note(recipe, name, shots):
     if recipe is None:
         return "Nothing is known of what this model was trained for: it is asked with hflm's own prompt."
     if name is None:
         return "This model was not trained for this task: its recipe has no such task. Its answers may mean nothing."
+    note = []
     if recipe.finetune is None or name not in recipe.finetune.tasks:
-        return "This model was not trained for this task: its recipe only measures it."
-    return ""
+        note.append("This model was not trained for this task: its recipe only measures it.")
+    count = recipe.tasks[name].shots
+    if count and not shots:
+        note.append(f"Its benchmark puts {count} solved examples before each prompt; they are not known here.")
+    return " ".join(note)
 
 
 def _shots(task, rows):
     """The solved examples that all prompts of a benchmark begin with, "" without; they end in a blank line."""
-    if not getattr(task, "shots", 0) or len(rows) < 2:
+    if not task.shots or len(rows) < 2:
         return ""
     same = os.path.commonprefix([row["prompt"] for row in rows])
     return same[: same.rfind("\n\n") + 2] if "\n\n" in same else ""

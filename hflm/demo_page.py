@@ -10,10 +10,16 @@ import os
 import sys
 import threading
 
-from hflm import demo, score_page
 from hflm.errors import MissingExtra, UserError
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
+try:
+    import gradio
+except ImportError:
+    raise MissingExtra("demo", "hflm demo", "hflm demo MODEL") from None
+import matplotlib
+
+from hflm import demo, score_page
 
 WAITING = 16  # requests in the queue; the model answers one at a time
 PORTS = "7860 to 7959"  # Gradio's own
@@ -29,7 +35,6 @@ LAUNCH = {
     "pwa": False,
     "ssr_mode": False,
     "num_workers": 0,
-    "root_path": "",
     "footer_links": [],
     "max_file_size": "1kb",  # nothing is uploaded
 }
@@ -40,9 +45,11 @@ STYLE = (
 .about h1 { font-size: 1.7rem; font-weight: 650; margin: .2rem 0 .3rem; }
 .about p { margin: .15rem 0; max-width: 60rem; overflow-wrap: anywhere; }
 .about .facts, .small { font-size: 13px; opacity: .75; }
+.legend { opacity: 1; }
 .note { border-left: 3px solid var(--color-accent); padding: .4rem .8rem; background: var(--background-fill-secondary); }
 .inside table { border: 0 !important; width: auto !important; margin: 1rem 0; display: block; overflow-x: auto; }
-.inside th, .inside td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
+.inside tr, .inside th, .inside td { border: 0 !important; }
+.inside th, .inside td { border-bottom: 1px solid var(--border-color-primary) !important; }
 .inside th, .inside td { padding: .25rem .7rem !important; text-align: left; }
 .inside .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .inside img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 6px; }
@@ -55,13 +62,14 @@ STYLE = (
 def serve(model, host="127.0.0.1", port=None, revision=None, examples=None):
     """Load a model, serve its page until Ctrl-C, and print the address. `examples` as demo.load takes them.
 
-    Raises MissingExtra without gradio; UserError when the port is taken; ModelError.
+    Raises UserError when the port is taken, and ModelError.
     """
-    gradio = _gradio()
     shown = demo.load(model, revision, examples)
+    # Gradio asks matplotlib for its backend at each request: found out at the first one, that takes seconds.
+    matplotlib.use("agg")
     # The first text takes longer than all later ones.
     next(shown.continuation("", 0, {name: value for name, (_, _, value, _) in demo.SETTINGS.items()}))
-    made = page(gradio, shown)
+    made = page(shown)
     if not _loopback(host):
         print(
             f"warning: {host} is not this machine alone: everybody who reaches it can use the demo, without a password.",
@@ -87,28 +95,28 @@ def serve(model, host="127.0.0.1", port=None, revision=None, examples=None):
         made.close(verbose=False)
 
 
-def page(gradio, shown):
+def page(shown):
     """The gradio.Blocks of a demo.Shown."""
     with gradio.Blocks(title=f"{shown.title} \u00b7 hflm", analytics_enabled=False) as made:
         made.queue(max_size=WAITING, default_concurrency_limit=1)
         about = f"<h1>{html.escape(shown.title)}</h1><p>{html.escape(shown.line)}</p>"
-        _html(gradio, f'{about}<p class="facts">{html.escape(shown.facts)}</p>', "about")
+        _html(f'{about}<p class="facts">{html.escape(shown.facts)}</p>', "about")
         with gradio.Tabs():
             with gradio.Tab("Generate"):
-                _generate(gradio, shown)
+                _generate(shown)
             for asked in shown.asked:
                 with gradio.Tab(asked.tab):
-                    _ask(gradio, shown, asked)
+                    _ask(shown, asked)
             with gradio.Tab("Look inside"):
-                _inside(gradio, shown)
+                _inside(shown)
     return made
 
 
-def _generate(gradio, shown):
+def _generate(shown):
     with gradio.Row():
         with gradio.Column():
-            prompt = _box(gradio, "Prompt", lines=5, placeholder="The beginning of a text")
-            buttons = _buttons(gradio, "Generate")
+            prompt = _box("Prompt", lines=5, placeholder="The beginning of a text")
+            buttons = _buttons("Generate")
             with gradio.Accordion("Settings", open=False):
                 sliders = [
                     gradio.Slider(least, most, value, step=step, label=name)
@@ -118,27 +126,27 @@ def _generate(gradio, shown):
                     None, label="seed", precision=0, minimum=0, maximum=2**32 - 1, info="The same seed, the same text."
                 )
         with gradio.Column():
-            written = _answer(gradio, "Text", 12)
+            written = _answer("Text", 12)
 
     def run(prompt, seed, *settings):
         yield from shown.continuation(prompt, seed, dict(zip(demo.SETTINGS, settings, strict=True)))
 
-    _wire(gradio, "generate", run, buttons, prompt, [prompt, seed, *sliders], written)
-    _examples(gradio, shown.examples["generate"], [prompt])
+    _wire("generate", run, buttons, prompt, [prompt, seed, *sliders], written)
+    _examples(shown.examples["generate"], [prompt])
 
 
-def _ask(gradio, shown, asked):
+def _ask(shown, asked):
     if asked.note:
-        _html(gradio, html.escape(asked.note), "note")
+        _html(html.escape(asked.note), "note")
     verb = asked.tab.split(":")[0]
     lines = {"summarization": 8, "qa": 5}.get(asked.task.kind, 3)
     chooses = asked.task.kind == "sentiment"
     with gradio.Row():
         with gradio.Column():
-            boxes = [_box(gradio, label, lines=1 if place else lines) for place, label in enumerate(asked.labels)]
-            buttons = _buttons(gradio, "Judge" if chooses else verb)
+            boxes = [_box(label, lines=1 if place else lines) for place, label in enumerate(asked.labels)]
+            buttons = _buttons("Judge" if chooses else verb)
         with gradio.Column():
-            answered = gradio.Label(label=asked.answer) if chooses else _answer(gradio, asked.answer, lines)
+            answered = gradio.Label(label=asked.answer) if chooses else _answer(asked.answer, lines)
 
     def run(*texts):
         if chooses:
@@ -146,23 +154,23 @@ def _ask(gradio, shown, asked):
         else:
             yield from shown.written(asked, texts)
 
-    _wire(gradio, verb.lower(), run, buttons, boxes[-1], boxes, answered)
-    _examples(gradio, asked.examples, boxes)
+    _wire(verb.lower(), run, buttons, boxes[-1], boxes, answered)
+    _examples(asked.examples, boxes)
 
 
-def _inside(gradio, shown):
-    text = _box(gradio, "Text", lines=3, placeholder="How likely is each token of this text, after those before it?")
+def _inside(shown):
+    text = _box("Text", lines=3, placeholder="How likely is each token of this text, after those before it?")
     attention = gradio.Checkbox(True, label="Draw each head's attention (short texts)")
-    buttons = _buttons(gradio, "Look inside")
-    _examples(gradio, shown.examples["inside"], [text])
+    buttons = _buttons("Look inside")
+    _examples(shown.examples["inside"], [text])
 
     def run(text, attention):
         yield from shown.inside(text, attention)
 
-    _wire(gradio, "look_inside", run, buttons, text, [text, attention], _html(gradio, "", "inside"))
+    _wire("look_inside", run, buttons, text, [text, attention], _html("", "inside"))
 
 
-def _wire(gradio, name, run, buttons, last, inputs, output):
+def _wire(name, run, buttons, last, inputs, output):
     """The first button runs, as Shift+Enter (Enter in a single line) in the `last` box does; the second one stops it."""
     start, stop = buttons
 
@@ -190,27 +198,27 @@ def _wire(gradio, name, run, buttons, last, inputs, output):
     stop.click(None, cancels=event, api_visibility="private")
 
 
-def _buttons(gradio, name):
+def _buttons(name):
     with gradio.Row():
         return gradio.Button(name, variant="primary", scale=3), gradio.Button("Stop", scale=1, min_width=80)
 
 
-def _box(gradio, label, lines, placeholder=None):
+def _box(label, lines, placeholder=None):
     return gradio.Textbox(
         label=label, lines=lines, max_lines=max(lines, 14), placeholder=placeholder, max_length=demo.LONGEST
     )
 
 
-def _answer(gradio, label, lines):
+def _answer(label, lines):
     return gradio.Textbox(label=label, lines=lines, max_lines=24, interactive=False, buttons=["copy"])
 
 
-def _html(gradio, text, name):
+def _html(text, name):
     # The component's template stays its default: what stands in its value is HTML, and ${...} in it is text.
     return gradio.HTML(text, elem_classes=[name], js_on_load=None)
 
 
-def _examples(gradio, rows, boxes):
+def _examples(rows, boxes):
     if rows:
         gradio.Examples(rows, boxes, cache_examples=False, api_visibility="private")
 
@@ -220,11 +228,3 @@ def _loopback(host):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _gradio():
-    try:
-        import gradio
-    except ImportError:
-        raise MissingExtra("demo", "hflm demo") from None
-    return gradio
