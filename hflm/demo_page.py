@@ -7,6 +7,7 @@ and Gradio is told to report nothing.
 import html
 import ipaddress
 import os
+import socket
 import sys
 import threading
 
@@ -22,7 +23,6 @@ import matplotlib
 from hflm import demo, score_page
 
 WAITING = 16  # requests in the queue; the model answers one at a time
-PORTS = "7860 to 7959"  # Gradio's own
 FONT, MONOSPACE = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # nothing to fetch
 LAUNCH = {
     "prevent_thread_lock": True,
@@ -64,20 +64,21 @@ def serve(model, host="127.0.0.1", port=None, revision=None, examples=None):
 
     Raises UserError when the port is taken, and ModelError.
     """
+    _try(host, port)
+    if not _loopback(host):
+        print(
+            f"warning: {host} is not this machine alone: everybody who reaches it can use the demo, without a password.",
+            file=sys.stderr,
+        )
     shown = demo.load(model, revision, examples)
     # Gradio asks matplotlib for its backend at each request: found out at the first one, that takes seconds.
     matplotlib.use("agg")
     # The first text takes longer than all later ones.
     next(shown.continuation("", 0, {name: value for name, (_, _, value, _) in demo.SETTINGS.items()}))
     made = page(shown)
-    if not _loopback(host):
-        print(
-            f"warning: {host} is not this machine alone: everybody who reaches it can use the demo, without a password.",
-            file=sys.stderr,
-        )
     try:
         _, address, _ = made.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             css=STYLE,
             theme=gradio.themes.Default(
@@ -85,9 +86,8 @@ def serve(model, host="127.0.0.1", port=None, revision=None, examples=None):
             ),
             **LAUNCH,
         )
-    except OSError:
-        taken = f"port {port} is" if port else f"the ports {PORTS} are"
-        raise UserError(f"{taken} taken, or {host} is no address of this machine. Try --port or --host") from None
+    except OSError as error:
+        raise _unheard(host, port, error) from None
     print(f"{shown.title}: {address}  (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()
@@ -123,13 +123,15 @@ def _generate(shown):
                     for name, (least, most, value, step) in demo.SETTINGS.items()
                 ]
                 seed = gradio.Number(
-                    None, label="seed", precision=0, minimum=0, maximum=2**32 - 1, info="The same seed, the same text."
+                    -1, label="seed", precision=0, minimum=-1, maximum=2**32 - 1, info="-1: another text each time"
                 )
         with gradio.Column():
             written = _answer("Text", 12)
 
     def run(prompt, seed, *settings):
-        yield from shown.continuation(prompt, seed, dict(zip(demo.SETTINGS, settings, strict=True)))
+        yield from shown.continuation(
+            prompt, None if seed == -1 else seed, dict(zip(demo.SETTINGS, settings, strict=True))
+        )
 
     _wire("generate", run, buttons, prompt, [prompt, seed, *sliders], written)
     _examples(shown.examples["generate"], [prompt])
@@ -137,7 +139,7 @@ def _generate(shown):
 
 def _ask(shown, asked):
     if asked.note:
-        _html(html.escape(asked.note), "note")
+        _html(f'<p class="note">{html.escape(asked.note)}</p>', "about")
     verb = asked.tab.split(":")[0]
     lines = {"summarization": 8, "qa": 5}.get(asked.task.kind, 3)
     chooses = asked.task.kind == "sentiment"
@@ -181,9 +183,9 @@ def _wire(name, run, buttons, last, inputs, output):
                 yield said
         except UserError as error:
             line = html.escape(" ".join(str(error).split()))
-            raise gradio.Error(line, title="", print_exception=False) from None
+            raise gradio.Error(line, print_exception=False) from None
         if said in ("", given[0]):
-            gradio.Info("The model ends the text at once: it adds nothing to this.", title="")
+            gradio.Info("The model ends the text at once: it adds nothing to this.")
 
     event = gradio.on(
         [start.click, last.submit],
@@ -210,7 +212,7 @@ def _box(label, lines, placeholder=None):
 
 
 def _answer(label, lines):
-    return gradio.Textbox(label=label, lines=lines, max_lines=24, interactive=False, buttons=["copy"])
+    return gradio.Textbox(label=label, lines=lines, max_lines=24, interactive=False)
 
 
 def _html(text, name):
@@ -223,8 +225,24 @@ def _examples(rows, boxes):
         gradio.Examples(rows, boxes, cache_examples=False, api_visibility="private")
 
 
+def _try(host, port):
+    """Raises UserError for an address that cannot be listened at, before a model is loaded for nothing."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise _unheard(host, port, error) from None
+
+
+def _unheard(host, port, error):
+    place = host if port is None else f"{host}, port {port}"
+    return UserError(f"the page cannot be served at {place}: {error.strerror or error}. Try another --port or --host")
+
+
 def _loopback(host):
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
