@@ -286,8 +286,8 @@ main()
 
 
 @contextlib.contextmanager
-def serving(command, ending, **options):
-    """The address that a server prints first; the server is ended by Ctrl-C and then exits with `ending`."""
+def serving(command, end, ending, **options):
+    """The address that a server prints first; at the end the signal `end` makes it exit with `ending`."""
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
     )
@@ -295,7 +295,7 @@ def serving(command, ending, **options):
         line = server.stdout.readline()
         assert line, server.stderr.read()
         yield re.search(r"http://\S+", line)[0], server
-        server.send_signal(signal.SIGINT)
+        server.send_signal(end)
         _, errors = server.communicate(timeout=60)
         assert server.returncode == ending
         assert "KeyboardInterrupt" not in errors
@@ -310,7 +310,10 @@ def server(run, tmp_path_factory):
     asked = tmp_path_factory.mktemp("guard") / "asked"
     # No HF_HUB_OFFLINE: what a library asks for by itself is to be seen.
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-    with serving([sys.executable, "-c", GUARD, str(asked), "demo", str(run)], 130, env=environment) as (url, process):
+    with serving([sys.executable, "-c", GUARD, str(asked), "demo", str(run)], signal.SIGINT, 130, env=environment) as (
+        url,
+        process,
+    ):
         yield url, process
     assert not asked.exists(), asked.read_text()
 
@@ -530,7 +533,10 @@ def test_a_space_runs_from_its_files_and_the_hub(run, tmp_path):
     app.write_text(app.read_text().replace("7860", str(port)))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    with serving([sys.executable, "app.py"], -signal.SIGINT, env=environment, cwd=app.parent) as (url, _):
+    with serving([sys.executable, "app.py"], signal.SIGTERM, -signal.SIGTERM, env=environment, cwd=app.parent) as (
+        url,
+        _,
+    ):
         client = Client(url, verbose=False)
         asked = json.loads((app.parent / "examples.json").read_text())["translation"][0]
         assert client.predict(*asked, api_name="/translate")
