@@ -161,8 +161,7 @@ class Local:
         return output, mask
 
     def _continue(self, started, batch, max_new_tokens, stop):
-        ends = self.model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        ends = end_tokens(self.model, self.tokenizer)
         output, mask = self._read(started, batch)
         positions = mask.sum(-1) - 1
         rows, new = list(range(len(batch))), [[] for _ in batch]
@@ -251,6 +250,12 @@ def text_windows(tokenizer, text, context_length):
         windows.append((ids[max(0, end - context_length) : end], end - done, len(text[spelt:last].encode())))
         done, spelt = end, last
     return windows
+
+
+def end_tokens(model, tokenizer):
+    """The ids at which an answer ends: the tokenizer's end of text and what the model's generation config names."""
+    ends = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
 
 def cut_at(text, stop):

@@ -257,6 +257,26 @@ def score(
 
 
 @app.command()
+def demo(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; other than this machine, everybody may use it.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.", show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
+):
+    """Try a model on a local page, and look inside.
+
+    A run is asked as its recipe's tasks ask. Needs the extra `demo`.
+    """
+    from hflm import demo_page
+
+    demo_page.serve(model, host, port, revision)
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
     repo_id: Annotated[

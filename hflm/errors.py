@@ -76,10 +76,9 @@ class MissingExtra(UserError):
     "reading a .gguf file needs an optional package: uv sync --extra gguf (or pip install 'hflm-recipes[gguf]')"
     """
 
-    def __init__(self, extra, purpose):
-        super().__init__(
-            f"{purpose} needs an optional package: uv sync --extra {extra} (or pip install 'hflm-recipes[{extra}]')"
-        )
+    def __init__(self, extra, purpose, command=None):
+        way = f"`uv run --extra {extra} {command}`" if command else f"uv sync --extra {extra}"
+        super().__init__(f"{purpose} needs an optional package: {way} (or pip install 'hflm-recipes[{extra}]')")
 
 
 class HubError(HflmError):

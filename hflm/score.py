@@ -82,8 +82,7 @@ def attention(model, tokenizer, text):
 
     A row is the place that looks, a column the place that is looked at; rows sum to 1, and nothing looks ahead. What a
     head hands on is these weights times V (Vaswani et al. 2017, Attention Is All You Need, equation 1). The first of
-    the T places is the begin-of-text token. Raises UserError for an empty text or too many tokens. The model computes
-    its attention in the plain way ("eager") from then on: the fast ones do not keep the weights.
+    the T places is the begin-of-text token. Raises UserError for an empty text or too many tokens.
     """
     import torch
 
@@ -94,9 +93,13 @@ def attention(model, tokenizer, text):
             f"attention: the text has {len(labels)} tokens, more than {longest} cannot be drawn. Shorten it"
         )
     [(ids, _, _)] = text_windows(tokenizer, text, models.context_length(model))
-    model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, output_attentions=True)
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the fast ones do not keep the weights
+    try:
+        with torch.inference_mode():
+            found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, output_attentions=True)
+    finally:
+        model.set_attn_implementation(usual)
     return torch.cat(found.attentions).float().cpu().numpy(), ["(begin)", *labels]
 
 

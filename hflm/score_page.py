@@ -21,34 +21,19 @@ SHADES = (
 LONGEST_TABLE = 60  # rows; of a longer text the least likely tokens are shown
 HEADINGS = ("token", "log p", "p", "rank", "most likely there")
 
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
+STYLE = """\
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .strip { font-size: 17px; line-height: 1.9; }
 .strip span, .legend span { padding: .15rem 0; border-radius: 3px; }
 .strip span { border-right: 1px solid #fff; }
 .strip span:hover { outline: 2px solid #222; }
 .legend span { padding: .15rem .5rem; }
-{%- for _, _, background, letters in shades %}
-.s{{ loop.index0 }} { background: {{ background }}; color: {{ letters }}; }
-{%- endfor %}
-.small { color: #555; font-size: 13px; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+""" + "\n".join(
+    f".s{number} {{ background: {background}; color: {letters}; }}"
+    for number, (_, _, background, letters) in enumerate(SHADES)
+)
+
+BODY = """\
 <p>{{ summary }}</p>
 <p class="small legend">
 {%- for _, told, _, _ in shades %}
@@ -75,17 +60,47 @@ Point at a token to see what the model expected there.</p>
 weights of a row sum to 1.</p>
 <img alt="The attention weights of each layer and head" src="data:image/png;base64,{{ picture }}">
 {%- endif %}
+"""
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { max-width: 100%; height: auto; }
+{{ strip_style }}
+.small { color: #555; font-size: 13px; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{{ body | safe }}
 </body>
 </html>
 """
 
+_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
+
 
 def page(score, model, picture=None):
-    """The score as an HTML page, one text: no script, no request, all data escaped; `picture` is PNG bytes or None."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
+    """The score as an HTML page, one text: no script, no request, all data escaped. `picture`: PNG bytes to show too."""
+    return _ENVIRONMENT.from_string(PAGE).render(
+        title=f"What {shown(model)} expects", strip_style=STYLE, body=body(score, picture)
+    )
+
+
+def body(score, picture=None):
+    """What stands under the page's title, without the STYLE that it needs: one text of HTML, all data escaped."""
     told, rows = _rows(score)
-    return environment.from_string(PAGE).render(
-        title=f"What {shown(model)} expects",
+    return _ENVIRONMENT.from_string(BODY).render(
         summary=summary(score),
         shades=SHADES,
         tokens=[

@@ -70,7 +70,7 @@ def read(task, rows: Iterable[dict], where: str) -> tuple[list[Example], list[st
                 bad.append(str(error))
         if not bad:
             canonical, references = found
-            fields = {**row, **canonical} if _by_default(task) else {**canonical, **row}
+            fields = _visible(task, row, canonical)
             prompt = render(fields, f"{where}, row {rows_read}")
             if not prompt and module.PROMPT != "":
                 bad.append("the prompt is empty")
@@ -87,6 +87,25 @@ def read(task, rows: Iterable[dict], where: str) -> tuple[list[Example], list[st
     if task.kind == "language_modeling":
         examples = _texts(task, examples, where)
     return examples, [f"{where}, {problem}" for problem in problems]
+
+
+def prompt(task, row: dict) -> str:
+    """The prompt of one row that needs no target. Raises DataError.
+
+    >>> prompt(qa, {"context": "The tower is red.", "question": "What is red?"})              # doctest: +SKIP
+    'The tower is red.\\nQuestion: What is red?\\nAnswer:'
+    """
+    row = _unnested(row)
+    try:
+        canonical = _module(task.kind).fields(task, row)
+    except BadValue as error:
+        raise DataError(str(error)) from None
+    return _renderer(task)(_visible(task, row, canonical), "this text")
+
+
+def variables(task) -> set[str]:
+    """The names that the task's prompt uses: canonical fields, and columns where the recipe gives the prompt."""
+    return _template(task)[1] - _ENVIRONMENT.globals.keys()
 
 
 def shorten(task, example: Example, characters: int) -> Example:
@@ -206,6 +225,11 @@ def _compiled(prompt):
 def _by_default(task):
     """Whether the kind's own prompt is used (language modelling knows no other)."""
     return task.kind == "language_modeling" or task.prompt is None
+
+
+def _visible(task, row, canonical):
+    """What the template sees: of two meanings of a name the kind's own prompt takes the field, a recipe's the column."""
+    return {**row, **canonical} if _by_default(task) else {**canonical, **row}
 
 
 def _template(task):
