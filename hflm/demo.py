@@ -19,8 +19,8 @@ from hflm import recipe as recipes
 from hflm.errors import DataError, RecipeError, UserError
 from hflm.public import shown
 from hflm.recipe_tasks import Data, Qa, Sentiment, Summarization, Translation
-from hflm.writing import stream
 from hflm.tokenizer import encode
+from hflm.writing import stream
 
 LONGEST = 20_000  # characters of one text that somebody types
 LONGEST_LINE = 400  # characters of the card that stand at the top
