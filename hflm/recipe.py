@@ -14,7 +14,7 @@ from hflm import names, recipe_yaml, task_file
 from hflm.batch import not_whole_rows
 from hflm.errors import Problem, RecipeError
 from hflm.names import NAMES, show, suggest
-from hflm.presets import PRESETS
+from hflm.presets import PRESETS, training
 from hflm.recipe_section import (
     KINDS,
     License,
@@ -261,7 +261,10 @@ def _checked(tree, problems):
                 problems.append(Problem(node.file, node.line, path, detail["msg"]))
     if problems:
         raise RecipeError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0)))
-    return loaded
+    if loaded.pretrain is None:
+        return loaded
+    args = training(loaded.model.preset, loaded.pretrain.args)
+    return loaded.model_copy(update={"pretrain": loaded.pretrain.model_copy(update={"args": args})})
 
 
 def dump(recipe):

@@ -60,7 +60,7 @@ class PretrainRecipe(Section):
     z_loss: ZLoss = 0.0
     """The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."""
     args: options_of("TrainingArguments") = Field(default_factory=dict)
-    """How to train."""
+    """How to train; a small preset (`nano`, `micro`, `mini`) brings `optim: muon` and its learning rate."""
 
     @classmethod
     def rules(cls, raw):

@@ -370,13 +370,33 @@ def test_a_tokenizer_needs_text(tmp_path):
     assert load(tmp_path, text, ["tokenizer.train.data.path=text"]).tokenizer.train.data[0].path == "text"
 
 
+@pytest.mark.parametrize(
+    ("preset", "args", "expected"),
+    [
+        ("gpt2-nano", {}, {"optim": "muon", "learning_rate": 5e-3}),
+        ("gpt2-mini", {"learning_rate": 1e-3}, {"optim": "muon", "learning_rate": 1e-3}),
+        ("gpt2-mini", {"optim": "adamw_torch_fused"}, {"optim": "adamw_torch_fused"}),
+        ("gpt2-micro", {"fsdp": True}, {"fsdp": True}),
+        ("gpt2-small", {}, {}),
+    ],
+)
+def test_a_small_preset_brings_its_optimizer(tmp_path, preset, args, expected):
+    text = GOOD.replace("preset: gpt2-nano", f"preset: {preset}").replace(
+        "{max_steps: 400, learning_rate: 5e-4}", json.dumps(args)
+    )
+    loaded = load(tmp_path, text)
+    assert loaded.pretrain.args == expected
+    (tmp_path / "again.yaml").write_text(recipe.dump(loaded))
+    assert recipe.load(str(tmp_path / "again.yaml")).pretrain.args == expected
+
+
 def test_a_good_recipe(tmp_path):
     good = load(tmp_path, GOOD)
     assert good.name == "good"
     assert good.seed == 42
     assert good.model.config == {**PRESETS["gpt2-nano"], "n_positions": 256}
     assert [data.options for data in good.pretrain.data] == [{"name": "stories"}]
-    assert good.pretrain.args == {"max_steps": 400, "learning_rate": 5e-4}
+    assert good.pretrain.args == {"max_steps": 400, "learning_rate": 5e-4, "optim": "muon"}
     assert {name: task.kind for name, task in good.tasks.items()} == {
         "sentiment": "sentiment",
         "nmt": "translation",
@@ -470,7 +490,7 @@ def test_extends_merges_deeply_and_problems_point_into_the_right_file(tmp_path):
         "extends: base/b.yaml\nname: child\npretrain: {args: {max_steps: 5}}\ntasks: {sentiment: {labels: [a, b]}}\n"
     )
     merged = load(tmp_path, child)
-    assert (merged.name, merged.pretrain.args) == ("child", {"max_steps": 5, "learning_rate": 5e-4})
+    assert (merged.name, merged.pretrain.args) == ("child", {"optim": "muon", "max_steps": 5, "learning_rate": 5e-4})
     assert merged.tasks["sentiment"].labels == ("a", "b")
     assert merged.tasks["sentiment"].data.path == "org/reviews"
 
@@ -539,7 +559,7 @@ def test_extends_that_leads_nowhere(tmp_path, files, file, line, text):
             [{"path": "a"}, {"path": "c"}],
         ),
         (["benchmark.batch_tokens=1", "benchmark.batch_tokens=2"], "benchmark.batch_tokens", 2),
-        (["pretrain.args.max_steps=null"], "pretrain.args", {"learning_rate": 5e-4}),
+        (["pretrain.args.max_steps=null"], "pretrain.args", {"optim": "muon", "learning_rate": 5e-4}),
         (["push=null"], "push", None),
         (["push=null", "push=null"], "push", None),
         (["tasks.nmt.splits.test=dev"], "tasks.nmt.splits.test", "dev"),

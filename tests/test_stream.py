@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import corpus, encoding, pack, run, stream
+from hflm import checkpoints, corpus, encoding, pack, run, stream
 from hflm import model as models
 from hflm import recipe as recipes
 from hflm import train as training
@@ -212,9 +212,9 @@ def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
     message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
     with pytest.raises(UserError, match=message):
         fit("run", dataloader_num_workers=2)
-    for name in ("stream-0.json", training.SEAL):
+    for name in ("stream-0.json", checkpoints.SEAL):
         (tmp_path / "run" / "checkpoint-5" / name).unlink()
-    training.seal(tmp_path / "run" / "checkpoint-5")
+    checkpoints.seal(tmp_path / "run" / "checkpoint-5")
     with pytest.raises(UserError, match="does not say where the stream stood. Begin again with --fresh"):
         fit("run")
 
