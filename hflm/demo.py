@@ -45,7 +45,7 @@ class Shown:
         """Yield the prompt with more and more text after it, greedy at temperature 0; `settings` are of SETTINGS."""
         check(prompt, "Prompt", empty=True)
         sampling = dict(settings)
-        count = sampling.pop("max_new_tokens")
+        count = int(sampling.pop("max_new_tokens"))
         for text in stream(
             self.model, self.tokenizer, prompt, count, sampling=sampling if sampling["temperature"] else None, seed=seed
         ):

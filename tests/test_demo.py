@@ -206,6 +206,8 @@ def test_sampling_is_repeatable_and_ends_with_the_context(loaded):
     with pytest.raises(UserError, match=r"the prompt has \d+ tokens, the model's context 128: .* Shorten"):
         next(stream(*loaded, LONG, 1))
     assert list(stream(*loaded, "", 9))[-1]
+    whole = {"temperature": 2, "top_p": 1, "repetition_penalty": 2}  # as a page sends them
+    assert list(stream(*loaded, "The", 9, sampling=whole, seed=1))[-1]
 
 
 @pytest.mark.parametrize(
