@@ -71,8 +71,8 @@ This is the map of the house. The story is told in `run.py`; every other room is
     score.py          `hflm score`: log P token by token, attention weights; score_page.py shows them
     export.py         `hflm export`: folder, GGUF, ONNX
     chat.py           the chat template that a fine-tuned model carries
-    demo.py           `hflm demo`: what its tabs ask and show; demo_page.py the page, writing.py an answer as it is
-                      written, space.py the same as a Space on the Hub
+    demo.py           `hflm demo`: what it shows and answers; demo_tabs.py its tasks and examples, demo_page.py the page
+                      writing.py one answer as it is written, space.py the folder of a Space
 
 Stages do not import each other: `steps.py` hands plain objects along. Nothing imports torch or transformers before a
 command needs it.

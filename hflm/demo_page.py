@@ -20,7 +20,7 @@ except ImportError:
     raise MissingExtra("demo", "hflm demo", "hflm demo MODEL") from None
 import matplotlib
 
-from hflm import demo, score_page
+from hflm import demo, demo_tabs, score_page
 
 WAITING = 16  # requests in the queue; the model answers one at a time
 FONT, MONOSPACE = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # nothing to fetch
@@ -207,7 +207,7 @@ def _buttons(name):
 
 def _box(label, lines, placeholder=None):
     return gradio.Textbox(
-        label=label, lines=lines, max_lines=max(lines, 14), placeholder=placeholder, max_length=demo.LONGEST
+        label=label, lines=lines, max_lines=max(lines, 14), placeholder=placeholder, max_length=demo_tabs.LONGEST
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from hflm import demo_tabs
 from hflm import recipe as recipes
 from hflm.errors import MissingExtra, UserError
 from hflm.public import without_tokens
@@ -48,13 +49,11 @@ def files(run, repo_id):
         gradio = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
         raise MissingExtra("demo", "a Space", f"hflm push {run} --space") from None
-    from hflm import demo
-
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{run}: no recipe.yaml, so this is no finished run. Name a run folder")
     recipe = recipes.load(str(path))
-    found = demo.found_examples(recipe, demo.predictions(recipe, run))
+    found = demo_tabs.found_examples(recipe, demo_tabs.predictions(recipe, run))
     examples = {key: [without_tokens(row) for row in rows] for key, rows in found.items()}
     ours = importlib.metadata.distribution("hflm-recipes")
     front = {

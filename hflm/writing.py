@@ -66,7 +66,8 @@ def _sampler(model, sampling, seed):
         "temperature": logits_process.TemperatureLogitsWarper,
         "top_p": logits_process.TopPLogitsWarper,
     }
-    processors = [make(sampling[name]) for name, make in wanted.items() if sampling.get(name, 1) != 1]
+    # They refuse 2 where they mean 2.0.
+    processors = [make(float(sampling[name])) for name, make in wanted.items() if sampling.get(name, 1) != 1]
     generator = torch.Generator(model.device)
     if seed is None:
         generator.seed()

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from hflm import answer, demo, space, tasks
+from hflm import answer, demo, demo_tabs, space, tasks
 from hflm import model as models
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -140,16 +140,16 @@ def test_a_recipe_that_cannot_be_read_is_told(run, tmp_path):
     ],
 )
 def test_what_was_typed_is_read_back_from_a_prompt(task, columns, prompt):
-    made = demo.Translation(data=demo.TYPED, **task)
-    assert demo._columns(made) == columns
+    made = demo_tabs.Translation(data=demo_tabs.TYPED, **task)
+    assert demo_tabs._columns(made) == columns
     texts = [f"{number} a\nb" for number in range(len(columns))]
-    asked = tasks.prompt(made, demo._row(made, dict(zip(columns, texts, strict=True))))
+    asked = tasks.prompt(made, demo_tabs._row(made, dict(zip(columns, texts, strict=True))))
     if prompt is None:
         assert asked == "b\na 0"
-        assert demo._typed(made, asked) is None
+        assert demo_tabs._typed(made, asked) is None
     else:
         assert asked == re.sub(r"\d", r"\g<0> a\nb", prompt)
-        assert demo._typed(made, asked) == texts
+        assert demo_tabs._typed(made, asked) == texts
 
 
 def test_several_tasks_of_a_kind_have_a_tab_each_and_shots_stand_before_the_prompt():
@@ -157,12 +157,12 @@ def test_several_tasks_of_a_kind_have_a_tab_each_and_shots_stand_before_the_prom
     recipe = recipes.Recipe.model_validate({**RECIPE, "tasks": {**RECIPE["tasks"], "open": shot}})
     solved = "A b.\nQuestion: What?\nAnswer: b\n\n"
     rows = [{"prompt": f"{solved}C {n}.\nQuestion: Which?\nAnswer:", "prediction": "no"} for n in range(2)]
-    *_, one, two = demo.tabs(recipe, {"open": rows}, demo.found_examples(recipe, {"open": rows}))
+    *_, one, two = demo_tabs.tabs(recipe, {"open": rows}, demo_tabs.found_examples(recipe, {"open": rows}))
     assert [one.tab, two.tab] == ["Ask: qa", "Ask: open"]
     assert two.examples == [["C 0.", "Which?"], ["C 1.", "Which?"]]
     assert two.prompt(["C 1.", "Which?"]) == rows[1]["prompt"]
     assert "only measures" in two.note
-    *_, unknown = demo.tabs(recipe, {}, {})
+    *_, unknown = demo_tabs.tabs(recipe, {}, {})
     assert "1 solved examples" in unknown.note
     assert unknown.prompt(["C 1.", "Which?"]) == rows[1]["prompt"].removeprefix(solved)
 
@@ -206,6 +206,8 @@ def test_sampling_is_repeatable_and_ends_with_the_context(loaded):
     with pytest.raises(UserError, match=r"the prompt has \d+ tokens, the model's context 128: .* Shorten"):
         next(stream(*loaded, LONG, 1))
     assert list(stream(*loaded, "", 9))[-1]
+    whole = {"temperature": 2, "top_p": 1, "repetition_penalty": 2}  # as a page sends them
+    assert list(stream(*loaded, "The", 9, sampling=whole, seed=1))[-1]
 
 
 @pytest.mark.parametrize(
@@ -372,8 +374,12 @@ def test_generate(page, loaded):
     tab = panel(page, "Generate")
     tab.get_by_label("Prompt", exact=True).fill("The dog saw")
     tab.get_by_text("Settings").click()
-    tab.get_by_role("spinbutton", name="temperature").fill("0")
-    tab.get_by_role("spinbutton", name="max_new_tokens").fill("7")
+    for name, default, value in (("temperature", "0.8", "0"), ("max_new_tokens", "100", "7")):
+        box = tab.get_by_role("spinbutton", name=name)
+        expect(box).to_have_value(default)
+        box.fill(value)
+        box.press("Tab")
+        expect(box).to_have_value(value)
     press(tab, "Generate")
     *_, text = stream(*loaded, "The dog saw", 7)
     expect(tab.get_by_label("Text", exact=True)).to_have_value(f"The dog saw{text}")
