@@ -194,7 +194,7 @@ def test_the_stream_ends_in_the_benchmarks_answer(loaded, prompt):
 def test_a_character_is_shown_when_it_is_whole(loaded, monkeypatch):
     model, tokenizer = loaded
     wanted = iter(tokenizer.encode("a\U0001f642b", add_special_tokens=False))
-    monkeypatch.setattr("hflm.stream._likeliest", lambda ids, logits: next(wanted))
+    monkeypatch.setattr("hflm.writing._likeliest", lambda ids, logits: next(wanted))
     assert list(stream(model, tokenizer, "The", 6)) == ["a", "a", "a", "a", "a\U0001f642", "a\U0001f642b"]
 
 
