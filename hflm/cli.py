@@ -284,6 +284,7 @@ def push(
         typer.Option(metavar="YOU/NAME", help="Where to; else what the recipe says.", show_default=False),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="A new repository is public.")] = False,
+    space: Annotated[bool, typer.Option("--space", help="Also make a Space that shows it (extra `demo`).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go up, and send nothing.")] = False,
 ):
     """Send a finished run to the Hub.
@@ -297,13 +298,13 @@ def push(
     sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
     loaded = recipes_room.load(str(run / "recipe.yaml"), sets)
     if dry_run:
-        print(push_room.listing(push_room.release(run, loaded)))
+        print(push_room.listing(run, push_room.release(run, loaded), space))
         return
     push_room.files(run)  # an unfinished run stays as it is
     if sets:  # the run remembers where it went, and its card's example names the repository
         results.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
         card.write(run, loaded)
-    print(push_room.push(run, loaded))
+    print(push_room.push(run, loaded, space))
 
 
 @app.command()

@@ -115,16 +115,19 @@ def release(run, recipe):
     )
 
 
-def listing(found):
-    """A Release as lines of text: what would go up, and how large it is."""
+def listing(run, found, space=False):
+    """A Release as lines of text: what would go up, and how large it is; with `space` the Space's files too."""
     lines = [f"{_size(size):>9}  {name}" for name, size in found.sizes.items()]
+    if space:
+        sizes = {each.path_in_repo: each.upload_info.size for each in _space(run, found)}
+        lines += [f"the Space {found.repo_id}:", *(f"{_size(size):>9}  {name}" for name, size in sizes.items())]
     return "\n".join([f"{found}", *lines, "A dry run: nothing was sent or asked."])
 
 
-def push(run, recipe):
+def push(run, recipe, space=False):
     """Send the run to `recipe.push.repo_id` and return the repository's URL; a repository is made if there is none.
 
-    Raises UserError when there is nothing to push or nowhere to push to, without a token, offline, and when the Hub
+    With `space` also a Space of that name that shows the model; the URL is the Space's then. Raises UserError when there is nothing to push or nowhere to push to, without a token, offline, and when the Hub
     refuses; HubError when it cannot be reached or keeps failing. The local run is complete in any case, and the
     message ends with the command that tries again.
     """
@@ -132,12 +135,13 @@ def push(run, recipe):
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     found = release(run, recipe)
+    shown = _space(run, found) if space else ()
     token = get_token()
     if constants.is_offline_mode():
         raise UserError(_failed(run, found, "HF_HUB_OFFLINE is set. Unset it to push", token))
     if not token:
         raise UserError(_failed(run, found, "no Hub token. Log in with `hf auth login`, or set HF_TOKEN", token))
-    _refuse_token(found, token)
+    _refuse_token([*found.operations, *shown], token)
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:  # transformers switched them off for its own downloads
         (enable_progress_bars if sys.stderr.isatty() else disable_progress_bars)()
     logging.set_verbosity_error()  # its warnings quote signed URLs; the retries worth knowing are told below
@@ -145,6 +149,8 @@ def push(run, recipe):
     try:
         get_session().timeout = TIMEOUT
         url, changed = _publish(HfApi(token=token), found, token)
+        if space:
+            url = _publish_space(HfApi(token=token), found, shown, token)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  only the Hub's client is called here: whatever it raises, the push failed
@@ -170,6 +176,30 @@ def _publish(api, found, token):
     # A tag that exists was made by an earlier push of the same content.
     _again(token, lambda: api.create_tag(found.repo_id, tag=found.tag, revision=commit.oid, exist_ok=True))
     return url, commit.oid != before.sha
+
+
+def _space(run, found):
+    from huggingface_hub import CommitOperationAdd
+
+    from hflm import space
+
+    files = space.files(run, found.repo_id)
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
+
+
+def _publish_space(api, found, operations, token):
+    """The Space's URL."""
+    where = {"repo_id": found.repo_id, "repo_type": "space"}
+    url = _again(token, lambda: api.create_repo(**where, space_sdk="gradio", private=found.private, exist_ok=True))
+
+    def commit():
+        now = api.space_info(found.repo_id).sha
+        api.create_commit(
+            **where, operations=[*map(copy.copy, operations)], commit_message=found.title, parent_commit=now
+        )
+
+    _again(token, commit)
+    return url
 
 
 def _commit(api, found):
@@ -268,9 +298,9 @@ def _command(run):
     return f"hflm push {shlex.quote(str(run))}"
 
 
-def _refuse_token(found, token):
+def _refuse_token(operations, token):
     """No file that is sent may hold the token, wherever it came from: UserError, and nothing is sent."""
-    for each in found.operations:
+    for each in operations:
         if not each.path_in_repo.endswith(".safetensors"):
             with each.as_file() as file:
                 if token.encode() in file.read():

@@ -213,8 +213,11 @@ class Hub:
         for pattern, methods, function in ROUTES:
             match = re.fullmatch(pattern, request.path)
             if match and request.method in methods.split():
+                groups = match.groupdict()
+                if "repo" in groups:  # a Space is kept as spaces/you/name
+                    groups["repo"] = groups["repo"].removeprefix("models/")
                 with self.lock:
-                    return function(self, request, **match.groupdict())
+                    return function(self, request, **groups)
         return error(404, f"no such page: {request.method} {request.path}")
 
     # Who asks, and for what.
@@ -265,6 +268,8 @@ class Hub:
             return error(401, "Invalid username or password.")
         if repo.split("/")[0] != "you" or role != "write":
             return error(403, f"You don't have the rights to create a model under the namespace {repo.split('/')[0]}")
+        if asked.get("type") == "space":
+            repo = f"spaces/{repo}"
         url = {"url": f"{self.url}/{repo}"}
         if repo in self.repositories:
             return Answer({"error": "You already created this model repo", **url}, 409)
@@ -627,6 +632,7 @@ def ranged(request, content, headers):
 
 
 REPO, REV = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
+KIND = r"(?P<repo>(?:models|spaces)/[^/]+/[^/]+)"
 SHA, HASH = r"(?P<sha256>[0-9a-f]{64})", r"[0-9a-f]{64}"
 ROUTES = [
     (r"/api/whoami-v2", "GET", Hub.whoami),
@@ -634,18 +640,18 @@ ROUTES = [
     (r"/api/repos/delete", "DELETE", Hub.delete),
     (r"/api/repos/move", "POST", Hub.move),
     (r"/api/validate-yaml", "POST", Hub.validate),
-    (rf"/api/models/{REPO}", "GET", Hub.info),
-    (rf"/api/models/{REPO}/revision/{REV}", "GET", Hub.info),
-    (rf"/api/models/{REPO}/settings", "PUT", Hub.settings),
-    (rf"/api/models/{REPO}/preupload/{REV}", "POST", Hub.preupload),
-    (rf"/api/models/{REPO}/commit/{REV}", "POST", Hub.commit),
-    (rf"/api/models/{REPO}/commits/{REV}", "GET", Hub.commits),
-    (rf"/api/models/{REPO}/refs", "GET", Hub.refs),
-    (rf"/api/models/{REPO}/branch/(?P<name>.+)", "POST DELETE", Hub.branch),
-    (rf"/api/models/{REPO}/tag/(?P<name>.+)", "POST DELETE", Hub.tag),
-    (rf"/api/models/{REPO}/tree/{REV}(?:/(?P<sub>.+))?", "GET", Hub.tree),
-    (rf"/api/models/{REPO}/paths-info/{REV}", "POST", Hub.paths_info),
-    (rf"/api/models/{REPO}/xet-(?P<kind>read|write)-token/{REV}", "GET", Hub.xet_token),
+    (rf"/api/{KIND}", "GET", Hub.info),
+    (rf"/api/{KIND}/revision/{REV}", "GET", Hub.info),
+    (rf"/api/{KIND}/settings", "PUT", Hub.settings),
+    (rf"/api/{KIND}/preupload/{REV}", "POST", Hub.preupload),
+    (rf"/api/{KIND}/commit/{REV}", "POST", Hub.commit),
+    (rf"/api/{KIND}/commits/{REV}", "GET", Hub.commits),
+    (rf"/api/{KIND}/refs", "GET", Hub.refs),
+    (rf"/api/{KIND}/branch/(?P<name>.+)", "POST DELETE", Hub.branch),
+    (rf"/api/{KIND}/tag/(?P<name>.+)", "POST DELETE", Hub.tag),
+    (rf"/api/{KIND}/tree/{REV}(?:/(?P<sub>.+))?", "GET", Hub.tree),
+    (rf"/api/{KIND}/paths-info/{REV}", "POST", Hub.paths_info),
+    (rf"/api/{KIND}/xet-(?P<kind>read|write)-token/{REV}", "GET", Hub.xet_token),
     (r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "POST", Hub.lfs_batch),
     (r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/verify", "POST", Hub.lfs_verify),
     (rf"/lfs-complete/{SHA}", "POST", Hub.lfs_complete),

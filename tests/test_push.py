@@ -276,6 +276,20 @@ def test_a_dry_run_lists_everything_and_asks_nothing(run, hub):
     assert "290.0 kB  model.safetensors" in said and last == "A dry run: nothing was sent or asked."
 
 
+def test_a_space_beside_the_model(run, hub):
+    pytest.importorskip("gradio")
+    code, said, told = pushed(run, hub, "--space")
+    assert (code, said) == (0, f"{hub.url}/spaces/you/tiny"), told
+    model, space = hub.repositories["you/tiny"], hub.repositories["spaces/you/tiny"]
+    assert space.private and "model.safetensors" in model.files()
+    assert {"app.py", "README.md", "requirements.txt", "hflm/demo.py"} <= space.files().keys()
+    commits = len(space.commits)
+    assert pushed(run, hub, "--space")[0] == 0
+    assert len(space.commits) == commits, "an unchanged Space makes no commit"
+    code, said, _ = pushed(run, hub, "--space", "--dry-run")
+    assert (code, "the Space you/tiny:" in said, "app.py" in said) == (0, True, True)
+
+
 def test_where_to_may_be_said_later(run, hub):
     recipe = RECIPE.replace("push:", "# push:")
     (run / "recipe.yaml").write_text(recipe)
