@@ -17,6 +17,7 @@ pretrain:
     per_device_train_batch_size: {batch}
     logging_steps: {every}
     save_strategy: "no"
+    optim: adamw_torch_fused  # as the other side's
     torch_compile: {compiled}
 """
 BATCH, LENGTH = 8, 256
