@@ -189,9 +189,26 @@ def contradicted(raw):
 
 License = Annotated[str, matching(r"[a-z0-9][a-z0-9.-]*", "a licence as the Hub names it, such as apache-2.0")]
 Positive = Annotated[int, Field(gt=0)]
-BlockSize = Annotated[int, Field(gt=1)]
-OnSpike = Literal["stop", "rollback", "ignore"]
-ZLoss = Annotated[float, Field(ge=0)]
+# What both training sections say.
+BlockSize = Annotated[
+    int | None,
+    Field(gt=1, description="Tokens in a packed row; the model's context, up to 1,024, where it is left out."),
+]
+BatchTokens = Annotated[
+    int | None,
+    Field(gt=0, description="Tokens of one optimizer step over all processes; accumulation follows from it."),
+]
+OnSpike = Annotated[
+    Literal["stop", "rollback", "ignore"],
+    Field(
+        description="A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite "
+        "never goes on."
+    ),
+]
+ZLoss = Annotated[
+    float,
+    Field(ge=0, description="The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."),
+]
 Rows = Literal["documents", "lines"]
 Words = Annotated[tuple[str, ...], Strict(False)]
 Prompt = Annotated[str, AfterValidator(_jinja)]

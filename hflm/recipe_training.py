@@ -8,6 +8,7 @@ from hflm import names
 from hflm.names import show
 from hflm.recipe_clean import Clean, misplaced
 from hflm.recipe_section import (
+    BatchTokens,
     BlockSize,
     OnSpike,
     Positive,
@@ -49,16 +50,12 @@ class PretrainRecipe(Section):
     """The share of documents to hold out, by the hash of each, or a data set of its own."""
     clean: Clean | None = None
     """Which documents to leave out."""
-    block_size: BlockSize | None = None
-    """Tokens in a packed row; the model's context, up to 1,024, where it is left out."""
+    block_size: BlockSize = None
     shuffle_buffer: Positive | None = None
     """Documents of a stream that are shuffled together; in order where it is left out."""
-    batch_tokens: Positive | None = None
-    """Tokens of one optimizer step over all processes; accumulation follows from it."""
+    batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
-    """A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite never goes on."""
     z_loss: ZLoss = 0.0
-    """The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."""
     args: options_of("TrainingArguments") = Field(default_factory=dict)
     """How to train; a small preset (`nano`, `micro`, `mini`) brings `optim: muon` and its learning rate."""
 
@@ -107,14 +104,10 @@ class FinetuneRecipe(Section):
     """Train an adapter, merged at the end; all weights where it is left out."""
     quantization: options_of("BitsAndBytesConfig") | None = None
     """Keep the frozen base in 4 or 8 bits under the adapter (QLoRA); needs the extra `quant`."""
-    block_size: BlockSize | None = None
-    """Tokens in a packed row; the model's context, up to 1,024, where it is left out."""
-    batch_tokens: Positive | None = None
-    """Tokens of one optimizer step over all processes; accumulation follows from it."""
+    block_size: BlockSize = None
+    batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
-    """A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite never goes on."""
     z_loss: ZLoss = 0.0
-    """The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."""
     args: options_of("TrainingArguments") = Field(default_factory=dict)
     """How to train."""
 
