@@ -2,38 +2,18 @@
 
 import base64
 
-import jinja2.sandbox
-
-from hflm import plots, results
+from hflm import html_page, plots, results
 from hflm.markdown import cut
 
 SHOWN_END = 160  # characters of a prompt: its question stands last
 
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+STYLE = """\
 .changes { table-layout: fixed; width: 100%; }
 .changes th:nth-child(1) { width: 9rem; }
 .changes th:nth-child(2) { width: 40%; }
-.note { background: #fff6e0; padding: .3rem .7rem; }
-.small { color: #555; font-size: 13px; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+.note { background: #fff6e0; padding: .3rem .7rem; }"""
+
+BODY = """\
 <ul>
 {%- for letter, name in runs.items() %}
 <li><strong>{{ letter }}</strong> {{ name }}{{ " (the reference)" if loop.first }}</li>
@@ -68,14 +48,11 @@ img { max-width: 100%; height: auto; }
 </table>
 {%- endfor %}
 {%- endfor %}
-</body>
-</html>
 """
 
 
 def page(comparison):
     """The comparison as an HTML page, one text: no script, no request, and all data escaped."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
     tasks = [
         {
             "name": name,
@@ -89,14 +66,15 @@ def page(comparison):
         }
         for name, task in comparison.tasks.items()
     ]
-    return environment.from_string(PAGE).render(
-        title=f"{' and '.join(comparison.runs.values())} compared",
+    body = html_page.render(
+        BODY,
         runs=comparison.runs,
         notes=comparison.notes,
         method=method(comparison),
         headings=_headings(comparison),
         tasks=tasks,
     )
+    return html_page.page(f"{' and '.join(comparison.runs.values())} compared", body, STYLE)
 
 
 def show(comparison, console):

@@ -5,8 +5,7 @@ The colours are ColorBrewer's YlOrRd (safe for the colour-blind): the less likel
 
 import base64
 
-import jinja2.sandbox
-
+from hflm import html_page
 from hflm.markdown import visible
 from hflm.public import shown
 
@@ -62,45 +61,17 @@ weights of a row sum to 1.</p>
 {%- endif %}
 """
 
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-{{ strip_style }}
-.small { color: #555; font-size: 13px; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{{ body | safe }}
-</body>
-</html>
-"""
-
-_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
-
 
 def page(score, model, picture=None):
     """The score as an HTML page, one text: no script, no request, all data escaped. `picture`: PNG bytes to show too."""
-    return _ENVIRONMENT.from_string(PAGE).render(
-        title=f"What {shown(model)} expects", strip_style=STYLE, body=body(score, picture)
-    )
+    return html_page.page(f"What {shown(model)} expects", body(score, picture), STYLE)
 
 
 def body(score, picture=None):
     """What stands under the page's title, without the STYLE that it needs: one text of HTML, all data escaped."""
     told, rows = _rows(score)
-    return _ENVIRONMENT.from_string(BODY).render(
+    return html_page.render(
+        BODY,
         summary=summary(score),
         shades=SHADES,
         tokens=[
