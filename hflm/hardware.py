@@ -3,6 +3,7 @@
 torch is imported only where it is there already, to ask what a run has taken.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ DEVICES = {
     "t4": (16e9, 65e12, 8.1e12),  # NVIDIA T4 data sheet; fp16, it has no bf16
     "v100": (32e9, 125e12, 15.7e12),  # V100 data sheet, SXM2 32 GB; fp16, it has no bf16
     "a10": (24e9, 125e12, 31.2e12),  # A10 data sheet
+    "a40": (48e9, 149.7e12, 37.4e12),  # A40 data sheet
     "a100-40gb": (40e9, 312e12, 19.5e12),  # A100 data sheet
     "a100": (80e9, 312e12, 19.5e12),
     "l4": (24e9, 121e12, 30.3e12),  # L4 data sheet: 242 with sparsity
@@ -46,7 +48,10 @@ DEVICES = {
     "rtx3090": (24e9, 71e12, 35.6e12),  # GA102 architecture paper, fp32 accumulation
     "rtx4090": (24e9, 165.2e12, 82.6e12),  # Ada architecture paper, fp32 accumulation
     "h100": (80e9, 989.4e12, 66.9e12),  # H100 data sheet, SXM: 1979 with sparsity
+    "h100pcie": (80e9, 756e12, 51.2e12),  # H100 data sheet, PCIe
     "h200": (141e9, 989.4e12, 66.9e12),  # H200 data sheet, SXM
+    "gh200": (96e9, 989.4e12, 66.9e12),  # GH200 data sheet
+    "b200": (180e9, 2250e12, 75e12),  # HGX B200 data sheet, an eighth
     "mi300x": (192e9, 1307.4e12, 163.4e12),  # AMD MI300X data sheet
 }
 
@@ -59,6 +64,16 @@ def named(name):
     """
     key = name.lower().replace(" ", "")
     return Device(key, *DEVICES[key], GPU_SHARE) if key in DEVICES else None
+
+
+def key_of(name):
+    """The key in DEVICES of what a driver calls a device, or None.
+
+    >>> key_of("NVIDIA A100-SXM4-80GB"), key_of("NVIDIA GeForce RTX 4090"), key_of("NVIDIA RTX A4000")
+    ('a100', 'rtx4090', None)
+    """
+    words = re.findall("[a-z0-9]+", name.lower().replace("rtx ", "rtx").replace("h100 pcie", "h100pcie"))
+    return next((key for key in DEVICES if key in words), None)
 
 
 def here():
@@ -74,9 +89,7 @@ def _gpu():
     if listed.returncode or not listed.stdout.strip():
         return None
     name, megabytes = listed.stdout.splitlines()[0].rsplit(",", 1)
-    plain = name.lower().replace(" ", "").replace("-", "")
-    known = max((key for key in DEVICES if key.split("-")[0] in plain), key=len, default=None)
-    _, bf16, fp32 = DEVICES.get(known, (None, None, None))
+    _, bf16, fp32 = DEVICES.get(key_of(name), (None, None, None))
     return Device(name.strip(), float(megabytes) * 2**20, bf16, fp32, GPU_SHARE)
 
 

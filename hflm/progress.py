@@ -12,24 +12,8 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from hflm import hardware
 from hflm.results import write_text
-
-# Dense bf16 (fp16 where there is no bf16) FLOP/s by a part of the device's name, from the vendors' data sheets.
-PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A40": 150e12,
-    "A10": 125e12,
-    "L4": 121e12,
-    "V100": 125e12,
-    "T4": 65e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +25,7 @@ class Peak:
 
 
 def peak(device, autocast):
-    """The Peak of a torch.device; None for a GPU that PEAKS does not know, or that computes in fp32.
+    """The Peak of a torch.device; None for a GPU that hflm.hardware does not know, or that computes in fp32.
 
     A CPU's is measured: the best of a few products of 1024 x 1024 matrices, in bf16 when `autocast`. Takes 0.2 s.
     """
@@ -54,8 +38,8 @@ def peak(device, autocast):
             seconds.append(time.perf_counter() - started)
         return Peak(2 * 1024**3 / min(seconds), f"measured, {'bf16' if autocast else 'fp32'} matrix products")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    known = next((key for key in PEAKS if key in name), None)
-    return Peak(PEAKS[known], f"data sheet of {known}, bf16") if known and autocast else None
+    known = hardware.key_of(name)
+    return Peak(hardware.DEVICES[known][1], f"data sheet of {known}, bf16") if known and autocast else None
 
 
 def flops_per_token(model, row_tokens):

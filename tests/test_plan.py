@@ -373,3 +373,22 @@ def test_durations(seconds, text):
 def test_a_device_unknown_to_plan_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match="--device x: not known here"):
         plan.plan(load(tmp_path), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100pcie"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", None),  # no L4
+        ("NVIDIA RTX A4000", None),  # no A40
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_a_device_is_known_by_its_drivers_name(name, key):
+    assert hardware.key_of(name) == key
