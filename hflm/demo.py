@@ -91,10 +91,7 @@ def load(path, revision=None, examples=None) -> Shown:
 
     `examples` stands for what `found_examples` finds in the predictions. Raises ModelError.
     """
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     model, tokenizer = models.load(path, revision)
     recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
     rows = predictions(recipe, path)

@@ -32,8 +32,6 @@ def export(path, form="folder", output=None, dtype=None):
     Without `output` it is written in the run's export/. Raises ModelError for what the format cannot hold, and
     UserError for an `output` that exists.
     """
-    from transformers.utils import logging as hub_logging
-
     name = Path(path).resolve().name if Path(path).exists() else last_part(path)
     if output is None:
         folder = Path(path) / "export" if Path(path).is_dir() else Path("export")
@@ -42,8 +40,6 @@ def export(path, form="folder", output=None, dtype=None):
         raise UserError(f"{output} exists already. Remove it, or name another folder by --output")
     elif form == "gguf" and Path(output).is_dir():
         raise UserError(f"{output} is a folder. Name a file by --output")
-    hub_logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
     model, tokenizer = models.load(path, dtype=dtype or "auto")
     cut(model, tokenizer)
     if form == "gguf":

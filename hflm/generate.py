@@ -22,10 +22,7 @@ def texts(model, prompt, options):
     """The lines that `generate` prints: one text (or JSON object) a sequence, prompt included."""
     import torch
     from accelerate.utils import set_seed
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     options = dict(options)
     seed, as_json = options.pop("seed", None), options.pop("json", False)
     loaded, tokenizer = models.load(model, options.pop("revision", None))

@@ -5,13 +5,10 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
-from hflm import stages
+from hflm import results, stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
 from hflm.presets import DEFAULTS
@@ -49,7 +46,10 @@ def load(path, revision=None, dtype="float32", quantization=None):
     Only safetensors are read and no code from the model's repository runs. Raises ModelError.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     place = locate(path)
     if (Path(place) / ADAPTER).is_file():
         if quantization is not None:
@@ -292,18 +292,9 @@ def gather(model):
 
 def save(folder, *parts):
     """Write each part (a model as safetensors, a tokenizer) so that `folder` appears whole or not at all."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with results.whole_folder(folder) as beside:
         for part in parts:
             part.save_pretrained(beside)
-        os.chmod(beside, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _converted(file):

@@ -9,9 +9,12 @@ The units of each metric, and which of them come first, stand here too: the term
 pictures all read them.
 """
 
+import contextlib
 import json
 import math
 import os
+import shutil
+import tempfile
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
@@ -230,6 +233,22 @@ def write_bytes(path, content):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """A folder to write into that takes the place of `path` at the end; until then, and after an error, `path` stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield beside
+        os.chmod(beside, 0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path, text):

@@ -4,10 +4,8 @@ A stage that ended with the same inputs is skipped, an unfinished one is continu
 read before anything is trained, so that a bad row is found in the first minute and not after a night.
 """
 
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from hflm import endpoint as endpoints
@@ -76,7 +74,8 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     if todo & {"pretrain", "finetune"}:
         last = "finetune" if recipe.finetune else "pretrain"
         if state.is_main_process:
-            _copy_whole(folder / last / "model", folder / "model")
+            with results.whole_folder(folder / "model") as beside:
+                shutil.copytree(folder / last / "model", beside, dirs_exist_ok=True)
         state.wait_for_everyone()
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
@@ -176,15 +175,3 @@ def _finish(state, folder, stage, keys):
     if state.is_main_process:
         stages.finish(folder, stage, keys[stage])
     state.wait_for_everyone()
-
-
-def _copy_whole(source, target):
-    """Copy a folder so that the copy appears whole or not at all."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        shutil.copytree(source, beside, dirs_exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -105,10 +105,7 @@ def attention(model, tokenizer, text):
 
 def measure(path, text, revision=None, attended=False):
     """(Score, `attention`'s result or None) of `text` by the model at `path`, as `hflm score` shows them."""
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     model, tokenizer = models.load(path, revision)
     seen = attention(model, tokenizer, text) if attended else None
     return score(model, tokenizer, text), seen
