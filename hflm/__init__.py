@@ -64,8 +64,8 @@ This is the map of the house. The story is told in `run.py`; every other room is
 
   What comes out
     card.py           the model card; card_benchmark.py its scores, card_made.py its data, hardware, energy and recipe;
-                      records.py reads what a run wrote, plots.py draws, markdown.py and public.py keep data inert and
-                      paths private
+                      records.py reads what a run wrote, plots.py draws, html_page.py, markdown.py and public.py keep
+                      data inert and paths private
     push.py           the Hub: one commit and one tag, repeated until it is whole
     generate.py       `hflm generate`
     score.py          `hflm score`: log P token by token, attention weights; score_page.py shows them

@@ -171,25 +171,26 @@ def test_a_row_ends_at_any_of_the_models_end_tokens(model, tokenizer):
 SHOTS = "The dog saw the key in the barn. The cat saw the hat in the mill. A fox saw the cup in the house.\n\n"
 
 
+def asked(model, tokenizer, prompts, batch_tokens):
+    """(texts, label likelihoods, how many tokens the model read for both)."""
+    sizes = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    local = answer.Local(model, tokenizer, batch_tokens)
+    found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
+    hook.remove()
+    return *found, sum(sizes)
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
 @pytest.mark.parametrize("prompts", [[SHOTS + prompt for prompt in PROMPTS], [SHOTS], [SHOTS, SHOTS]])
 def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, prompts, batch_tokens, monkeypatch):
-    sizes = []
-    model.register_forward_pre_hook(
-        lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
-    )
-
-    def both():
-        sizes.clear()
-        local = answer.Local(model, tokenizer, batch_tokens)
-        found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
-        return *found, sum(sizes)
-
     with torch.inference_mode():
-        texts, logs, read = both()
+        texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
         monkeypatch.setattr(answer, "LEAST_SHARED", 10_000)
         monkeypatch.setattr(grouping, "heads", lambda *_: None)
-        expected_texts, expected_logs, everything = both()
+        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
     assert read < everything or len(prompts) == 1
@@ -203,21 +204,10 @@ QUESTIONS = [f"{n} {SHOTS}The fox saw the {what} in the" for n in range(3) for w
 def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(
     model, tokenizer, prompts, batch_tokens, monkeypatch
 ):
-    sizes = []
-    model.register_forward_pre_hook(
-        lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
-    )
-
-    def both():
-        sizes.clear()
-        local = answer.Local(model, tokenizer, batch_tokens)
-        found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
-        return *found, sum(sizes)
-
     with torch.inference_mode():
-        texts, logs, read = both()
+        texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
         monkeypatch.setattr(grouping, "heads", lambda *_: None)
-        expected_texts, expected_logs, everything = both()
+        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
     assert read < everything or batch_tokens < 700
