@@ -15,6 +15,7 @@ order of the documents. Held-out text that a recipe names itself is normalized a
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import sys
 import unicodedata
@@ -61,7 +62,13 @@ def clean(texts, section, held_out=()):
     >>> clean(["a b c", "", "a b c"], Clean(words={"min": 1}, exact_duplicates=True))[0]       # doctest: +SKIP
     ['a b c']
     """
-    kept, steps, changed = [], {}, 0
+    _, kept, report = chosen(texts, section, held_out)
+    return kept, report
+
+
+def chosen(texts, section, held_out=()):
+    """As `clean`: (the numbers of the texts that stay, those texts normalized, Cleaning)."""
+    numbers, kept, steps, changed = [], [], {}, 0
 
     def leave_out(step, text, **more):
         removed, samples = steps.get(step, (0, ()))
@@ -70,31 +77,37 @@ def clean(texts, section, held_out=()):
             samples = (*samples, shown)
         steps[step] = removed + 1, samples
 
+    def keep(places):
+        return [numbers[place] for place in places], [kept[place] for place in places]
+
+    number = itertools.count()
     for batch in shingles.batches(texts):
         normal = normalized(batch, section)
         changed += sum(text is not before and text != before for text, before in zip(normal, batch, strict=True))
         for text, failure in zip(normal, failures(normal, section), strict=True):
+            place = next(number)
             if failure is None:
+                numbers.append(place)
                 kept.append(text)
             else:
                 leave_out(failure[0], text, why=failure[1])
     if section.exact_duplicates:
         held, seen, different = set(map(_digest, held_out)), set(), []
-        for text in kept:
+        for place, text in enumerate(kept):
             digest = _digest(text)
             if digest in held or digest in seen:
                 leave_out("exact_duplicates", text, why="stands in validation" if digest in held else "stands before")
             else:
                 seen.add(digest)
-                different.append(text)
-        kept = different
+                different.append(place)
+        numbers, kept = keep(different)
     if section.near_duplicates is not None:
         everything = [*held_out, *kept]
         near = duplicates.near(everything, section.near_duplicates, keep=len(held_out))
-        for number, twin in near.items():
+        for found, twin in near.items():
             which = {"like in validation": everything[twin]} if twin < len(held_out) else {"like": everything[twin]}
-            leave_out("near_duplicates", everything[number], **which)
-        kept = [text for number, text in enumerate(kept, len(held_out)) if number not in near]
+            leave_out("near_duplicates", everything[found], **which)
+        numbers, kept = keep([place for place in range(len(kept)) if place + len(held_out) not in near])
     settings = section.model_dump(mode="json", exclude={"normalize"}, exclude_none=True)
     report = Cleaning(
         rows_in=len(texts),
@@ -104,7 +117,7 @@ def clean(texts, section, held_out=()):
     )
     if not kept:
         raise DataError(f"pretrain.clean leaves none of {len(texts):,} documents: {_counted(report)}")
-    return kept, report
+    return numbers, kept, report
 
 
 def stream(dataset, section):

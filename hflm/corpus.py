@@ -52,11 +52,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Read:
-    """Documents in memory (list of strings), what each source gave, and the rows.Bad that were left out."""
+    """Documents in memory (list of strings), what each source gave, and the rows.Bad that were left out.
+
+    `cleaning` is the report of what cleaned them.
+    """
 
     texts: list
     given: tuple
     skipped: tuple
+    cleaning: object = None
 
 
 @dataclass(frozen=True)
@@ -74,33 +78,44 @@ class Stream:
         return (row[self.column] for row in self.dataset)
 
 
-def read(sources):
+def read(sources, clean=None):
     """All texts of `sources`, as Read.
 
     Without weights the sources follow each other; with weights each next document comes from a source drawn in
     proportion, until every source has been read once (`datasets.interleave_datasets`, `all_exhausted`).
     `rows: documents` gives each row that is not blank; `rows: lines` gives the rows as one running text, in pieces of
     about 64 kB that end at line ends, so that `"".join(texts)` is the text with every row closed by one newline.
+    `clean(texts)` gives (numbers of the texts that stay, those texts, its report). Documents are cleaned before they are
+    mixed: what a mixture repeats for its weight is no duplicate.
     Raises DataError, with up to MOST_ROWS_SHOWN bad rows by file and row.
     """
+    later = clean is not None and sources.rows == "documents" and sources.data[0].weight is not None
+    first = replace(sources, data=tuple(each.model_copy(update={"weight": None}) for each in sources.data))
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "skipped.jsonl"
-        mixed = _mixed(sources, listed, at_once=MOST_ROWS_SHOWN)
-        texts, counts = [], shares.Counts(sources.keys)
-        for text, source in _texts(mixed, sources.rows):
-            texts.append(text)
-            counts.add(text, source)
+        mixed = _mixed(first if later else sources, listed, at_once=MOST_ROWS_SHOWN)
+        found = list(_texts(mixed, sources.rows))
         bad = shares.skipped(listed)
+    there = {source for _, source in found}
     told = {each.source for each in bad}  # a source of which all was left out is listed there
     empty = [
         data.where(each, "train")
-        for each, key, n in zip(sources.data, sources.keys, counts.documents, strict=True)
-        if not n and not (texts and key in told)
+        for number, (each, key) in enumerate(zip(sources.data, sources.keys, strict=True))
+        if number not in there and not (found and key in told)
     ]
     if empty:
         left_out = f" ({len(bad):,} bad rows were left out)" if bad else ""
         raise DataError("\n".join(f"{where}: no text in it{left_out}" for where in empty))
-    return Read(texts, counts.given(), bad)
+    report = None
+    if clean is not None:
+        numbers, texts, report = clean([text for text, _ in found])
+        found = [(text, found[number][1]) for number, text in zip(numbers, texts, strict=True)]
+        if later:
+            found = _remixed(found, sources)
+    counts = shares.Counts(sources.keys)
+    for text, source in found:
+        counts.add(text, source)
+    return Read([text for text, _ in found], counts.given(), bad, report)
 
 
 def stream(sources, listed, held_out=None):
@@ -156,9 +171,31 @@ def _mixed(sources, listed, at_once=1, held_out=None):
         return loaded[0]
     if sources.data[0].weight is None:
         return datasets.concatenate_datasets(loaded)
+    return _interleaved(loaded, sources)
+
+
+def _interleaved(loaded, sources):
+    import datasets
+
     total = sum(each.weight for each in sources.data)
     weights = [each.weight / total for each in sources.data]
     return datasets.interleave_datasets(loaded, weights, seed=sources.seed, stopping_strategy="all_exhausted")
+
+
+def _remixed(found, sources):
+    """(text, source) pairs that follow each other by source, in the order in which a mixture would have drawn them."""
+    import datasets
+
+    parts = [[] for _ in sources.data]
+    for text, source in found:
+        parts[source].append({"text": text, "source": source})
+    empty = [data.where(each, "train") for each, part in zip(sources.data, parts, strict=True) if not part]
+    if empty:
+        raise DataError(f"pretrain.clean leaves nothing of {', '.join(empty)}. Ask for less, or remove the source")
+    loaded = [datasets.Dataset.from_list(part).to_iterable_dataset() for part in parts]
+    if len(loaded) == 1:
+        return found
+    return [(row["text"], row["source"]) for row in _interleaved(loaded, sources)]
 
 
 def _source(each, number, sources, listed, at_once, held_out):

@@ -1,6 +1,7 @@
 """Read and check all that a recipe names before anything is trained: task rows, corpus, the tokenizer's text."""
 
 import dataclasses
+import functools
 import itertools
 import random
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ class Material:
 class Corpus:
     """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
 
-    `cleaning` is a clean.Cleaning where a list was cleaned. `given` tells what each source gives, over the whole corpus
-    or over the beginning of a stream; `skipped` are the bad rows that were left out. Both are of the text as it was
-    read. `begun`: how many documents of a stream they cover.
+    `cleaning` is a clean.Cleaning where a list was cleaned. `given` tells what each source gives: over the whole corpus
+    as it was cleaned and mixed, or over the beginning of a stream as it was read. `skipped` are the bad rows that were
+    left out. `begun`: how many documents of a stream the two cover.
     """
 
     texts: object
@@ -74,51 +75,47 @@ def read_corpus(recipe, todo, say, listed):
         return None
     sources = corpora.Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     share = stage.validation if isinstance(stage.validation, float) else None
-    if sources.streamed:
-        texts = corpora.stream(sources, listed, share)
-        begun = corpora.sample(sources, share)
-        held_out, given, skipped = begun.texts, begun.given, begun.skipped
-        counted = sum(each.documents for each in given)
-        say(f"streams {sources}")
-    else:
-        whole = corpora.read(sources)
-        texts, held_out, given, skipped, counted = whole.texts, [], whole.given, whole.skipped, None
-        say(f"read {len(texts):,} texts of {sources}")
-    cleaning = None
-    if share is not None and not sources.streamed:
-        texts, cleaning = _cleaned(stage, texts)
-        texts, held_out = corpora.held_out(texts, share, stage.rows)
-    elif share is not None:
-        held_out, _ = _cleaned(stage, held_out)
-        texts, _ = _cleaned(stage, texts)
-    elif stage.validation is not None:
-        beside = corpora.Sources(
+    beside = None
+    if stage.validation is not None and share is None:
+        where = corpora.Sources(
             (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
         )
-        if beside.streamed:
-            raise DataError(f"pretrain.validation: {beside} is a stream. Read it without `streaming`")
-        found = corpora.read(beside)
-        skipped = (*skipped, *found.skipped)
-        held_out = _normalized(stage, found.texts)
-        texts, cleaning = _cleaned(stage, texts, held_out)
+        if where.streamed:
+            raise DataError(f"pretrain.validation: {where} is a stream. Read it without `streaming`")
+        beside = corpora.read(where)
+    held_out = beside and _normalized(stage, beside.texts)
+    if sources.streamed:
+        begun = corpora.sample(sources, share)
+        texts, given, skipped, cleaning = corpora.stream(sources, listed, share), begun.given, begun.skipped, None
+        counted = sum(each.documents for each in given)
+        say(f"streams {sources}")
+        if stage.clean is not None:
+            from hflm import clean
+
+            texts = dataclasses.replace(texts, dataset=clean.stream(texts.dataset, stage.clean))
+        if share is not None:
+            held_out = _cleaner(stage)(begun.texts)[1] if stage.clean and begun.texts else begun.texts
     else:
-        held_out = None
-        texts, cleaning = _cleaned(stage, texts)
+        whole = corpora.read(sources, _cleaner(stage, held_out or ()))
+        texts, given, skipped, cleaning, counted = whole.texts, whole.given, whole.skipped, whole.cleaning, None
+        say(f"read {len(texts):,} texts of {sources}")
+        if share is not None:
+            texts, held_out = corpora.held_out(texts, share, stage.rows)
     if share is not None and (not texts or not held_out):
         seen = f"the first {corpora.STREAM_SAMPLE:,} documents" if sources.streamed else f"{len(whole.texts):,} texts"
         raise DataError(f"pretrain.validation: {seen} are too few to hold {share} of them out")
+    if beside is not None:
+        skipped = (*skipped, *beside.skipped)
     return Corpus(texts, held_out, cleaning, given, skipped, counted)
 
 
-def _cleaned(stage, texts, held_out=()):
-    """(texts, report) as `pretrain.clean` says; a stream has no report."""
+def _cleaner(stage, held_out=()):
+    """What cleans a list of texts as `pretrain.clean` says (clean.chosen), or None."""
     if stage.clean is None:
-        return texts, None
+        return None
     from hflm import clean
 
-    if isinstance(texts, list):
-        return clean.clean(texts, stage.clean, held_out)
-    return dataclasses.replace(texts, dataset=clean.stream(texts.dataset, stage.clean)), None
+    return functools.partial(clean.chosen, section=stage.clean, held_out=held_out)
 
 
 def _normalized(stage, texts):

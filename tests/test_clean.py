@@ -320,3 +320,24 @@ def test_what_is_held_out_of_a_stream_is_cleaned_like_the_stream(tmp_path, monke
     assert sorted([*corpus.texts, *corpus.held_out]) == sorted(
         f"Café number {number}" for number in range(60) if number % 3
     )
+
+
+def test_what_a_mixture_repeats_for_its_weight_is_no_duplicate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = random.Random(7)
+    many, few = ([" ".join(sentence(source, 30)) for _ in range(number)] for number in (200, 20))
+    for name, texts in (("many", [*many, *many[:30], "too short"]), ("few", [*few, few[0]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path = write(tmp_path, "clean: {words: {min: 3}, exact_duplicates: true}")
+    sets = ["pretrain.data=[{path: many.jsonl, weight: 1}, {path: few.jsonl, weight: 1}]"]
+    corpus = material.read_corpus(recipe.load(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    assert (corpus.cleaning.rows_in, corpus.cleaning.rows_out) == (252, 220)
+    assert set(corpus.texts) == {*many, *few}
+    drawn = [each.documents for each in corpus.given]
+    assert sum(drawn) == len(corpus.texts) and 0.4 < drawn[1] / len(corpus.texts) < 0.6
+    sets = [
+        "pretrain.data=[{path: many.jsonl, weight: 1}, {path: few.jsonl, weight: 1}]",
+        "pretrain.clean.words.min=99",
+    ]
+    with pytest.raises(DataError, match="leaves none of 252 documents"):
+        material.read_corpus(recipe.load(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
