@@ -291,7 +291,14 @@ main()
 def serving(command, end, ending, **options):
     """The address that a server prints first; at the end the signal `end` makes it exit with `ending`."""
     server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  nothing of ours runs in it
+        **options,
     )
     try:
         line = server.stdout.readline()

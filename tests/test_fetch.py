@@ -106,6 +106,7 @@ def test_a_run_goes_on_when_the_hub_is_gone(tmp_path, hub):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # five runs
 def test_a_lock_refuses_another_commit(tmp_path, hub):
     (tmp_path / "fetched.yaml").write_text(RECIPE)
     run = ["run", "fetched.yaml", "--set", "pretrain.data.streaming=true"]

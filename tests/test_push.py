@@ -407,6 +407,7 @@ push: {repo_id: you/tiny}
 """
 
 
+@pytest.mark.slow
 def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
     """Refused first: nobody hangs, the run is whole, and the same command then pushes what was left to push."""
     (tmp_path / "tiny.yaml").write_text(WHOLE)

@@ -166,7 +166,7 @@ def test_a_changed_finetune_keeps_the_pretrained_model_and_sets_the_old_stage_as
     assert "finetune.previous" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+@pytest.mark.parametrize("how", ["kill -9", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path, how):
     (tmp_path / "tiny.yaml").write_text(TINY)
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
