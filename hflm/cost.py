@@ -141,14 +141,12 @@ def copy_bytes(shape, load):
 def logits_bytes(shape, load):
     """Bytes around the loss (hflm.loss): the logits of some labelled positions at a time, and what they leave behind.
 
-    In fp32: the logits, the exponentials that are summed, and the last round's logits, which go when the next ones are
-    there. Every labelled position's hidden state is copied and leaves a gradient; the gradient of the output layer is
-    counted by `memory`.
+    In fp32: the logits and their log softmax, which becomes the gradient. Every labelled position's hidden state is
+    copied and leaves a gradient; the gradient of the output layer is counted by `memory`.
     """
     labelled = load.rows * load.labelled
     at_once = min(LOSS_ROWS_ON_GPU if load.gpu else LOSS_ROWS, labelled)
-    copies = 2 + (labelled > at_once)
-    return at_once * copies * 4 * shape.vocab_size + 2 * labelled * load.compute_bytes * shape.n_embd
+    return at_once * 2 * 4 * shape.vocab_size + 2 * labelled * load.compute_bytes * shape.n_embd
 
 
 def activation_bytes(shape, load):

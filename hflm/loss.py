@@ -52,14 +52,17 @@ class _SumNLL(torch.autograd.Function):
                 logits = (rows[some] @ matrix.T).float()
                 logits[:, size:] = -torch.inf
                 target = targets[some, None]
-                log_z = logits.logsumexp(1, keepdim=True)
-                loss += (log_z - logits.gather(1, target)).sum()
+                log_p = torch.log_softmax(logits, 1)
+                of_target = log_p.gather(1, target)
+                loss -= of_target.sum()
                 if z_loss:
+                    log_z = logits.gather(1, target) - of_target
                     loss += z_loss * log_z.square().sum()
+                del logits
                 if not any(learns):
                     continue
                 # d/dlogits: softmax - onehot, and 2 z log(Z) softmax for the z-loss
-                grad = logits.sub_(log_z).exp_()
+                grad = log_p.exp_()
                 if z_loss:
                     grad *= 1 + 2 * z_loss * log_z
                 grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
@@ -71,6 +74,7 @@ class _SumNLL(torch.autograd.Function):
                         grad_weight.addmm_(grad.T, rows[some])
                     else:
                         grad_weight += grad.T @ rows[some]
+                del log_p, grad  # before the next rows' logits are there
         ctx.save_for_backward(
             grad_hidden.to(hidden.dtype) if learns[0] else None,
             grad_weight[:size].to(weight.dtype) if learns[1] else None,

@@ -17,7 +17,7 @@ from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm import checkpoints, recovery, stream
+from hflm import checkpoints, hardware, recovery, stream
 from hflm.errors import UserError
 from hflm.guards import Guard
 from hflm.muon import Muon
@@ -94,6 +94,8 @@ def train(
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
+    if arguments.device.type == "cpu" and not arguments.activation_checkpointing:
+        hardware.hold_freed_memory()
     started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)

@@ -1,8 +1,9 @@
 """The other side of train_speed.py: a minimal hand-written training loop over nanoGPT's architecture (no measurement
-itself). Prints tokens per second, the median over its steps after the first ones.
+itself). Prints tokens per second: the median over spans of five steps after the first, as hflm's log lines give it.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -51,7 +52,7 @@ class GPT(nn.Module):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, value in (("vocab", 4096), ("length", 256), ("batch", 8), ("steps", 30), ("skip", 5)):
+    for name, value in (("vocab", 4096), ("length", 256), ("batch", 8), ("steps", 30), ("every", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
@@ -61,9 +62,8 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if chosen.compile else model
     data = torch.randint(0, 256, (chosen.batch * chosen.length * 60,))
-    seconds = []
-    for _ in range(chosen.steps):
-        began = time.perf_counter()
+    ends = [time.perf_counter()]
+    for step in range(1, chosen.steps + 1):
         at = torch.randint(len(data) - chosen.length - 1, (chosen.batch,))
         rows = torch.stack([data[i : i + chosen.length + 1] for i in at]).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -73,8 +73,10 @@ def main():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()
-        seconds.append(time.perf_counter() - began)
-    print(chosen.batch * chosen.length / statistics.median(seconds[chosen.skip :]))
+        if step % chosen.every == 0:
+            ends.append(time.perf_counter())
+    seconds = [end - begin for begin, end in itertools.pairwise(ends)][1:]
+    print(chosen.every * chosen.batch * chosen.length / statistics.median(seconds))
 
 
 if __name__ == "__main__":
