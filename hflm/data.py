@@ -86,7 +86,7 @@ def where(data, split):
     """How a data set is named in messages: 'stanfordnlp/sst2 [train]', 'reviews/train.jsonl', 'toy qa [test]'."""
     split = data.options.get("split", split)
     name = split_name(split)
-    files = _split_files(Path(data.path), name) if Path(data.path).is_dir() else []
+    files = split_files(Path(data.path), name) if Path(data.path).is_dir() else []
     if len(files) == 1 and "data_files" not in data.options:
         return str(files[0])
     if Path(data.path).is_file():
@@ -102,7 +102,7 @@ def fingerprint(data):
     if data.path == "toy":
         files = [Path(toy.__file__)]
     else:
-        files = _all_files(data)
+        files = all_files(data)
     return files_fingerprint(files, [data.options] if files else [data.path, data.options])
 
 
@@ -152,7 +152,7 @@ def _builder(file):
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
-def _split_files(folder, name):
+def split_files(folder, name):
     """The files of one split: `train.jsonl`, `train.csv.gz`, `train-00000-of-00003.parquet`."""
     names = ALIASES.get(name, (name,))
     return sorted(
@@ -198,7 +198,7 @@ def _local(path, options, split):
         if unknown:
             raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
     else:
-        files = _split_files(place, split_name(split))
+        files = split_files(place, split_name(split))
         if not files:
             return str(place), options, []
     if len({_builder(file) for file in files}) > 1:
@@ -215,7 +215,7 @@ def check_local(data):
     named = json.dumps([data.path, data.options.get("data_files"), data.options.get("data_dir")])
     if "://" in named:
         raise DataError("an address of the web cannot be fetched ahead. Download it and name the file")
-    if not _all_files(data):
+    if not all_files(data):
         raise DataError(f"no file or folder '{data.options.get('data_files') or data.path}' with data in it")
 
 
@@ -250,7 +250,7 @@ def _check(file, options):
         rows.check(file, "utf-8" if options.get("encoding") in (None, "utf-8") else None)
 
 
-def _all_files(data):
+def all_files(data):
     """Every local file that `data` may read, sorted; none for a Hub id."""
     place = Path(data.path).expanduser()
     if place.is_file():
@@ -276,7 +276,7 @@ def _explained(error, data, split, files):
     """A DataError for whatever load_dataset raised."""
     import datasets
 
-    files = files or [file for file in _all_files(data) if _builder(file)]
+    files = files or [file for file in all_files(data) if _builder(file)]
     for file in files:
         try:
             _check(file, data.options)

@@ -128,17 +128,18 @@ def _memory():
     return float(free)
 
 
-def hold_freed_memory():
-    """Make glibc keep the memory that a training step frees for the next step, up to 2 GiB.
+def tune_malloc(spare):
+    """What glibc does with the memory that a training step frees: keeps it for the next step, or gives it back at once.
 
-    By default it returns some to the system and gets it back page by page: 4 % of a step of gpt2-mini on 2 cores. The
-    peak stays what it is. Other C libraries are left alone.
+    By default it gives some back, and gets it again page by page: 4 % of a step of gpt2-mini on 2 cores. Kept, the peak
+    is the same. `spare`: blocks of 1 MB and more go back at once, so that the process holds what torch holds, at up to
+    a quarter more time; with checkpoints in place of activations it held 2.4 times as much before. Other C libraries
+    are left alone.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # as large as it would grow by itself
-    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20 if spare else 32 << 20)  # 32 MB: as large as it grows by itself
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 20 if spare else (1 << 31) - 1)
 
 
 def peak_memory_bytes():

@@ -119,9 +119,9 @@ def _train_files(source):
     place = Path(source.path).expanduser()
     if place.is_dir():
         inner = place / str(source.options.get("name"))
-        files = data._split_files(inner if inner.is_dir() else place, "train")
+        files = data.split_files(inner if inner.is_dir() else place, "train")
     else:
-        files = data._all_files(source)
+        files = data.all_files(source)
     return files if all(file.suffix in TEXT for file in files) else []
 
 

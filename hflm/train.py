@@ -94,8 +94,8 @@ def train(
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
-    if arguments.device.type == "cpu" and not arguments.activation_checkpointing:
-        hardware.hold_freed_memory()
+    if arguments.device.type == "cpu":
+        hardware.tune_malloc(spare=arguments.activation_checkpointing)
     started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import platform
 import re
 import resource
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -386,3 +389,19 @@ def test_every_tracker_of_transformers_is_known():
     assert trackers.PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys()
     for fine in (None, "none", "all", "wandb", ["mlflow", "trackio"]):
         assert trackers.unknown(fine) is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+@pytest.mark.parametrize("spare", [True, False])
+def test_freed_memory_goes_back_to_the_system_only_when_it_is_spared(spare):
+    rounds = (
+        "import resource, numpy\nfrom hflm import hardware\n"
+        f"hardware.tune_malloc(spare={spare})\n"
+        "for _ in range(9):\n"
+        "    blocks = [numpy.ones(3_000_000, 'u1') for _ in range(20)]\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", rounds], capture_output=True, text=True, check=True)
+    faults = [int(line) for line in ended.stdout.split()]
+    per_round = (faults[-1] - faults[3]) / 5
+    assert per_round > 10_000 if spare else per_round < 100

@@ -4,13 +4,12 @@
 
 Each configuration trains for three steps in a process of its own, through hflm.train, on rows of two documents.
 Memory is the peak of that process's resident memory above what it holds after a first, minute model has been trained
-the same way (libraries, kernels' buffers). glibc is told to return freed blocks of 128 kB and more at once
-(MALLOC_MMAP_THRESHOLD_), so that resident memory is what torch holds and not what the allocator has not yet reused;
-`resident_default` is the same figure without that. FLOPs are FlopCounterMode's of one step.
+the same way (libraries, kernels' buffers). glibc gives freed blocks of 1 MB and more back at once
+(hflm.hardware.tune_malloc), so that resident memory is what torch holds and not what waits to be used again;
+`memory_as_run` is the same figure as `hflm run` has it. FLOPs are FlopCounterMode's of one step.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -112,9 +111,16 @@ def resident(field):
     return int(line.split()[1]) * 1024
 
 
-def measure(name):
+def measure(name, spare):
     """What the training of a configuration takes in this process."""
     import gc
+    from unittest import mock
+
+    from hflm import hardware
+
+    if spare:
+        tune = hardware.tune_malloc
+        mock.patch.object(hardware, "tune_malloc", lambda spare: tune(True)).start()
 
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -167,19 +173,18 @@ def main(names):
     ratios, exact = {}, True
     for name in names:
         predicted = predict(name)
-        own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
         command = [sys.executable, __file__, "--one", name]
-        measured, default = (
+        measured, as_run = (
             json.loads(
-                subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+                subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             )
-            for env in (own, dict(os.environ))
+            for more in (["--spare"], [])
         )
         exact &= predicted["parameters"] == measured["parameters"]
         ratios[name] = {
             "parameters": predicted["parameters"] == measured["parameters"],
             "memory": round(predicted["memory"] / measured["memory"], 3),
-            "memory_default_allocator": round(predicted["memory"] / default["memory"], 3),
+            "memory_as_run": round(predicted["memory"] / as_run["memory"], 3),
             "memory_mb": round(measured["memory"] / 1e6),
             "flops": round(predicted["flops"] / measured["flops"], 4),
         }
@@ -192,6 +197,6 @@ def main(names):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(measure(sys.argv[2])))
+        print(json.dumps(measure(sys.argv[2], "--spare" in sys.argv)))
     else:
         main(sys.argv[1:] or CONFIGURATIONS)
