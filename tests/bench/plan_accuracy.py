@@ -4,7 +4,7 @@
 
 Each configuration trains for three steps in a process of its own, through hflm.train, on rows of two documents.
 Memory is the peak of that process's resident memory above what it holds after a first, minute model has been trained
-the same way (libraries, kernels' buffers). glibc gives freed blocks of 1 MB and more back at once
+the same way (libraries, kernels' buffers). glibc gives freed blocks of 128 kB and more back at once
 (hflm.hardware.tune_malloc), so that resident memory is what torch holds and not what waits to be used again;
 `memory_as_run` is the same figure as `hflm run` has it. FLOPs are FlopCounterMode's of one step.
 """
