@@ -176,12 +176,21 @@ def _text(asked, name, material, setting, kept):
     for number, (document, (_, scored, size)) in enumerate(windows):
         sums[number if alone else document] += nats[number], scored, size
     lines = [
-        {"id": str(unit), "nats": total, "tokens": int(tokens), "bytes": int(size), **_mark(setting.overlap, unit)}
+        {
+            "id": str(unit),
+            "nats": total,
+            "tokens": int(tokens),
+            "bytes": int(size),
+            **_mark(setting.overlap, 0 if alone else unit),
+        }
         for unit, (total, tokens, size) in enumerate(sums.tolist())
     ]
 
+    wanted = tasks.defaults(material.task)[2]
+
     def scores_of(rows):
-        return metrics.language_modeling(*sums[rows].T, resamples=setting.resamples, seed=setting.seed)
+        scores = metrics.language_modeling(*sums[rows].T, resamples=setting.resamples, seed=setting.seed)
+        return {metric: scores[metric] for metric in wanted}
 
     scores = scores_of(slice(None))
     return lines, {

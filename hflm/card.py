@@ -35,7 +35,11 @@ def write(run, recipe):
     config = records.read_json(run / "model" / "config.json")
     scores = run / "benchmark" / "results.json"
     found = results.read(scores) if scores.exists() else results.Results("", {})
-    logs = {stage: records.learning(run / stage / "metrics.jsonl") for stage in ("pretrain", "finetune")}
+    logs = {
+        stage: records.learning(run / stage / "metrics.jsonl")
+        for stage in ("pretrain", "finetune")
+        if getattr(recipe, stage)
+    }
     logs = {stage: log for stage, log in logs.items() if log["curves"]}
     samples = {name: records.samples(run, name, task) for name, task in found.tasks.items()}
 

@@ -199,7 +199,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")],
     tasks: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
+    ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap and of the randomisation.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of both.")] = 0,
 ):
@@ -226,9 +228,12 @@ def score(
     model: Model,
     text: Annotated[str, typer.Argument(help="The text; - reads it from stdin, as it is.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the coloured text.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
+    ] = None,
     attention: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw each head's attention.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE.png", dir_okay=False, help="Also draw each head's attention.", show_default=False),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
 ):
@@ -330,7 +335,7 @@ class _Generate(TyperCommand):
         """`--early-stopping` may stand alone, as a switch, since its type is bool or text."""
         switches = {_option(name) for name, kind in names.NAMES["GenerationConfig"].items() if kind == "bool|str"}
         given = []
-        for argument, following in zip(args, [*args[1:], "--"], strict=True):
+        for argument, following in zip(args, [*args, "--"][1:], strict=True):
             alone = argument in switches and following.startswith("--")
             given += [argument, "true"] if alone else [argument]
         return super().parse_args(ctx, given)
@@ -409,6 +414,10 @@ def main():
         _exit(1, str(error))
     except Stopped as error:
         _exit(143, str(error))
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        _exit(2, f"{error.filename}: no permission to write or read there. Change its mode, or use another folder")
     except Exception as error:
         if not _disk_full(error):
             raise

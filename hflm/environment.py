@@ -73,11 +73,16 @@ def locked(run, recipe):
         raise UserError("\n".join([f"not what {path} recorded:", *problems, "Nothing was run."]))
 
 
-def write(run, described):
-    """Write environment.json, keeping what an earlier part of the same run recorded about its stages."""
+def write(run, described, keys):
+    """Write environment.json, keeping what an earlier part of the same run recorded about its stages, those of `keys`."""
     path = Path(run) / "environment.json"
     earlier = read_json(path)
-    merged = {**described, "stages": {**earlier.get("stages", {}), **described["stages"]}}
+    kept = {
+        stage: record
+        for stage, record in earlier.get("stages", {}).items()
+        if stage in keys or stage.startswith("benchmark/")
+    }
+    merged = {**described, "stages": kept}
     for key, now in described["data"].items():
         before = earlier.get("data", {}).get(key, {})
         if all(before.get(what) == now.get(what) for what in ("fingerprint", "commit")):

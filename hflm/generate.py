@@ -28,6 +28,10 @@ def texts(model, prompt, options):
     loaded, tokenizer = models.load(model, options.pop("revision", None))
     if seed is not None:
         set_seed(seed)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt is not UTF-8") from None
     ids = encode(tokenizer, [prompt])[0] or [tokenizer.bos_token_id or tokenizer.eos_token_id]
     if options.get("num_return_sequences", 1) > 1 and options.get("num_beams", 1) == 1:
         options.setdefault("do_sample", True)

@@ -125,8 +125,11 @@ def revision(path, wanted=None):
 
 
 def context_length(model):
-    """The longest sequence the model takes, in tokens."""
-    return model.config.max_position_embeddings
+    """The longest sequence the model takes, in tokens. Raises ModelError when its config does not say it."""
+    try:
+        return model.config.max_position_embeddings
+    except AttributeError:
+        raise ModelError(f"a {model.config.model_type} does not say how many tokens it takes; choose another") from None
 
 
 def mend_loss(model, z_loss=0.0):

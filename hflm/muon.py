@@ -21,11 +21,10 @@ class Muon(torch.optim.Optimizer):
         ]
         inside = {id(parameter) for parameter in matrices}
         rest = [parameter for _, parameter in learnt if id(parameter) not in inside]
-        self.parts = (
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps, weight_decay=0.0, fused=True),
-        )
-        super().__init__([{"params": matrices}, {"params": rest}], {"lr": lr})
+        self.parts = [torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")]
+        if rest:  # an adapter has nothing but matrices
+            self.parts.append(torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps, weight_decay=0.0, fused=True))
+        super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], {"lr": lr})
         self._share()
 
     def _share(self):

@@ -10,7 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from hflm import cost, hardware, plan_source, records
+from hflm import recipe as recipes
 from hflm import shape as shapes
 from hflm.batch import Batch, derive
 from hflm.errors import UserError
@@ -159,7 +162,7 @@ def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_toke
         peak_at=moment,
         available_bytes=available,
         fits=needed <= available,
-        advice=() if needed <= available else tuple(_advice(shape, load, available)),
+        advice=() if needed <= available else tuple(_advice(shape, load, available, name)),
         flops_per_token=flops,
         flops=tokens and tokens * sum(flops.values()),
         tokens_per_second=speed,
@@ -169,7 +172,7 @@ def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_toke
     )
 
 
-def _advice(shape, load, available):
+def _advice(shape, load, available, stage):
     """Yields each single change with which it would fit."""
 
     def fits(changed):
@@ -195,7 +198,7 @@ def _advice(shape, load, available):
         if processes > load.processes and fits(replace(load, sharded=True, processes=processes)):
             yield f"fsdp: full_shard on {processes} processes"
             break
-    if load.adapter is None and fits(replace(load, adapter={"type": "lora"})):
+    if stage == "finetune" and load.adapter is None and fits(replace(load, adapter={"type": "lora"})):
         yield "finetune.adapter: {type: lora}"
 
 
@@ -204,7 +207,7 @@ def _speed(recipe, name, load, device, asked, flops):
     run = Path("runs") / recipe.name
     if asked is None and records.read_json(run / "environment.json").get("processes") == load.processes:
         measured = records.learning(run / name / "metrics.jsonl")["speed"]
-        if measured:
+        if measured and _trained_alike(run / "recipe.yaml", recipe, name):
             return measured, f"measured by the earlier run in {run}"
     quick = load.mixed or load.weight_bytes == 2
     rate = device.bf16_flops if quick else device.fp32_flops
@@ -216,6 +219,12 @@ def _speed(recipe, name, load, device, asked, flops):
     if not device.gpu:
         where += ", measured" if not quick else ", from a measured fp32 rate"
     return rate * device.share * count / flops, f"assumes {device.share:.0%} of {where}"
+
+
+def _trained_alike(path, recipe, stage):
+    """Whether the run's recipe.yaml has the same model and training as `recipe`."""
+    before, now = (yaml.safe_load(text) for text in (path.read_text(encoding="utf-8"), recipes.dump(recipe)))
+    return all(before.get(section) == now.get(section) for section in ("tokenizer", "model", stage))
 
 
 def _optimal(shape, total, tokens):

@@ -60,6 +60,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, stage, folder, tokens_per_row, flops_per_token):
         self.stage, self.folder, self.tokens_per_row = stage, Path(folder), tokens_per_row
+        self.rows_per_epoch = None  # a stream has none
         self.flops_per_token = flops_per_token
         self.bar = self.peak = self.flops_per_second = None
         self.shown, self.speeds = {}, []
@@ -69,9 +70,12 @@ class Progress(TrainerCallback):
             tqdm.write(f"{self.stage}: {text}", file=sys.stderr)
 
     def tokens_at(self, step, args):
-        """Tokens seen after `step` optimizer steps."""
-        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return round(step * rows * self.tokens_per_row)
+        """Tokens seen after `step` optimizer steps; the last one of an epoch takes what rows are left."""
+        rows, epoch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size, 0
+        if self.rows_per_epoch is not None:
+            epoch, step = divmod(step, -(-self.rows_per_epoch // rows))
+        seen = epoch * (self.rows_per_epoch or 0) + min(step * rows, self.rows_per_epoch or step * rows)
+        return round(seen * self.tokens_per_row)
 
     @property
     def speed(self):

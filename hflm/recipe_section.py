@@ -179,6 +179,9 @@ def contradicted(raw):
         yield ("args", "report_to"), text
     if raw.get("on_spike") == "rollback" and args.get("fp16"):
         yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if isinstance(args.get(key), int) and args[key] < 1:
+            yield ("args", key), f"a batch has at least one row, not {args[key]}"
     if raw.get("batch_tokens") is None:
         return
     if args.get("gradient_accumulation_steps") is not None:

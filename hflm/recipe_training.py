@@ -1,5 +1,6 @@
 """The sections `pretrain` and `finetune` of a recipe."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -92,6 +93,11 @@ def _adapter_rules(adapter):
         for module in [modules] if isinstance(modules, str) else modules if isinstance(modules, list) else ():
             if isinstance(module, str) and module.split(".")[-1] in TIED:
                 yield (key,), f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
+    if isinstance(adapter.get("target_modules"), str):  # peft reads one word as a regular expression
+        try:
+            re.compile(adapter["target_modules"])
+        except re.error as error:
+            yield ("target_modules",), f"{show(adapter['target_modules'])} is no regular expression: {error}"
     start = adapter.get("init_lora_weights")
     if start in BY_DATA:
         yield ("init_lora_weights",), f"{start} needs a pass of its own over data, which hflm does not make. Remove it"

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 from hflm.errors import UserError
@@ -191,6 +191,12 @@ def read(path) -> Results:
         raise UserError(f"{path}: not a results.json: {error.args[0]!r} is missing.") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a results.json: {error}") from None
+
+
+def keep_only(tasks, path):
+    """Leave `tasks` in results.json, in this order: a recipe may have lost some since they were measured."""
+    found = read(path)
+    write(replace(found, tasks={name: found.tasks[name] for name in tasks}), path)
 
 
 def _task(shape):

@@ -28,7 +28,9 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     keys = stages.keys(recipe, endpoint)
     finished = {} if fresh else stages.finished(folder)
     todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
-    if not todo:
+    # What no stage depends on (a licence, a task less) changes the record and the card.
+    recorded = folder / "recipe.yaml"
+    if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == recipes.dump(recipe):
         say(f"{folder}: finished, and nothing in the recipe or its data has changed.")
         show(folder, recipe)
         return
@@ -55,14 +57,15 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
         folder.mkdir(parents=True, exist_ok=True)
         if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
             (folder / shares.LISTED).unlink(missing_ok=True)  # it belongs to other data
-        results.write_text(folder / "recipe.yaml", recipes.dump(recipe))
+        results.write_text(recorded, recipes.dump(recipe))
         if todo != {"push"}:  # what is pushed again is what the run left
-            environment.write(folder, environment.describe(recipe, state.num_processes))
+            environment.write(folder, environment.describe(recipe, state.num_processes), keys)
             _tell_cleaning(folder, recipe, corpus)
     state.wait_for_everyone()
     say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
     if "tokenizer" in todo:
+        _begin(state, folder, "tokenizer")
         steps.make_tokenizer(recipe, folder, corpus, material, state)
         _finish(state, folder, "tokenizer", keys)
     if "pretrain" in todo:
@@ -71,12 +74,13 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     if "finetune" in todo:
         steps.finetune(recipe, folder, material, keys["finetune"], state)
         _finish(state, folder, "finetune", keys)
-    if todo & {"pretrain", "finetune"}:
+    if "model" in todo:
+        _begin(state, folder, "model")
         last = "finetune" if recipe.finetune else "pretrain"
         if state.is_main_process:
             with results.whole_folder(folder / "model") as beside:
                 shutil.copytree(folder / last / "model", beside, dirs_exist_ok=True)
-        state.wait_for_everyone()
+        _finish(state, folder, "model", keys)
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
     if measured:
         for name in steps.benchmark(recipe, folder, measured, material, corpus, keys, state, endpoint):
@@ -84,6 +88,8 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     if state.is_main_process:
         from hflm import card
 
+        if recipe.benchmark is not None:
+            results.keep_only(recipe.benchmark.tasks, folder / "benchmark" / "results.json")
         card.write(folder, recipe)
         show(folder, recipe)
     state.wait_for_everyone()
@@ -107,8 +113,9 @@ def bench(model, recipe, output=None, base_url=None, chat=False):
         endpoint = endpoints.find(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
-    name = Path(model).stem if Path(model).exists() else re.sub("[/:]+", "--", model)
-    folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{name}"
+    folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{_short(model)}"
+    if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
+        raise UserError(f"--output {folder}: a trained run lies there, which this would overwrite. Name another folder")
     recipe = recipe.model_copy(
         update={
             "processes": None,  # asked for the training
@@ -120,6 +127,21 @@ def bench(model, recipe, output=None, base_url=None, chat=False):
         }
     )
     run(recipe, folder, endpoint=endpoint)
+
+
+def _short(model):
+    """A model's name as part of a folder's: of a path its end.
+
+    >>> _short("openai-community/gpt2")
+    'openai-community--gpt2'
+    """
+    place = Path(model).expanduser()
+    if not place.exists():
+        return re.sub("[/:]+", "--", model)
+    place = place.resolve()
+    if place.is_file():
+        return place.stem
+    return f"{place.parent.name}-{place.name}" if place.name in ("model", "adapter") else place.name
 
 
 def _without_likelihoods(recipe):
@@ -169,6 +191,12 @@ def _start(recipe):
     logging.set_verbosity_error()
     set_seed(recipe.seed)
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _begin(state, folder, stage):
+    if state.is_main_process:
+        stages.forget(folder, stage)
+    state.wait_for_everyone()
 
 
 def _finish(state, folder, stage, keys):

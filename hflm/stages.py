@@ -18,15 +18,15 @@ MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "s
 
 
 def keys(recipe, endpoint=None):
-    """{stage: key} in the order of the stages: tokenizer, pretrain, finetune, benchmark/<task>..., push."""
+    """{stage: key} in the order of the stages: tokenizer, pretrain, finetune, model, benchmark/<task>..., push."""
     found = {}
     chain = [recipe.seed, _plain(recipe.model), model_fingerprint(recipe.model.from_)]
     if endpoint is not None:
         chain = [*chain, endpoint.base_url, endpoint.chat]
     if recipe.tokenizer is not None:
-        corpus = [data.fingerprint(source) for source in tokenizer_sources(recipe)]
+        read = _tokenizer_texts(recipe), [data.fingerprint(source) for source in tokenizer_sources(recipe)]
         chain = found["tokenizer"] = _key(
-            chain, _plain(recipe.tokenizer), corpus, model_fingerprint(recipe.tokenizer.from_)
+            chain, _plain(recipe.tokenizer), read, model_fingerprint(recipe.tokenizer.from_)
         )
     if recipe.pretrain is not None:
         sources = [*recipe.pretrain.data, *_validation_source(recipe.pretrain)]
@@ -34,6 +34,8 @@ def keys(recipe, endpoint=None):
     if recipe.finetune is not None:
         learnt = [_learnt(recipe.tasks[name]) for name in recipe.finetune.tasks]
         chain = found["finetune"] = _key(chain, _plain(recipe.finetune), learnt)
+    if recipe.pretrain is not None or recipe.finetune is not None:
+        found["model"] = chain  # model/ holds the weights of the last one
     if recipe.benchmark is not None:
         for name in recipe.benchmark.tasks:
             task = recipe.tasks[name]
@@ -58,6 +60,17 @@ def tokenizer_sources(recipe):
     return (*pretrain, *(recipe.tasks[name].data for name in (recipe.finetune.tasks if recipe.finetune else ())))
 
 
+def _tokenizer_texts(recipe):
+    """What of the recipe, beside the data, makes the texts that a trained tokenizer reads."""
+    training, pretrain = recipe.tokenizer.train, recipe.pretrain
+    if training is None:
+        return None
+    if training.data is not None:
+        return pretrain and pretrain.text
+    shaping = pretrain and pretrain.model_dump(mode="json", include={"data", "text", "rows", "clean", "validation"})
+    return shaping, [_learnt(recipe.tasks[name]) for name in (recipe.finetune.tasks if recipe.finetune else ())]
+
+
 def model_fingerprint(path):
     """'sha256:...' of a model's files when `path` is local, else the path itself (a Hub id, or None)."""
     if path is None or not Path(path).expanduser().exists():
@@ -70,8 +83,17 @@ def model_fingerprint(path):
 
 
 def finished(folder):
-    """{stage: key} of the stages that ended in `folder`."""
-    return read_json(Path(folder) / "stages.json")
+    """{stage: key} of the stages that ended in `folder` and whose results are there."""
+    results = read_json(Path(folder) / "benchmark" / "results.json").get("tasks", {})
+    kept = read_json(Path(folder) / "stages.json")
+    return {stage: key for stage, key in kept.items() if not stage.startswith("benchmark/") or stage[10:] in results}
+
+
+def forget(folder, stage):
+    """What a finished stage has left is about to change: until it ends again, it counts as unfinished."""
+    kept = finished(folder)
+    if kept.pop(stage, None) is not None:
+        write_text(Path(folder) / "stages.json", json.dumps(kept, indent=1) + "\n")
 
 
 def finish(folder, stage, key):
@@ -89,6 +111,7 @@ def begin(folder, key):
     mark = folder / "inputs.json"
     moved = folder.exists() and read_json(mark).get("key") != key
     if moved:
+        forget(folder.parent, folder.name)
         set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(mark, json.dumps({"key": key}) + "\n")

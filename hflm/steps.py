@@ -107,11 +107,14 @@ def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=Non
         asked, context_length, revision = endpoint, None, None
     path = folder / "benchmark" / "results.json"
     kept = results.read(path).tasks if path.exists() else {}
+    kept = {task: found for task, found in kept.items() if task not in names}
     overlaps = contamination.check(recipe, names, material, corpus, state) if recipe.benchmark.contamination else {}
     if overlaps:
         say(f"compared {', '.join(overlaps)} with the training text")
     for name in names:
         started = time.monotonic()
+        if state.is_main_process:
+            stages.forget(folder, f"benchmark/{name}")
         setting = benchmarks.Setting(
             context_length=context_length,
             resamples=recipe.benchmark.resamples,
@@ -125,8 +128,7 @@ def benchmark(recipe, folder, names, material, corpus, keys, state, endpoint=Non
         if state.is_main_process:
             environment.note(folder, **{f"benchmark/{name}": {"seconds": time.monotonic() - started}})
             kept = {**kept, name: found}
-            in_order = {task: kept[task] for task in recipe.benchmark.tasks if task in kept}
-            results.write(results.Results(str(folder) if trained else recipe.model.from_, in_order), path)
+            results.write(results.Results(str(folder) if trained else recipe.model.from_, kept), path)
         yield name
 
 

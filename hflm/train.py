@@ -94,6 +94,8 @@ def train(
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
+    if not isinstance(rows, stream.PackedStream):
+        progress.rows_per_epoch = whole or len(rows)
     if arguments.device.type == "cpu":
         hardware.tune_malloc(spare=arguments.activation_checkpointing)
     started, signalled = time.monotonic(), False

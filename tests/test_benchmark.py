@@ -141,3 +141,9 @@ def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokeni
     with pytest.raises(DataError, match="even without its text"):
         measure(model, tokenizer, "qa", tmp_path / "qa.jsonl", rows=rows)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_is_measured_by_the_metrics_that_the_recipe_names(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "text", LanguageModeling(data=DATA, metrics=["bits_per_byte"]))
+    result, _ = measure(model, tokenizer, "text", tmp_path / "text.jsonl")
+    assert list(result.metrics) == ["bits_per_byte"]

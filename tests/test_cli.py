@@ -131,6 +131,9 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["bench", "org/model", "good.yaml", "--chat"], 2, "org/model: --base-url and --chat are for a model behind"),
         (["bench", "org/model", "good.yaml", "--base-url", "http://h/v1"], 2, "org/model: --base-url and --chat"),
         (["run"], 2, "Missing argument 'RECIPE'"),
+        (["generate"], 2, "Missing argument 'MODEL'"),
+        (["compare", "a", "b", "--html", "."], 2, "File '.' is a directory"),
+        (["score", "m", "a text", "--attention", "."], 2, "File '.' is a directory"),
         (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh)"),
         (["vaildate", "good.yaml"], 2, "No such command 'vaildate'. Did you mean 'validate'?"),
         (["validate"], 2, "Missing argument"),
@@ -158,6 +161,11 @@ def test_what_the_user_must_change_is_told_without_a_traceback(folder, arguments
         ("raise Stopped('stopped at step 40')", 143, "stopped at step 40\n"),
         ("raise KeyboardInterrupt", 130, ""),
         (
+            "raise OSError(errno.EACCES, 'denied', 'runs/good')",
+            2,
+            "runs/good: no permission to write or read there. Change its mode, or use another folder\n",
+        ),
+        (
             "raise OSError(errno.ENOSPC, 'No space left on device', 'runs/good/model.safetensors')",
             2,
             f"no space left on the disk (runs/good/model.safetensors). {AGAIN}\n",
@@ -174,7 +182,7 @@ def test_exit_codes(folder, act, code, stderr):
     assert (done.returncode, done.stderr) == (code, stderr)
 
 
-@pytest.mark.parametrize("act", ["raise ValueError('a bug')", "raise OSError(errno.EACCES, 'denied', 'x')", "1 / 0"])
+@pytest.mark.parametrize("act", ["raise ValueError('a bug')", "raise OSError(errno.EIO, 'broken', 'x')", "1 / 0"])
 def test_a_bug_shows_its_traceback(folder, act):
     done = process(sys.executable, "-c", WITH_RUN.format(act=act), "run", "good.yaml", cwd=folder)
     assert done.returncode == 1

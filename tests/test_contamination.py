@@ -239,6 +239,14 @@ def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_learnt(
         assert task.contamination.contaminated == before[name].contamination.contaminated > 0
 
 
+def test_one_text_longer_than_the_context_is_one_example(finished):
+    (finished / "long").mkdir()
+    text = " ".join(f"word{number}" for number in range(400))
+    (finished / "long" / "test.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    tasks = again(finished, "alone", "tasks.documents.data.path=long", "benchmark.tasks=[documents]")
+    assert tasks["documents"].contamination.n == 1
+
+
 def test_it_can_be_turned_off(finished):
     tasks = again(finished, "off", "benchmark.contamination=false")
     assert {task.contamination for task in tasks.values()} == {None}

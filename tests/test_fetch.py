@@ -143,7 +143,7 @@ def test_a_local_lock(tmp_path):
         sets = [f"pretrain.data=[{', '.join(f'{{path: {tmp_path}/{path}}}' for path in paths)}]"]
         return recipes.load("quickstart", sets)
 
-    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1))
+    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1), {})
     environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))
     environment.note(tmp_path, data={key: {"documents": 3} for key in ("pretrain.data.0", "pretrain.data.1")})
     (tmp_path / "b.jsonl").write_bytes(content("jsonl", ["changed"]))
@@ -153,6 +153,6 @@ def test_a_local_lock(tmp_path):
         environment.locked(tmp_path, recipe("a.jsonl"))
     with pytest.raises(UserError, match="pretrain.data.2: is new in the recipe"):
         environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl", "a.jsonl"))
-    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1))
+    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1), {})
     described = json.loads((tmp_path / "environment.json").read_text())["data"]
     assert described["pretrain.data.0"]["documents"] == 3 and "documents" not in described["pretrain.data.1"]

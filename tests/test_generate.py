@@ -80,3 +80,8 @@ def test_a_length_beyond_the_context_is_cut_with_a_warning(folder):
 def test_what_cannot_be_done_is_one_clear_error(folder, model, prompt, options, error, message):
     with pytest.raises(error, match=message):
         generate.texts(model or str(folder), prompt, options)
+
+
+def test_a_prompt_that_is_no_text_is_refused(folder):
+    with pytest.raises(UserError, match="the prompt is not UTF-8"):
+        generate.texts(folder, "\udcff", {})

@@ -339,3 +339,11 @@ def test_an_adapter_that_cannot_be_used_says_why(tmp_path, config, files, messag
         (tmp_path / file).write_bytes(b"")
     with pytest.raises(ModelError, match=message):
         models.load(str(tmp_path))
+
+
+def test_a_model_that_does_not_tell_its_context_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, state_size=2))
+    with pytest.raises(ModelError, match="a mamba does not say how many tokens it takes"):
+        models.context_length(mamba)

@@ -328,9 +328,14 @@ def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch)
     (run / "pretrain").mkdir(parents=True)
     (run / "environment.json").write_text('{"processes": 1}')
     (run / "pretrain" / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0, "tokens_per_second": 2048}\n')
+    (run / "recipe.yaml").write_text(recipe.dump(load(tmp_path)))
     stage = plan.plan(load(tmp_path)).stages[0]
     assert (stage.tokens_per_second, stage.seconds) == (2048, 100)
     assert stage.speed_source == "measured by the earlier run in runs/planned"
+    larger = plan.plan(load(tmp_path, RECIPE.replace("preset: gpt2-micro", "preset: gpt2-micro, n_layer: 20"))).stages[
+        0
+    ]
+    assert "measured by the earlier run" not in larger.speed_source
     assert plan.plan(load(tmp_path), "h100").stages[0].tokens_per_second != 2048
     assert plan.plan(load(tmp_path), processes=2).stages[0].tokens_per_second != 2048
 

@@ -264,6 +264,10 @@ WRONG = [
      32, "finetune.adapter.task_type", "hflm sets it. Remove it"),
     ("r: 8", "target_modules: [c_attn, transformer.wte]",
      32, "finetune.adapter.target_modules", "transformer.wte belongs to"),
+    ("r: 8", "target_modules: 'c_attn('",
+     32, "finetune.adapter.target_modules", "'c_attn(' is no regular expression"),
+    ("max_steps: 400", "per_device_train_batch_size: 0",
+     13, "pretrain.args.per_device_train_batch_size", "a batch has at least one row, not 0"),
     ("r: 8", "modules_to_save: [lm_head]",
      32, "finetune.adapter.modules_to_save", "lm_head belongs to the tied embeddings"),
     # between sections

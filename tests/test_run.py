@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import yaml
 
 from hflm import cli, records, results, run
 from hflm import recipe as recipes
+from hflm.errors import UserError
 
 TINY = """
 name: tiny
@@ -187,6 +189,55 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path
     assert weights(tmp_path / "run") == weights(finished / "run")
     kept = [line["step"] for line in records.read_lines(tmp_path / "run" / "pretrain" / "metrics.jsonl")]
     assert kept == sorted(kept)
+
+
+def test_a_copy_of_the_model_that_failed_is_made_again(workplace, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.shutil, "copytree", full)
+        with pytest.raises(OSError, match="No space"):
+            run_here(workplace, "finetune.args.max_steps=3")
+    run_here(workplace, "finetune.args.max_steps=3")
+    trained = workplace / "run" / "finetune" / "model" / "model.safetensors"
+    assert weights(workplace / "run") == trained.read_bytes()
+
+
+def test_a_recipe_without_its_finetune_is_the_pretrained_model(workplace):
+    own = "tokenizer.train.data={path: toy, name: stories, size: 120}"
+    run_here(workplace, own)
+    run_here(workplace, own, "finetune=null", "benchmark.tasks=[stories]")
+    pretrained = workplace / "run" / "pretrain" / "model" / "model.safetensors"
+    assert weights(workplace / "run") == pretrained.read_bytes()
+    described = json.loads((workplace / "run" / "environment.json").read_text())
+    assert "finetune" not in described["stages"]
+
+
+def test_a_task_that_comes_back_is_measured_again(workplace):
+    results_of = workplace / "run" / "benchmark" / "results.json"
+    before = results.read(results_of)
+    run_here(workplace, "benchmark.tasks=[qa]")
+    assert list(results.read(results_of).tasks) == ["qa"]
+    run_here(workplace)
+    assert results.read(results_of) == before
+
+
+def test_a_licence_that_is_stated_later_reaches_the_record_and_the_card(workplace):
+    run_here(workplace, "tasks.qa.data.license=cc-by-4.0")
+    assert "cc-by-4.0" in (workplace / "run" / "recipe.yaml").read_text()
+    assert "cc-by-4.0" in (workplace / "run" / "README.md").read_text()
+
+
+def test_a_folder_is_named_by_the_model_and_no_trained_run_is_overwritten(workplace):
+    for name in ("exp-0.1", "exp-0.2", "a/model", "b/model"):
+        (workplace / name).mkdir(parents=True)
+    (workplace / "small.v1.gguf").touch()
+    with contextlib.chdir(workplace):
+        names = [run._short(name) for name in ("exp-0.1", "exp-0.2", "a/model", "b/model", "small.v1.gguf", "org/gpt2")]
+        assert names == ["exp-0.1", "exp-0.2", "a-model", "b-model", "small.v1", "org--gpt2"]
+        with pytest.raises(UserError, match="--output run: a trained run lies there"):
+            run.bench("run", recipes.load("tiny.yaml"), "run")
 
 
 def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):

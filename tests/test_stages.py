@@ -18,7 +18,7 @@ finetune: {tasks: [sentiment], args: {max_steps: 2}}
 benchmark: {tasks: [sentiment, qa]}
 push: {repo_id: somebody/small}
 """
-ALL = ["tokenizer", "pretrain", "finetune", "benchmark/sentiment", "benchmark/qa", "push"]
+ALL = ["tokenizer", "pretrain", "finetune", "model", "benchmark/sentiment", "benchmark/qa", "push"]
 
 
 def keys(tmp_path, *sets):
@@ -42,12 +42,16 @@ def test_stages_stand_in_their_order(tmp_path):
         ("tasks.sentiment.limit=5", ["benchmark/sentiment", "push"]),
         ("tasks.sentiment.shots=2", ["benchmark/sentiment", "push"]),
         ("tasks.sentiment.splits.test=validation", ["benchmark/sentiment", "push"]),
-        ("tasks.sentiment.splits.train='train[:10]'", ALL[2:]),
-        ("tasks.sentiment.prompt='{{ text }}'", ALL[2:]),
+        ("tasks.sentiment.splits.train='train[:10]'", ALL),  # the tokenizer learns from what is learnt
+        ("tasks.sentiment.prompt='{{ text }}'", ALL),
         ("finetune.args.learning_rate=1e-3", ALL[2:]),
         ("finetune.adapter={type: lora}", ALL[2:]),
         ("pretrain.args.max_steps=3", ALL[1:]),
-        ("pretrain.validation=0.1", ALL[1:]),
+        ("pretrain.validation=0.1", ALL),
+        ("pretrain.text=story", ALL),
+        ("pretrain.clean={normalize: NFC}", ALL),
+        ("pretrain.data.license=mit", []),
+        ("finetune=null", ["tokenizer", "pretrain", "model", "benchmark/sentiment", "benchmark/qa", "push"]),
         ("model.n_positions=128", ALL),
         ("seed=1", ALL),
         ("tokenizer.train.vocab_size=500", ALL),
@@ -70,7 +74,7 @@ def test_changed_data_repeats_what_reads_it(tmp_path):
     rows.write_text('{"text": "b", "label": 0}\n')
     after = keys(tmp_path, local)
     assert [stage for stage in after if before[stage] != after[stage]] == [
-        "tokenizer", "pretrain", "finetune", "benchmark/sentiment", "benchmark/qa", "push"
+        "tokenizer", "pretrain", "finetune", "model", "benchmark/sentiment", "benchmark/qa", "push"
     ]  # fmt: skip
 
 
@@ -121,3 +125,20 @@ def test_another_bertscore_encoder_measures_again_and_trains_nothing(tmp_path):
     after = keys(tmp_path, *qa)
     for first, second in ((plain, before), (before, after)):
         assert [stage for stage in second if first[stage] != second[stage]] == ["benchmark/qa", "push"]
+
+
+def test_what_was_moved_aside_no_longer_counts_as_finished(tmp_path):
+    stages.begin(tmp_path / "finetune", "a")
+    stages.finish(tmp_path, "finetune", "a")
+    stages.begin(tmp_path / "finetune", "a")
+    assert stages.finished(tmp_path) == {"finetune": "a"}
+    stages.begin(tmp_path / "finetune", "b")
+    assert stages.finished(tmp_path) == {}
+
+
+def test_a_measured_task_counts_only_while_its_results_are_there(tmp_path):
+    stages.finish(tmp_path, "benchmark/qa", "a")
+    assert stages.finished(tmp_path) == {}
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "results.json").write_text('{"tasks": {"qa": {}}}')
+    assert stages.finished(tmp_path) == {"benchmark/qa": "a"}

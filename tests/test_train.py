@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 from hflm import checkpoints, guards, pack, progress, trackers, train
 from hflm import model as models
 from hflm.errors import Stopped, TrainingError, UserError
+from hflm.muon import Muon
 
 ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2}
 
@@ -405,3 +407,26 @@ def test_freed_memory_goes_back_to_the_system_only_when_it_is_spared(spare):
     faults = [int(line) for line in ended.stdout.split()]
     per_round = (faults[-1] - faults[3]) / 5
     assert per_round > 10_000 if spare else per_round < 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "tokens"),
+    [(9, 6, 27), (9, 1, 8), (9, 2, 9), (9, 3, 17), (16, 4, 32), (None, 6, 48)],
+)
+def test_the_last_step_of_an_epoch_takes_what_is_left(tmp_path, rows, steps, tokens):
+    told = progress.Progress("pretrain", tmp_path, 1.0, 1.0)
+    told.rows_per_epoch = rows
+    batch = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
+    assert told.tokens_at(steps, batch) == tokens
+
+
+def test_muon_trains_an_adapter(tokenizer):
+    torch.manual_seed(0)
+    model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
+    optimizer = Muon(models.add_adapter(model, {"type": "lora", "r": 2}), 0.1, (0.9, 0.95), 1e-8, 0.0)
+    [matrices] = optimizer.param_groups
+    before = [parameter.clone() for parameter in matrices["params"]]
+    for parameter in matrices["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(not torch.equal(was, now) for was, now in zip(before, matrices["params"], strict=True))
