@@ -44,7 +44,7 @@ def _either(raw, one, other):
 
 class TokenizerTraining(Section):
     algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
-    """How pieces of words are found."""
+    """How pieces of words are found. `unigram` comes out slightly different each time, the others do not."""
     vocab_size: Positive
     """Entries, the special tokens included."""
     min_frequency: Positive = 2

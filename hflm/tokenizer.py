@@ -111,12 +111,15 @@ def first_line(error):
 
 
 def _complete_wordpiece(backend, alphabet):
-    """Every byte must exist inside a word too, or a text not seen in training could not be written."""
+    """Every byte must exist inside a word too, or a text not seen in training could not be written.
+
+    The trainer numbers some entries in the order of a hash table, another one each time: here they stand by their text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models
 
-    vocab = backend.get_vocab()
-    for byte in alphabet:
-        vocab.setdefault(INSIDE_WORD + byte, len(vocab))
+    entries = backend.get_vocab().keys() | {INSIDE_WORD + byte for byte in alphabet}
+    ordered = [END_OF_TEXT, *sorted(entries - {END_OF_TEXT})]
+    vocab = {entry: number for number, entry in enumerate(ordered)}
     complete = Tokenizer(
         models.WordPiece(
             vocab=vocab,

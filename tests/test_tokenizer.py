@@ -87,3 +87,9 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
         tokenizers.load(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
     assert "nothing" in str(error.value)
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "wordpiece"])
+def test_the_same_text_gives_the_same_tokenizer(algorithm):
+    first, again = (tokenizers.train(TEXTS, algorithm, 900) for _ in range(2))
+    assert first.backend_tokenizer.to_str() == again.backend_tokenizer.to_str()
