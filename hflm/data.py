@@ -14,7 +14,7 @@ import re
 import warnings
 from pathlib import Path
 
-from hflm import rows, snapshot, toy
+from hflm import rows, snapshot, splits, toy
 from hflm.errors import DataError
 
 BUILDERS = {
@@ -37,27 +37,37 @@ READING = ("split", "streaming", "num_proc", "keep_in_memory", "verification_mod
 def load(data, split="train"):
     """The rows of one split: a `datasets.Dataset`, or an `IterableDataset` with `streaming: true`.
 
-    `data` is a recipe's Data (path, options); `split` may be a slice such as `train[:2000]`.
+    `data` is a recipe's Data (path, options); `split` may be a slice such as `train[:2000]`, or `train+validation`.
     Raises DataError: no such folder, file or Hub id; no such split; a file that cannot be parsed.
     """
     import datasets
 
     _quiet()
     split = data.options.get("split", split)
-    if data.path == "toy":
-        return _toy(data, split)
+    loaded = [_toy(data, part) if data.path == "toy" else _part(data, part) for part in splits.parts(split)]
+    if len(loaded) == 1:
+        return loaded[0]
+    try:
+        return datasets.concatenate_datasets(loaded)
+    except ValueError as error:
+        raise DataError(f"{data.path}: {split} do not have the same columns: {rows.reason(error)}") from error
+
+
+def _part(data, part):
+    import datasets
+
     options = {key: value for key, value in data.options.items() if key != "split"}
-    path, options, files = _located(data.path, options, split)
+    path, options, files = _located(data.path, options, part)
     for file in files:
         _check(file, options)
     try:
-        return datasets.load_dataset(path, split=split, **options)
+        return datasets.load_dataset(path, split=part, **options)
     except (Exception, StopIteration) as error:
-        raise _explained(error, data, split, files) from error
+        raise _explained(error, data, part, files) from error
 
 
-def files(data, split="train"):
-    """(BuilderConfig, [path or URL]): how datasets would read a split, and from where; for hflm.rows.
+def files(data, split):
+    """(BuilderConfig, [path or URL]): how datasets would read a split without slices, and from where; for hflm.rows.
 
     A data set of the Hub is brought into the cache first, except with `streaming: true` where a network is there.
     Raises DataError as `load` does.
@@ -65,7 +75,6 @@ def files(data, split="train"):
     import datasets
 
     _quiet()
-    split = split_name(data.options.get("split", split))
     options = {key: value for key, value in data.options.items() if key not in READING}
     if of_hub(data) and not data.options.get("streaming") and snapshot.reachable(data.path, options.get("revision")):
         folder, _ = snapshot.fetch(data.path, options)
@@ -85,8 +94,8 @@ def files(data, split="train"):
 def where(data, split):
     """How a data set is named in messages: 'stanfordnlp/sst2 [train]', 'reviews/train.jsonl', 'toy qa [test]'."""
     split = data.options.get("split", split)
-    name = split_name(split)
-    files = split_files(Path(data.path), name) if Path(data.path).is_dir() else []
+    one = len(splits.parts(split)) == 1
+    files = split_files(Path(data.path), splits.name(split)) if one and Path(data.path).is_dir() else []
     if len(files) == 1 and "data_files" not in data.options:
         return str(files[0])
     if Path(data.path).is_file():
@@ -122,11 +131,6 @@ def _sum(file, size, mtime_ns):
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def split_name(split):
-    """'train[:2000]' -> 'train'."""
-    return re.match(r"[^\[+]*", split).group()
-
-
 def _quiet():
     import datasets
 
@@ -134,14 +138,13 @@ def _quiet():
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs a traceback of what we tell in one line
 
 
-def _toy(data, split):
+def _toy(data, part):
     import datasets
 
+    name, *bounds = splits.bounds(part)
     options = {key: value for key, value in data.options.items() if key not in ("name", "split", "streaming")}
-    found = toy.rows(data.options.get("name", "stories"), split_name(split), **options)
-    piece = re.fullmatch(r"\w+\[(\d*):(\d*)\]", split)
-    if piece:
-        found = found[slice(*(int(end) if end else None for end in piece.groups()))]
+    found = toy.rows(data.options.get("name", "stories"), name, **options)
+    found = found[slice(*(splits.row(bound, len(found)) for bound in bounds))]
     dataset = datasets.Dataset.from_list(found)
     return dataset.to_iterable_dataset() if data.options.get("streaming") else dataset
 
@@ -187,7 +190,7 @@ def _local(path, options, split):
             )
     if matched or place.is_file():
         named = f"'{path}'" if matched else path
-        if split_name(split) != "train":
+        if splits.name(split) != "train":
             raise DataError(
                 f"{named} is {'a pattern' if matched else 'one file'}, so it has only the split 'train', not '{split}'. "
                 "Name a folder with one file a split, or data_files: {train: ..., test: ...} with path: json (or csv, "
@@ -198,16 +201,16 @@ def _local(path, options, split):
         if unknown:
             raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
     else:
-        files = split_files(place, split_name(split))
+        files = split_files(place, splits.name(split))
         if not files:
             return str(place), options, []
     if len({_builder(file) for file in files}) > 1:
         listed = ", ".join(file.name for file in files[:10])
-        raise DataError(f"{path}: the split '{split_name(split)}' has files of several kinds: {listed}")
+        raise DataError(f"{path}: the split '{splits.name(split)}' has files of several kinds: {listed}")
     builder = _builder(files[0])
     if ".tsv" in files[0].suffixes:
         options = {"sep": "\t", **options}
-    return builder, {**options, "data_files": {split_name(split): [str(file) for file in files]}}, files
+    return builder, {**options, "data_files": {splits.name(split): [str(file) for file in files]}}, files
 
 
 def check_local(data):

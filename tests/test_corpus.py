@@ -234,6 +234,14 @@ def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
     assert "".join(texts(source(tmp_path), rows="lines")) == " = Title = \n\nFirst.\nSecond.\n\n"
 
 
+@pytest.mark.parametrize(("split", "expected"), [("train+validation", "abv"), ("train[:1] + validation", "av")])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_splits_are_one_source(tmp_path, split, expected, streaming):
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    (tmp_path / "validation.txt").write_text("v\n")
+    assert texts(source(tmp_path, split=split, streaming=streaming), streamed=streaming) == list(expected)
+
+
 def test_documents_leave_blank_rows_out(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(content("jsonl", ["a", "", "  \n", "b\n"]))
     assert texts(source(tmp_path)) == ["a", "b\n"]

@@ -34,10 +34,19 @@ def folder(tmp_path):
         ("train[2:]", ["三"]),
         ("validation", ["dev"]),
         ("test", ["test"]),
+        ("train[-1:]+validation", ["三", "dev"]),
+        ("validation + test[:100%]", ["dev", "test"]),
     ],
 )
 def test_splits_of_a_folder(folder, split, expected):
     assert data.load(source(folder), split)["text"][:] == expected
+
+
+def test_splits_that_do_not_fit_together_are_told(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": "one"}])
+    write(tmp_path / "test.jsonl", [{"text": 1}])
+    with pytest.raises(DataError, match=r"train\+test do not have the same columns"):
+        data.load(source(tmp_path), "train+test")
 
 
 def test_one_file_and_named_files(folder):
@@ -139,9 +148,26 @@ def test_each_file_is_hashed_once(folder, monkeypatch):
     assert data.fingerprint(source(folder)) != first and len(read) == 5
 
 
-def test_the_toy_world_takes_size_seed_and_slices():
-    assert len(data.load(source("toy", name="qa", size=12))) == 12
-    assert len(data.load(source("toy", name="qa", size=12), "train[:5]")) == 5
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:5]", list(range(5))),
+        ("train[:25%]", [0, 1, 2]),
+        ("train[-2:]", [10, 11]),
+        ("train[50%:-1_0%](closest)", [6, 7, 8, 9, 10]),
+        ("train[:1] + train[11:]", [0, 11]),
+    ],
+)
+def test_the_toy_world_takes_slices(split, expected):
+    whole = data.load(source("toy", name="qa", size=12))["question"][:]
+    assert data.load(source("toy", name="qa", size=12), split)["question"][:] == [whole[row] for row in expected]
+    streamed = data.load(source("toy", name="qa", size=12, streaming=True), split)
+    assert [row["question"] for row in streamed] == [whole[row] for row in expected]
+
+
+def test_the_toy_world_takes_splits_size_and_seed():
+    rows = [data.load(source("toy", name="qa", size=9), split)["question"][:] for split in ("train", "test")]
+    assert data.load(source("toy", name="qa", size=9), "train+test")["question"][:] == rows[0] + rows[1]
     seeds = [data.load(source("toy", name="qa", size=12, seed=seed))["question"][:] for seed in (0, 1)]
     assert seeds[0] != seeds[1]
 
@@ -159,3 +185,4 @@ def test_where(path, options, split, expected):
 
 def test_where_names_the_file(folder):
     assert data.where(source(folder), "validation") == str(folder / "dev.jsonl")
+    assert data.where(source(folder), "train+validation") == f"{folder} [train+validation]"
