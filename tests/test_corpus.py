@@ -93,6 +93,11 @@ def test_the_options_of_datasets_builders(tmp_path, name, written, options, expe
     [
         ("a.csv", {"comment": "#"}, "without comment"),
         ("a.csv", {"header": None}, "`names:"),
+        ("a.csv", {"sep": "||"}, 'a.csv: .* "delimiter" must be a 1-character string. Change it'),
+        ("a.csv", {"quotechar": "''"}, '"quotechar" must be a 1-character string'),
+        ("a.csv", {"quoting": 2}, "without quoting: 2. Remove it"),
+        ("a.csv", {"quoting": 7}, 'bad "quoting" value'),
+        ("a.csv", {"encoding": "utf-88"}, "a.csv: .*unknown encoding: utf-88. Name one"),
         ("a.csv", {"split": "train[:50%]", "streaming": True}, "no known length"),
         ("a.csv", {"streaming": True}, "rows: lines"),
     ],
