@@ -28,6 +28,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
   Data
     material.py       all rows and text that a recipe names, read and checked before anything is trained
     data.py           rows of tasks; where data lie, how datasets would read them; fingerprints
+                      folders.py: local files, by kind and split; splits.py: what train[:10%]+validation names
     corpus.py         any number of sources as one list or stream, mixed by weight; held-out text
     rows.py           the texts of one file, row by row, and what is wrong with each bad one; tables.py: csv, parquet, arrow
     shares.py         what each source gave and which rows were left out, for the record

@@ -6,12 +6,11 @@ in the same order. Its state can be saved and restored (`datasets.IterableDatase
 
 import hashlib
 import itertools
-import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hflm import data, rows, shares, toy
+from hflm import data, rows, shares, splits, toy
 from hflm.errors import DataError
 
 MOST_ROWS_SHOWN = 10
@@ -203,8 +202,8 @@ def _source(each, number, sources, listed, at_once, held_out):
     import datasets
 
     parts = []
-    for part in re.split(r" *\+ *", each.options.get("split", "train")):
-        name, begin, end = _slice(part)
+    for part in splits.parts(each.options.get("split", "train")):
+        name, begin, end = splits.bounds(part)
         if each.path == "toy":
             options = {key: value for key, value in each.options.items() if key not in ("name", "split", "streaming")}
             files, config = [name], {"name": each.options.get("name", "stories"), **options}
@@ -223,6 +222,7 @@ def _source(each, number, sources, listed, at_once, held_out):
             "piece": None,
         }
         if begin or end:
+            length = None
             if any("-" in bound or "%" in bound for bound in (begin, end)):
                 if sources.streamed:
                     raise DataError(
@@ -230,8 +230,7 @@ def _source(each, number, sources, listed, at_once, held_out):
                         "such as train[:2000]"
                     )
                 length = sum(1 for file in files for _ in _rows(file, config, arguments["column"]))
-                begin, end = (_absolute(bound, length) for bound in (begin, end))
-            arguments["piece"] = (int(begin or 0), int(end) if end else None)
+            arguments["piece"] = tuple(splits.row(bound, length) for bound in (begin, end))
             files = tuple(files)  # datasets shards lists only, and a slice counts through all files
         features = None  # datasets checks each row against them, which takes longer than reading it
         if len(sources.data) > 1 or "+" in each.options.get("split", ""):
@@ -243,20 +242,6 @@ def _source(each, number, sources, listed, at_once, held_out):
             )
         )
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-
-
-def _slice(part):
-    """'train[10:20%]' -> ('train', '10', '20%')."""
-    found = re.fullmatch(r"([^\[]+)(?:\[([^:]*):([^\]]*)\])?(?:\(\w+\))?", part)
-    return found[1], (found[2] or "").replace("_", ""), (found[3] or "").replace("_", "")
-
-
-def _absolute(bound, length):
-    """'-10' or '20%' of `length` rows -> the number of a row, as text."""
-    if not bound:
-        return ""
-    number = round(length * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
-    return str(max(0, number + length) if number < 0 else number)
 
 
 def _documents(files, config, number, key, column, blank, held_out, skips, listed, at_once, piece):

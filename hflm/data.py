@@ -10,25 +10,14 @@ import functools
 import glob
 import hashlib
 import json
-import re
 import warnings
 from pathlib import Path
 
-from hflm import rows, snapshot, toy
+from hflm import folders, rows, snapshot, splits, toy
 from hflm.errors import DataError
+from hflm.folders import BUILDERS, KINDS, split_files
 
-BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-KINDS = tuple(dict.fromkeys(BUILDERS.values()))
 READ_WHOLE = ("parquet", "arrow")  # kinds that datasets cannot read through a decompressor
-ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 MOST_ROWS_SHOWN = 10
 # Arguments of load_dataset that say how to read, not what.
 READING = ("split", "streaming", "num_proc", "keep_in_memory", "verification_mode", "save_infos")
@@ -37,27 +26,37 @@ READING = ("split", "streaming", "num_proc", "keep_in_memory", "verification_mod
 def load(data, split="train"):
     """The rows of one split: a `datasets.Dataset`, or an `IterableDataset` with `streaming: true`.
 
-    `data` is a recipe's Data (path, options); `split` may be a slice such as `train[:2000]`.
+    `data` is a recipe's Data (path, options); `split` may be a slice such as `train[:2000]`, or `train+validation`.
     Raises DataError: no such folder, file or Hub id; no such split; a file that cannot be parsed.
     """
     import datasets
 
     _quiet()
     split = data.options.get("split", split)
-    if data.path == "toy":
-        return _toy(data, split)
+    loaded = [_toy(data, part) if data.path == "toy" else _part(data, part) for part in splits.parts(split)]
+    if len(loaded) == 1:
+        return loaded[0]
+    try:
+        return datasets.concatenate_datasets(loaded)
+    except ValueError as error:
+        raise DataError(f"{data.path}: {split} do not have the same columns: {rows.reason(error)}") from error
+
+
+def _part(data, part):
+    import datasets
+
     options = {key: value for key, value in data.options.items() if key != "split"}
-    path, options, files = _located(data.path, options, split)
+    path, options, files = _located(data.path, options, part)
     for file in files:
         _check(file, options)
     try:
-        return datasets.load_dataset(path, split=split, **options)
+        return datasets.load_dataset(path, split=part, **options)
     except (Exception, StopIteration) as error:
-        raise _explained(error, data, split, files) from error
+        raise _explained(error, data, part, files) from error
 
 
-def files(data, split="train"):
-    """(BuilderConfig, [path or URL]): how datasets would read a split, and from where; for hflm.rows.
+def files(data, split):
+    """(BuilderConfig, [path or URL]): how datasets would read a split without slices, and from where; for hflm.rows.
 
     A data set of the Hub is brought into the cache first, except with `streaming: true` where a network is there.
     Raises DataError as `load` does.
@@ -65,7 +64,6 @@ def files(data, split="train"):
     import datasets
 
     _quiet()
-    split = split_name(data.options.get("split", split))
     options = {key: value for key, value in data.options.items() if key not in READING}
     if of_hub(data) and not data.options.get("streaming") and snapshot.reachable(data.path, options.get("revision")):
         folder, _ = snapshot.fetch(data.path, options)
@@ -76,17 +74,17 @@ def files(data, split="train"):
         config = datasets.load_dataset_builder(path, **options).config
     except (Exception, StopIteration) as error:
         raise _explained(error, data, split, found) from error
-    splits = config.data_files or {}
-    if split not in splits:
-        raise DataError(f"{data.path}: no split '{split}'; it has: {', '.join(map(str, splits)) or 'no files'}")
-    return config, [str(file) for file in splits[split]]
+    named = config.data_files or {}
+    if split not in named:
+        raise DataError(f"{data.path}: no split '{split}'; it has: {', '.join(map(str, named)) or 'no files'}")
+    return config, [str(file) for file in named[split]]
 
 
 def where(data, split):
     """How a data set is named in messages: 'stanfordnlp/sst2 [train]', 'reviews/train.jsonl', 'toy qa [test]'."""
     split = data.options.get("split", split)
-    name = split_name(split)
-    files = split_files(Path(data.path), name) if Path(data.path).is_dir() else []
+    one = len(splits.parts(split)) == 1
+    files = split_files(Path(data.path), splits.name(split)) if one and Path(data.path).is_dir() else []
     if len(files) == 1 and "data_files" not in data.options:
         return str(files[0])
     if Path(data.path).is_file():
@@ -122,11 +120,6 @@ def _sum(file, size, mtime_ns):
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def split_name(split):
-    """'train[:2000]' -> 'train'."""
-    return re.match(r"[^\[+]*", split).group()
-
-
 def _quiet():
     import datasets
 
@@ -134,42 +127,25 @@ def _quiet():
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs a traceback of what we tell in one line
 
 
-def _toy(data, split):
+def _toy(data, part):
     import datasets
 
+    name, *bounds = splits.bounds(part)
     options = {key: value for key, value in data.options.items() if key not in ("name", "split", "streaming")}
-    found = toy.rows(data.options.get("name", "stories"), split_name(split), **options)
-    piece = re.fullmatch(r"\w+\[(\d*):(\d*)\]", split)
-    if piece:
-        found = found[slice(*(int(end) if end else None for end in piece.groups()))]
+    found = toy.rows(data.options.get("name", "stories"), name, **options)
+    found = found[slice(*(splits.row(bound, len(found)) for bound in bounds))]
     dataset = datasets.Dataset.from_list(found)
     return dataset.to_iterable_dataset() if data.options.get("streaming") else dataset
 
 
-def _builder(file):
-    """'a/train.jsonl.gz' -> 'json'; None for a file of no known kind."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in rows.COMPRESSED]
-    return BUILDERS.get(suffixes[-1]) if suffixes else None
-
-
-def split_files(folder, name):
-    """The files of one split: `train.jsonl`, `train.csv.gz`, `train-00000-of-00003.parquet`."""
-    names = ALIASES.get(name, (name,))
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file() and _builder(file) and re.split(r"-\d|\.", file.name)[0] in names
-    )
-
-
 def _local(path, options, split):
     """(path, options, files) for load_dataset: a local folder, file or glob becomes a builder and its files."""
-    place = Path(path).expanduser()
+    place = folders.place(path)
     if "data_files" in options or "data_dir" in options:
         if not place.exists() and path not in KINDS and not snapshot.is_hub_id(path):
             raise DataError(f"data.path: no file or folder '{path}'")
         return path, options, []
-    matched = [] if place.exists() else _glob(path)
+    matched = [] if place.exists() else folders.matches(path)
     if not place.exists() and not matched:
         if glob.has_magic(path):
             raise DataError(f"data.path: no file matches '{path}'")
@@ -187,27 +163,26 @@ def _local(path, options, split):
             )
     if matched or place.is_file():
         named = f"'{path}'" if matched else path
-        if split_name(split) != "train":
+        if splits.name(split) != "train":
             raise DataError(
                 f"{named} is {'a pattern' if matched else 'one file'}, so it has only the split 'train', not '{split}'. "
                 "Name a folder with one file a split, or data_files: {train: ..., test: ...} with path: json (or csv, "
                 "text, parquet, arrow)"
             )
         files = matched or [place]
-        unknown = [file for file in files if _builder(file) is None]
+        unknown = [file for file in files if folders.kind(file) is None]
         if unknown:
             raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
     else:
-        files = split_files(place, split_name(split))
+        files = split_files(place, splits.name(split))
         if not files:
+            folders.check_guessed(place, splits.name(split))
             return str(place), options, []
-    if len({_builder(file) for file in files}) > 1:
-        listed = ", ".join(file.name for file in files[:10])
-        raise DataError(f"{path}: the split '{split_name(split)}' has files of several kinds: {listed}")
-    builder = _builder(files[0])
+    folders.check_kinds(path, splits.name(split), files)
+    builder = folders.kind(files[0])
     if ".tsv" in files[0].suffixes:
         options = {"sep": "\t", **options}
-    return builder, {**options, "data_files": {split_name(split): [str(file) for file in files]}}, files
+    return builder, {**options, "data_files": {splits.name(split): [str(file) for file in files]}}, files
 
 
 def check_local(data):
@@ -215,7 +190,7 @@ def check_local(data):
     named = json.dumps([data.path, data.options.get("data_files"), data.options.get("data_dir")])
     if "://" in named:
         raise DataError("an address of the web cannot be fetched ahead. Download it and name the file")
-    if not all_files(data):
+    if all(file.name in snapshot.BESIDE for file in all_files(data)):
         raise DataError(f"no file or folder '{data.options.get('data_files') or data.path}' with data in it")
 
 
@@ -241,9 +216,9 @@ def _located(path, options, split):
 
 def _check(file, options):
     """What datasets would find late, without saying where, or not at all. Raises DataError."""
-    if _builder(file) in READ_WHOLE:
+    if folders.kind(file) in READ_WHOLE:
         if file.suffix in rows.COMPRESSED:
-            raise DataError(f"{file}: a task's {_builder(file)} file is compressed inside. Decompress it")
+            raise DataError(f"{file}: a task's {folders.kind(file)} file is compressed inside. Decompress it")
         if not file.stat().st_size:
             raise DataError(f"{file} is empty")
     else:
@@ -251,32 +226,29 @@ def _check(file, options):
 
 
 def all_files(data):
-    """Every local file that `data` may read, sorted; none for a Hub id."""
-    place = Path(data.path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        return sorted(file for file in place.rglob("*") if file.is_file() and _builder(file))
-    if matched := _glob(data.path):
-        return matched
-    named = data.options.get("data_files", [])
-    flat = named.values() if isinstance(named, dict) else [named]
+    """Every local file that `data` may read, with what else lies in its folder, sorted; none for a Hub id."""
+    named, folder = data.options.get("data_files") or [], data.options.get("data_dir") or ""
+    if data.path not in KINDS or not (named or folder):
+        place = folders.place(data.path)
+        if place.is_file():
+            return [place]
+        if place.is_dir():
+            return folders.contents(place)
+        if matched := folders.matches(data.path):
+            return matched
+    elif not named:
+        return folders.contents(folders.place(folder))
+    flat = named.values() if isinstance(named, dict) else [named] if isinstance(named, str) else named
+    flat = [each["path"] if isinstance(each, dict) else each for each in flat]  # [{split: train, path: a.jsonl}]
     patterns = [pattern for entry in flat for pattern in ([entry] if isinstance(entry, str) else entry)]
-    folder = Path(data.options.get("data_dir") or "")
-    return sorted(file for pattern in patterns for file in _glob(str(folder / pattern)))
-
-
-def _glob(pattern):
-    """The files that a pattern matches, sorted; a path without any wildcard matches itself."""
-    found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)
-    return sorted(Path(file) for file in found if Path(file).is_file())
+    return sorted(file for pattern in patterns for file in folders.matches(Path(folder) / pattern))
 
 
 def _explained(error, data, split, files):
     """A DataError for whatever load_dataset raised."""
     import datasets
 
-    files = files or [file for file in all_files(data) if _builder(file)]
+    files = files or [file for file in all_files(data) if folders.kind(file)]
     for file in files:
         try:
             _check(file, data.options)
@@ -288,7 +260,7 @@ def _explained(error, data, split, files):
         more = f"\n... and {len(bad) - MOST_ROWS_SHOWN} more" if len(bad) > MOST_ROWS_SHOWN else ""
         return DataError(f"{data.path}: rows that cannot be read:\n{shown}{more}")
     cause = " ".join(str(error.__cause__ or error).split())
-    place = Path(data.path).expanduser()
+    place = folders.place(data.path)
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(
             f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "

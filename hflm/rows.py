@@ -137,16 +137,13 @@ def _text_of(line, encoding):
 def lines_of(file, config, newline):
     """(number, line) with its line end; bytes that are no text are kept as lone surrogates, which no text holds."""
     errors = getattr(config, "encoding_errors", None)
-    with (
-        opened(file) as raw,
-        io.TextIOWrapper(
-            raw,
-            encoding="utf-8-sig" if config.encoding in (None, "utf-8") else config.encoding,
-            errors="surrogateescape" if errors in (None, "strict") else errors,
-            newline=newline,
-        ) as text,
-    ):
-        yield from enumerate(text, 1)
+    encoding = "utf-8-sig" if config.encoding in (None, "utf-8") else config.encoding
+    errors = "surrogateescape" if errors in (None, "strict") else errors
+    try:
+        with opened(file) as raw, io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline) as text:
+            yield from enumerate(text, 1)
+    except LookupError as error:
+        raise DataError(f"{file}: `encoding` or `encoding_errors`: {error}. Name one that Python has") from error
 
 
 def valid(text):

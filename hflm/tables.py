@@ -36,16 +36,21 @@ def read_csv(file, config, column):
         for seen, line in lines:
             yield line
 
-    reader = csv.reader(
-        text(),
-        delimiter=config.sep,
-        quotechar=config.quotechar,
-        quoting=config.quoting,
-        escapechar=config.escapechar,
-        doublequote=config.doublequote,
-        skipinitialspace=config.skipinitialspace,
-        strict=True,  # else a quote that is never closed takes the rest of the file for one field
-    )
+    try:
+        reader = csv.reader(
+            text(),
+            delimiter=config.sep,
+            quotechar=config.quotechar,
+            quoting=config.quoting,
+            escapechar=config.escapechar,
+            doublequote=config.doublequote,
+            skipinitialspace=config.skipinitialspace,
+            strict=True,  # else a quote that is never closed takes the rest of the file for one field
+        )
+    except TypeError as error:  # pandas knows separators of several characters, Python's csv does not
+        raise DataError(
+            f"{file}: a corpus in csv is read row by row: {error}. Change it, or convert the file"
+        ) from error
     names, header = config.names, config.names is None or config.header == 0
     if names is not None:
         check_names(file, names, column)
@@ -78,6 +83,8 @@ def _refuse_csv_options(config):
     odd = [key for key, value in vars(config).items() if key not in ours and value != getattr(plain, key)]
     if config.header not in ("infer", 0, None) or not isinstance(config.skiprows, int | None):
         odd.append("header" if config.header not in ("infer", 0, None) else "skiprows")
+    if config.quoting == csv.QUOTE_NONNUMERIC:
+        odd.append("quoting: 2")  # it would read each field without quotes as a number
     if odd:
         raise DataError(f"a corpus in csv is read row by row, without {', '.join(odd)}. Remove it, or convert the file")
     if config.header is None and config.names is None:

@@ -24,10 +24,10 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from hflm import names, recipe_yaml
+from hflm import folders, names, recipe_yaml
 from hflm.errors import Problem, RecipeError
 from hflm.names import show, suggest
-from hflm.recipe_tasks import BUILDERS, GENERATED
+from hflm.recipe_tasks import GENERATED
 from hflm.recipe_yaml import Node
 
 KINDS = {"multiple_choice": "choice", "generate_until": "generation", "loglikelihood_rolling": "language_modeling"}
@@ -152,9 +152,9 @@ def _data(keys, path):
     place, subset = keys.need("dataset_path"), keys.take("dataset_name")
     options = dict(keys.take("dataset_kwargs", "dict", default={}).value or {})
     folder = Path(path).parent
-    if place.value and place.value not in BUILDERS and (folder / place.value).exists():
+    if place.value and place.value not in folders.KINDS and (folder / place.value).exists():
         place = replace(place, value=str(folder / place.value))
-    if "data_files" in options:
+    if "data_files" in options and place.value in folders.KINDS:  # elsewhere they lie in the data set
         options["data_files"] = _beside(options["data_files"], folder)
     return {"path": place, **({"name": subset} if subset.value is not None else {}), **options}
 

@@ -93,6 +93,11 @@ def test_the_options_of_datasets_builders(tmp_path, name, written, options, expe
     [
         ("a.csv", {"comment": "#"}, "without comment"),
         ("a.csv", {"header": None}, "`names:"),
+        ("a.csv", {"sep": "||"}, 'a.csv: .* "delimiter" must be a 1-character string. Change it'),
+        ("a.csv", {"quotechar": "''"}, '"quotechar" must be a 1-character string'),
+        ("a.csv", {"quoting": 2}, "without quoting: 2. Remove it"),
+        ("a.csv", {"quoting": 7}, 'bad "quoting" value'),
+        ("a.csv", {"encoding": "utf-88"}, "a.csv: .*unknown encoding: utf-88. Name one"),
         ("a.csv", {"split": "train[:50%]", "streaming": True}, "no known length"),
         ("a.csv", {"streaming": True}, "rows: lines"),
     ],
@@ -232,6 +237,14 @@ def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
     given = [" = Title = \n", "", "First.", "Second.\n", ""]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in given))
     assert "".join(texts(source(tmp_path), rows="lines")) == " = Title = \n\nFirst.\nSecond.\n\n"
+
+
+@pytest.mark.parametrize(("split", "expected"), [("train+validation", "abv"), ("train[:1] + validation", "av")])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_splits_are_one_source(tmp_path, split, expected, streaming):
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    (tmp_path / "validation.txt").write_text("v\n")
+    assert texts(source(tmp_path, split=split, streaming=streaming), streamed=streaming) == list(expected)
 
 
 def test_documents_leave_blank_rows_out(tmp_path):

@@ -34,10 +34,19 @@ def folder(tmp_path):
         ("train[2:]", ["三"]),
         ("validation", ["dev"]),
         ("test", ["test"]),
+        ("train[-1:]+validation", ["三", "dev"]),
+        ("validation + test[:100%]", ["dev", "test"]),
     ],
 )
 def test_splits_of_a_folder(folder, split, expected):
     assert data.load(source(folder), split)["text"][:] == expected
+
+
+def test_splits_that_do_not_fit_together_are_told(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": "one"}])
+    write(tmp_path / "test.jsonl", [{"text": 1}])
+    with pytest.raises(DataError, match=r"train\+test do not have the same columns"):
+        data.load(source(tmp_path), "train+test")
 
 
 def test_one_file_and_named_files(folder):
@@ -65,6 +74,11 @@ BROKEN = [
     ({"train.txt": b"good\n\xff\xfe bad\n"}, r"train.txt:2 is not valid UTF-8"),
     ({"train.jsonl": b'{"text": "a"}\n{"text": "\xff"}\n'}, r"train.jsonl:2 is not valid UTF-8"),
     ({"train.jsonl": '{"text": "a"}\n', "train.csv": "text\nb\n"}, "files of several kinds: train.csv, train.jsonl"),
+    (
+        {"a.txt": "a\n", "b.txt": "b\n", "c.jsonl": '{"text": "c"}\n'},
+        "several kinds: a.txt, b.txt, c.jsonl. Keep one kind",
+    ),
+    ({"train_1.txt": "a\n", "train_2.jsonl": '{"text": "c"}\n'}, "several kinds: train_1.txt, train_2.jsonl"),
     ({"notes.md": "no data\n"}, "no split 'train'.*notes.md"),
     ({}, "no split 'train'.*holds nothing"),
     (
@@ -85,8 +99,26 @@ def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("train.txt", {"README.md": "# A\n", "LICENSE": "MIT\n", "c.jsonl": "{}"}),
+        ("a.txt", {"README.md": "# A\n", "LICENSE": "MIT\n", "dataset_infos.json": "{}"}),
+        ("data/train-00000-of-00001.txt", {"notes.jsonl": "{}"}),
+        ("a.txt", {"README.md": "---\nconfigs:\n- {config_name: a, data_files: '*.txt'}\n---\n", "c.jsonl": "{}"}),
+        ("a.jsonl", {"LICENSE.txt": "MIT\n"}),
+    ],
+)
+def test_what_lies_beside_the_data_is_no_data(tmp_path, name, beside):
+    for each, content in {name: '{"text": "a"}', **beside}.items():
+        (tmp_path / each).parent.mkdir(exist_ok=True)
+        (tmp_path / each).write_text(content)
+    assert data.load(source(tmp_path))["text"][:] == ["a" if "jsonl" in name else '{"text": "a"}']
+
+
+@pytest.mark.parametrize(
     ("path", "split", "message"),
     [
+        ("~nosuch/x.txt", "train", "~nosuch/x.txt: nobody here has such a home folder"),
         ("./nowhere", "train", "no file or folder './nowhere'"),
         ("./nowhere/*.jsonl", "train", "no file matches './nowhere/\\*.jsonl'"),
         ("/nowhere/at/all.jsonl", "train", "no file or folder"),
@@ -96,6 +128,16 @@ def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
 def test_a_path_that_is_not_there(path, split, message):
     with pytest.raises(DataError, match=message):
         data.load(source(path), split)
+
+
+def test_a_home_that_is_not_there_has_no_fingerprint():
+    for asked in (
+        source("~nosuch/x.txt"),
+        source("json", data_files="~nosuch/x.jsonl"),
+        source("json", data_dir="~nosuch"),
+    ):
+        with pytest.raises(DataError, match="nobody here has such a home folder"):
+            data.fingerprint(asked)
 
 
 def test_an_unknown_split_lists_the_files(folder):
@@ -123,6 +165,42 @@ def test_fingerprints_follow_the_content(folder, tmp_path_factory):
     assert len({*toy, *hub, first}) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("a.jsonl", {"path": "json", "data_dir": "FOLDER"}),
+        ("a.jsonl", {"path": "json", "data_dir": "FOLDER", "data_files": "*.jsonl"}),
+        ("a.jsonl", {"path": "json", "data_dir": None, "data_files": ["FOLDER/a.jsonl"]}),
+        ("a.jsonl", {"path": "json", "data_files": [{"split": "train", "path": ["FOLDER/a.jsonl"]}]}),
+        ("train.ndjson", {"path": "FOLDER"}),
+        ("sub/TRAIN.JSONL", {"path": "FOLDER", "data_files": None}),
+        ("train.zip", {"path": "FOLDER"}),
+    ],
+)
+def test_fingerprints_follow_all_that_datasets_reads(tmp_path, name, asked):
+    write(tmp_path / "json" / name, [{"text": "one"}])
+    asked = source(**json.loads(json.dumps(asked).replace("FOLDER", str(tmp_path / "json"))))
+    data.check_local(asked)
+    first = data.fingerprint(asked)
+    write(tmp_path / "json" / ".hidden", [])
+    assert data.fingerprint(asked) == first
+    write(tmp_path / "json" / name, [{"text": "one"}, {"text": "two"}])
+    assert data.fingerprint(asked) != first
+
+
+def test_a_folder_of_the_name_of_a_kind_is_not_read_for_named_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "json" / "a.jsonl", [])
+    write(tmp_path / "b.jsonl", [])
+    assert [str(file) for file in data.all_files(source("json", data_files="b.jsonl"))] == ["b.jsonl"]
+
+
+def test_a_card_alone_is_no_data(tmp_path):
+    (tmp_path / "README.md").write_text("# A data set\n")
+    with pytest.raises(DataError, match="no file or folder '.*' with data in it"):
+        data.check_local(source(tmp_path))
+
+
 def test_each_file_is_hashed_once(folder, monkeypatch):
     import hashlib
 
@@ -134,14 +212,31 @@ def test_each_file_is_hashed_once(folder, monkeypatch):
 
     monkeypatch.setattr(hashlib, "file_digest", counted)
     first = data.fingerprint(source(folder))
-    assert data.fingerprint(source(folder)) == first and len(read) == 4
+    assert data.fingerprint(source(folder)) == first and len(read) == 5
     write(folder / "dev.jsonl", [{"text": "dev, and more"}])
-    assert data.fingerprint(source(folder)) != first and len(read) == 5
+    assert data.fingerprint(source(folder)) != first and len(read) == 6
 
 
-def test_the_toy_world_takes_size_seed_and_slices():
-    assert len(data.load(source("toy", name="qa", size=12))) == 12
-    assert len(data.load(source("toy", name="qa", size=12), "train[:5]")) == 5
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:5]", list(range(5))),
+        ("train[:25%]", [0, 1, 2]),
+        ("train[-2:]", [10, 11]),
+        ("train[50%:-1_0%](closest)", [6, 7, 8, 9, 10]),
+        ("train[:1] + train[11:]", [0, 11]),
+    ],
+)
+def test_the_toy_world_takes_slices(split, expected):
+    whole = data.load(source("toy", name="qa", size=12))["question"][:]
+    assert data.load(source("toy", name="qa", size=12), split)["question"][:] == [whole[row] for row in expected]
+    streamed = data.load(source("toy", name="qa", size=12, streaming=True), split)
+    assert [row["question"] for row in streamed] == [whole[row] for row in expected]
+
+
+def test_the_toy_world_takes_splits_size_and_seed():
+    rows = [data.load(source("toy", name="qa", size=9), split)["question"][:] for split in ("train", "test")]
+    assert data.load(source("toy", name="qa", size=9), "train+test")["question"][:] == rows[0] + rows[1]
     seeds = [data.load(source("toy", name="qa", size=12, seed=seed))["question"][:] for seed in (0, 1)]
     assert seeds[0] != seeds[1]
 
@@ -159,3 +254,4 @@ def test_where(path, options, split, expected):
 
 def test_where_names_the_file(folder):
     assert data.where(source(folder), "validation") == str(folder / "dev.jsonl")
+    assert data.where(source(folder), "train+validation") == f"{folder} [train+validation]"

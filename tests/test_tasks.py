@@ -176,6 +176,16 @@ def test_labels_that_are_none(value):
 
 
 @pytest.mark.parametrize(
+    "value, labels", [(0, ("1", "2", "3", "4", "5")), ("0", ("1", "2")), (2, ("0", "1", "many")), (0, ("-1", "1"))]
+)
+def test_labels_that_are_numbers_are_never_positions(value, labels):
+    with pytest.raises(
+        BadValue, match=f"expected one of {', '.join(labels)}\\. Labels that are numbers are the column"
+    ):
+        label({"label": value}, "label", labels)
+
+
+@pytest.mark.parametrize(
     "kind, row, message",
     [
         ("sentiment", {"text": None, "label": 0}, "row 2: text is None, not text"),

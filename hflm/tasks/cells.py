@@ -1,6 +1,7 @@
 """Reading one row's columns: the text, references or label that a task needs, or a BadValue that says what is there."""
 
 import numbers
+import re
 
 
 class BadValue(Exception):
@@ -38,21 +39,26 @@ def texts(row, column):
 def label(row, column, labels):
     """The label's word: the column holds the word itself, or its number from 0 (as a number or as digits).
 
-    A number that is itself one of the labels (`labels: ["1", "2", "3"]`) is that label, not a position.
+    Where labels are numbers themselves (`labels: ["1", "2", "3"]`) the column holds the word: a position would make 0
+    and 1 the same label.
 
     >>> label({"label": 1}, "label", ("negative", "positive"))
     'positive'
     """
     value = cell(row, column)
-    expected = f"expected one of {listed(labels)}, or a number from 0 to {len(labels) - 1}"
+    numbered = any(re.fullmatch(r"[+-]?\d+(\.\d+)?", each) for each in labels)
+    expected = f"expected one of {listed(labels)}" + ("" if numbered else f", or a number from 0 to {len(labels) - 1}")
     if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
         raise BadValue(f"{column} is {shown(value)}; {expected}")
     word = str(value).strip()
     if word in labels:
         return word
-    if word.isascii() and word.isdigit() and int(word) < len(labels):
+    digits = word.isascii() and word.isdigit()
+    if digits and not numbered and int(word) < len(labels):
         return labels[int(word)]
     hint = ". This split seems to have no labels" if word == "-1" else ""
+    if digits and numbered:
+        hint = ". Labels that are numbers are the column's own; for its numbers counted from 0 write words (one, two)"
     raise BadValue(f"{column} is {shown(value)}; {expected}{hint}")
 
 
