@@ -90,6 +90,7 @@ def logged(folder, stage):
     return [line[key] for line in lines for key in keys if key in line]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     """AdamW and Muon, more than an epoch, rows that are no multiple of a step, different numbers of labels a rank."""
     logs = {}

@@ -74,6 +74,7 @@ def hub(tmp_path, tiny, tokenizer):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_fetch_then_run_without_a_network(tmp_path, hub):
     (tmp_path / "fetched.yaml").write_text(RECIPE)
     done = hflm_command(tmp_path, "fetch", "fetched.yaml", HF_ENDPOINT=hub.url)

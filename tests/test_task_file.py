@@ -291,7 +291,8 @@ def test_bench_takes_task_files(tmp_path, tiny, tokenizer):
     written(tmp_path, CHOICE.replace("sst2_plain", "second"), "metric: acc", "metric: mcc", "u.yaml")
     done = bench(tmp_path, "model", "--task-file", "t.yaml", "--task-file=u.yaml", "--set", "tasks.second.limit=1")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "runs/sst2_plain-second-bench-model/benchmark/results.json").read_text())["tasks"]
+    folder = tmp_path / "runs" / f"sst2_plain-second-bench-{tmp_path.name}-model"
+    found = json.loads((folder / "benchmark" / "results.json").read_text())["tasks"]
     assert {name: (task["n"], [*task["metrics"]]) for name, task in found.items()} == {
         "sst2_plain": (2, ["accuracy"]),
         "second": (1, ["mcc"]),
