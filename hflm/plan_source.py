@@ -114,9 +114,9 @@ def corpus_tokens(section, shape, notes):
 
 def _train_files(source):
     """The local files of plain text that a corpus is read from."""
-    from hflm import data
+    from hflm import data, folders
 
-    place = Path(source.path).expanduser()
+    place = folders.place(source.path)
     if place.is_dir():
         inner = place / str(source.options.get("name"))
         files = data.split_files(inner if inner.is_dir() else place, "train")

@@ -322,6 +322,12 @@ def test_a_local_corpus_is_counted_by_its_bytes(tmp_path):
     assert stage.corpus_tokens == round(14_000 / plan_source.bytes_per_token(4096))
 
 
+def test_a_corpus_under_an_unknown_home_is_told(tmp_path):
+    text = RECIPE.replace("{path: toy, name: stories, size: 100}", "{path: ~nosuch/corpus.txt}")
+    with pytest.raises(UserError, match="nobody here has such a home folder"):
+        plan.plan(load(tmp_path, text), "h100")
+
+
 def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "planned"
