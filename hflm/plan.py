@@ -223,6 +223,8 @@ def _speed(recipe, name, load, device, asked, flops):
 
 def _trained_alike(path, recipe, stage):
     """Whether the run's recipe.yaml has the same model and training as `recipe`."""
+    if not path.exists():
+        return False
     before, now = (yaml.safe_load(text) for text in (path.read_text(encoding="utf-8"), recipes.dump(recipe)))
     return all(before.get(section) == now.get(section) for section in ("tokenizer", "model", stage))
 

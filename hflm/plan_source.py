@@ -119,7 +119,7 @@ def _train_files(source):
     place = folders.place(source.path)
     if place.is_dir():
         inner = place / str(source.options.get("name"))
-        files = data.split_files(inner if inner.is_dir() else place, "train")
+        files = folders.split_files(inner if inner.is_dir() else place, "train")
     else:
         files = data.all_files(source)
     return files if all(file.suffix in TEXT for file in files) else []

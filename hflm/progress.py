@@ -71,10 +71,11 @@ class Progress(TrainerCallback):
 
     def tokens_at(self, step, args):
         """Tokens seen after `step` optimizer steps; the last one of an epoch takes what rows are left."""
-        rows, epoch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size, 0
-        if self.rows_per_epoch is not None:
-            epoch, step = divmod(step, -(-self.rows_per_epoch // rows))
-        seen = epoch * (self.rows_per_epoch or 0) + min(step * rows, self.rows_per_epoch or step * rows)
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seen, whole = step * rows, self.rows_per_epoch
+        if whole is not None:
+            epochs, begun = divmod(step, -(-whole // rows))
+            seen = epochs * whole + min(begun * rows, whole)
         return round(seen * self.tokens_per_row)
 
     @property

@@ -9,9 +9,8 @@ import json
 import shutil
 from pathlib import Path
 
-from hflm import data
+from hflm import data, results
 from hflm.records import read_json
-from hflm.results import write_text
 
 # A task's keys that change what is measured, not what is learnt.
 MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "shots")
@@ -83,22 +82,26 @@ def model_fingerprint(path):
 
 
 def finished(folder):
-    """{stage: key} of the stages that ended in `folder` and whose results are there."""
-    results = read_json(Path(folder) / "benchmark" / "results.json").get("tasks", {})
+    """{stage: key} of the stages that ended in `folder` and whose results are there.
+
+    Raises UserError for a results.json that cannot be read.
+    """
+    scores = Path(folder) / "benchmark" / "results.json"
+    measured = results.read(scores).tasks if scores.exists() else {}
     kept = read_json(Path(folder) / "stages.json")
-    return {stage: key for stage, key in kept.items() if not stage.startswith("benchmark/") or stage[10:] in results}
+    return {stage: key for stage, key in kept.items() if not stage.startswith("benchmark/") or stage[10:] in measured}
 
 
 def forget(folder, stage):
     """What a finished stage has left is about to change: until it ends again, it counts as unfinished."""
     kept = finished(folder)
     if kept.pop(stage, None) is not None:
-        write_text(Path(folder) / "stages.json", json.dumps(kept, indent=1) + "\n")
+        results.write_text(Path(folder) / "stages.json", json.dumps(kept, indent=1) + "\n")
 
 
 def finish(folder, stage, key):
     """Record that a stage has ended; every later stage stays as it was (its key tells whether it still holds)."""
-    write_text(Path(folder) / "stages.json", json.dumps({**finished(folder), stage: key}, indent=1) + "\n")
+    results.write_text(Path(folder) / "stages.json", json.dumps({**finished(folder), stage: key}, indent=1) + "\n")
 
 
 def begin(folder, key):
@@ -114,7 +117,7 @@ def begin(folder, key):
         forget(folder.parent, folder.name)
         set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(mark, json.dumps({"key": key}) + "\n")
+    results.write_text(mark, json.dumps({"key": key}) + "\n")
     return moved
 
 

@@ -95,7 +95,9 @@ def train(
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
     if not isinstance(rows, stream.PackedStream):
-        progress.rows_per_epoch = whole or len(rows)
+        at_once = arguments.per_device_train_batch_size * arguments.world_size
+        dropped = len(rows) % at_once if arguments.dataloader_drop_last else 0
+        progress.rows_per_epoch = whole or len(rows) - dropped
     if arguments.device.type == "cpu":
         hardware.tune_malloc(spare=arguments.activation_checkpointing)
     started, signalled = time.monotonic(), False

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from hflm import recipe as recipes
-from hflm import stages
+from hflm import results, stages
+from hflm.errors import UserError
 
 RECIPE = """
 name: small
@@ -139,6 +140,9 @@ def test_what_was_moved_aside_no_longer_counts_as_finished(tmp_path):
 def test_a_measured_task_counts_only_while_its_results_are_there(tmp_path):
     stages.finish(tmp_path, "benchmark/qa", "a")
     assert stages.finished(tmp_path) == {}
-    (tmp_path / "benchmark").mkdir()
-    (tmp_path / "benchmark" / "results.json").write_text('{"tasks": {"qa": {}}}')
+    scores = tmp_path / "benchmark" / "results.json"
+    results.write(results.Results("run", {"qa": results.TaskResult("qa", 1, {}, {}, "toy", "", "", 0, 0)}), scores)
     assert stages.finished(tmp_path) == {"benchmark/qa": "a"}
+    scores.write_text('{"tasks": {"qa": ')
+    with pytest.raises(UserError, match=r"results\.json: not a results\.json"):
+        stages.finished(tmp_path)

@@ -430,3 +430,11 @@ def test_muon_trains_an_adapter(tokenizer):
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert all(not torch.equal(was, now) for was, now in zip(before, matrices["params"], strict=True))
+
+
+def test_a_dropped_last_batch_is_not_counted(fit, tokenizer):
+    packed = pack.pack_documents(TEXTS, tokenizer, 48)
+    size = next(size for size in (2, 3, 5) if len(packed.rows) % size)
+    steps = 2 * (len(packed.rows) // size) + 1
+    _, trained = fit(max_steps=steps, per_device_train_batch_size=size, dataloader_drop_last=True)
+    assert trained.tokens == round(steps * size * packed.tokens_per_row)
