@@ -50,6 +50,7 @@ This is the map of the house. The story is told in `run.py`; every other room is
     recovery.py       what follows a failed step: a smaller micro-batch, back to a sound checkpoint
     checkpoints.py    checksums; the newest sound one; a full disk
     progress.py       metrics.jsonl, tokens per second, FLOP/s; trackers.py: the packages that args.report_to needs
+    products.py       fp32 matrix products on AMD's CPUs with AVX-512, by oneDNN
     muon.py           Muon for the matrices, AdamW for the rest, as one optimizer
 
   The benchmark

@@ -16,6 +16,7 @@ from pathlib import Path
 # Shares of the peak that training reaches; assumptions, and named as such wherever they are used.
 GPU_SHARE = 0.4  # of the dense bf16 peak: what well-tuned GPT-2 training is reported to reach on one GPU
 CPU_SHARE = 0.6  # of numpy's own matrix product, measured beside it
+ONEDNN_ON_ZEN_5 = 1.85  # times numpy's speed in fp32, whose library takes half as wide registers; measured on 2 cores
 BF16_ON_CPU = 1.7  # times fp32's speed where the CPU has such products; measured for recipes/pretrain/wikitext2.yaml
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LIBRARIES_BYTES = 1.0e9  # a process of torch and transformers before any model, on the host or as a GPU's context
@@ -97,10 +98,22 @@ def _gpu():
 
 
 def _cpu():
-    rate = matmul_rate()
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    quick = {"amx_bf16", "avx512_bf16"} & set(flags)
+    told = _cpuinfo()
+    # Zen 5 (family 26) is the first of AMD's that computes 512 bits at once.
+    zen_5 = amd_avx512() and "cpu family\t: 26" in told
+    rate = matmul_rate() * (ONEDNN_ON_ZEN_5 if zen_5 else 1)
+    quick = {"amx_bf16", "avx512_bf16"} & set(told.split())
     return Device("this CPU", _memory(), rate * (BF16_ON_CPU if quick else 1), rate, CPU_SHARE, gpu=False)
+
+
+def amd_avx512():
+    """Whether the CPU is AMD's and has AVX-512; False where /proc does not say."""
+    told = _cpuinfo()
+    return "AuthenticAMD" in told and "avx512f" in told
+
+
+def _cpuinfo():
+    return Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 
 
 def matmul_rate(size=768, seconds=0.4):

@@ -68,7 +68,7 @@ class _SumNLL(torch.autograd.Function):
                 grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
                 grad = grad.to(dtype)
                 if learns[0]:
-                    torch.mm(grad, matrix, out=grad_hidden[some])
+                    grad_hidden[some] = grad @ matrix
                 if learns[1]:
                     if dtype == torch.float32:
                         grad_weight.addmm_(grad.T, rows[some])

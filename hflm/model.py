@@ -25,6 +25,9 @@ def build(config, tokenizer):
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from hflm import products
+
+    products.speed_up()
     try:
         return GPT2LMHeadModel(
             GPT2Config(
@@ -48,6 +51,9 @@ def load(path, revision=None, dtype="float32", quantization=None):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
+    from hflm import products
+
+    products.speed_up()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     place = locate(path)

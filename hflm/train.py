@@ -17,7 +17,7 @@ from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm import checkpoints, hardware, recovery, stream
+from hflm import checkpoints, hardware, products, recovery, stream
 from hflm.errors import UserError
 from hflm.guards import Guard
 from hflm.muon import Muon
@@ -100,6 +100,7 @@ def train(
         progress.rows_per_epoch = whole or len(rows) - dropped
     if arguments.device.type == "cpu":
         hardware.tune_malloc(spare=arguments.activation_checkpointing)
+        products.speed_up(compiled=arguments.torch_compile)
     started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)

@@ -1,0 +1,81 @@
+"""fp32 matrix products on AMD's CPUs with AVX-512, up to twice as fast.
+
+torch gives them to MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch brings too, uses
+it: 490 against 225 GFLOP/s on 2 cores of a Zen 5, 218 against 197 on an earlier AMD EPYC. torch has no switch for it, so
+`aten::mm`, `addmm` and `addmm_` are registered anew, as torch.library lets one.
+"""
+
+import functools
+import warnings
+
+import torch
+
+from hflm import hardware
+
+aten = torch.ops.aten
+LEAST = 1 << 20  # multiplications; below it MKL is as fast, as it is for a single row
+
+
+def speed_up(compiled=False):
+    """Give this process' fp32 products to oneDNN where that is faster, and with `compiled` those of torch.compile.
+
+    A product then differs from MKL's in the last bits, and is the same each time. Other devices, dtypes and small
+    products are computed as before.
+    """
+    if hardware.amd_avx512():
+        register()
+        if compiled:
+            register_compiled()
+
+
+@functools.cache
+def register():
+    """The kernels, for as long as the Library that is returned lives."""
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s).*Overriding a previously registered kernel")
+        for name, kernel in (("mm", _mm), ("addmm", _addmm), ("addmm_", _addmm_)):
+            library.impl(name, kernel, "CPU")
+    return library
+
+
+def register_compiled():
+    """Let what torch.compile builds call `aten::mm` and `addmm` as they are registered, where it would call MKL."""
+    from torch._inductor.lowering import make_fallback
+
+    torch.compiler.config.cache_key_tag = "hflm.products"  # graphs kept on disk without it call MKL
+    for product in (aten.mm.default, aten.addmm.default):
+        make_fallback(product, warn=False, override_decomp=True)
+
+
+def _mm(left, right):
+    if _fit(left, right):
+        return _onednn(left, right)
+    return aten.mm.out(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
+
+
+def _addmm(bias, left, right, *, beta=1, alpha=1):
+    if _fit(left, right) and beta == alpha == 1 and bias.dtype is torch.float32 and bias.shape == right.shape[1:]:
+        return _onednn(left, right, bias)
+    out = left.new_empty(left.shape[0], right.shape[1])
+    return aten.addmm.out(bias, left, right, beta=beta, alpha=alpha, out=out)
+
+
+def _addmm_(total, left, right, *, beta=1, alpha=1):
+    if _fit(left, right) and beta == alpha == 1 and total.dtype is torch.float32:
+        return total.add_(_onednn(left, right))
+    return aten.addmm.out(total, left, right, beta=beta, alpha=alpha, out=total)
+
+
+def _fit(left, right):
+    (rows, inner), (also_inner, columns) = left.shape, right.shape
+    return (
+        left.dtype is right.dtype is torch.float32
+        and inner == also_inner
+        and rows > 1
+        and rows * inner * columns >= LEAST
+    )
+
+
+def _onednn(left, right, bias=None):
+    return torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")

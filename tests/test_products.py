@@ -1,0 +1,127 @@
+"""fp32 products by oneDNN: the values of a product in fp64, and who computes them, in processes of their own."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import warnings
+warnings.simplefilter("error")
+import torch
+from torch.profiler import ProfilerActivity, profile
+from hflm import products
+products.register()
+
+def calls(product):
+    "How often oneDNN is asked while `product` runs, and what it gives."
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
+        result = product()
+    return sum("_linear_pointwise" in each.key and each.count for each in seen.key_averages()), result
+
+def near(found, exact):
+    torch.testing.assert_close(found.double(), exact.double(), rtol=1e-5, atol=1e-3)
+"""
+
+VALUES = """
+torch.manual_seed(0)
+draw = torch.randn
+large, other, bias = draw(64, 256), draw(256, 128), draw(128)
+wide = draw(64, 512)[:, ::2]
+tables = [
+    # left, right, added, whether oneDNN computes it
+    (large, other, None, True),
+    (large, other, bias, True),
+    (other.t(), large.t(), None, True),
+    (wide, other, bias, True),
+    (draw(64, 1).expand(64, 256), other, None, True),
+    (large, other, draw(64, 128), False),
+    (large, other, draw(1), False),
+    (large[:1], other.repeat(1, 40), None, False),
+    (large[:2], other[:, :2], bias[:2], False),
+    (large[:0], other, bias, False),
+    (large[:, :0], other[:0], bias, False),
+    (large.double(), other.double(), bias.double(), False),
+    (large.bfloat16(), other.bfloat16(), None, False),
+    (large.to(torch.complex64).conj(), other.to(torch.complex64), None, False),
+    (large.long(), other.long(), None, False),
+]
+for number, (left, right, added, expected) in enumerate(tables):
+    count, found = calls(lambda: left @ right if added is None else torch.addmm(added, left, right))
+    assert (count == 1) == expected, (number, count)
+    assert found.dtype is left.dtype, number
+    precise = torch.complex128 if left.is_complex() else torch.float64
+    exact = left.to(precise) @ right.to(precise)
+    exact = exact if added is None else exact + added
+    coarse = {"rtol": 0.02, "atol": 0.2} if left.dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-3}
+    torch.testing.assert_close(found.to(precise), exact, **coarse)
+
+count, found = calls(lambda: torch.addmm(bias, large, other, beta=0.5, alpha=2))
+assert count == 0
+near(found, 0.5 * bias.double() + 2 * (large.double() @ other.double()))
+for alpha in (1, -0.5):
+    total = draw(64, 128)
+    exact = total.double() + alpha * (large.double() @ other.double())
+    count, found = calls(lambda: total.addmm_(large, other, alpha=alpha))
+    assert count == (alpha == 1) and found is total
+    near(total, exact)
+assert torch.equal(large @ other, large @ other)
+for left, right in ((large, other[:9]), (large, other.double())):
+    try:
+        left @ right
+    except RuntimeError as error:
+        assert "mat1 and mat2" in str(error) or "same dtype" in str(error), error
+    else:
+        raise AssertionError(left.shape)
+
+layer = torch.nn.Linear(256, 128)
+rows = draw(4, 16, 256, requires_grad=True)
+count, loss = calls(lambda: layer(rows).square().sum())
+assert count == 1
+count, _ = calls(loss.backward)
+assert count == 2
+again = torch.nn.Linear(256, 128).double()
+again.load_state_dict(layer.state_dict())
+same = rows.detach().double().requires_grad_()
+again(same).square().sum().backward()
+near(rows.grad, same.grad)
+near(layer.weight.grad, again.weight.grad)
+near(layer.bias.grad, again.bias.grad)
+with torch.autocast("cpu", torch.bfloat16):
+    count, found = calls(lambda: layer(rows))
+assert count == 0 and found.dtype is torch.bfloat16
+print("done")
+"""
+
+COMPILED = """
+products.register_compiled()
+layer, rows = torch.nn.Linear(256, 128), torch.randn(64, 256)
+expected = torch.tanh(layer(rows)).sum()
+with warnings.catch_warnings():
+    warnings.simplefilter("default")
+    run = torch.compile(lambda rows: torch.tanh(layer(rows)).sum())
+    run(rows).backward()
+layer.zero_grad()
+count, found = calls(lambda: run(rows))
+assert count == 1
+count, _ = calls(found.backward)
+assert count == 1  # of the weight; the rows need none
+near(found, expected)
+near(layer.weight.grad, torch.autograd.grad(torch.tanh(layer(rows)).sum(), layer.weight)[0])
+print("done")
+"""
+
+
+def run(code):
+    ended = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+
+
+def test_products_have_the_values_of_fp64_whoever_computes_them():
+    run(VALUES)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_what_is_compiled_calls_the_same_products():
+    run(COMPILED)
