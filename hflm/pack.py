@@ -145,7 +145,9 @@ def collate(rows, pad_token_id):
     """Rows -> batch of (B, T) int64 tensors, padded on the right to the longest row.
 
     Padding is a piece of its own (positions from 0, no labels). There is no attention mask on purpose: with one,
-    transformers would not derive the borders of the pieces from the position ids.
+    transformers would not derive the borders of the pieces from the position ids. Where each row is one piece there are
+    no position ids either: causal attention alone keeps the padding behind it unseen, without a mask, which
+    torch.compile would build for any position ids, and without which a GPU has its fastest attention.
     """
     import torch
 
@@ -160,6 +162,8 @@ def collate(rows, pad_token_id):
         for name, padded in batch.items():
             padded[number, :used] = torch.as_tensor(row[name])
         batch["position_ids"][number, used:] = torch.arange(length - used)
+    if all(row["position_ids"][-1] == len(row["position_ids"]) - 1 for row in rows):
+        del batch["position_ids"]
     return batch
 
 

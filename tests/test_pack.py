@@ -232,13 +232,26 @@ def test_a_prompt_is_encoded_as_it_is_for_generation(tokenizer):
 
 def test_padding_is_a_piece_of_its_own_without_labels(tokenizer):
     rows = pack.pack_examples([("The dog saw", "a key")], tokenizer, 64).rows
-    long = pack.pack_documents([" ".join(TEXTS[:4])], tokenizer, 64).rows
-    batch = pack.collate([*rows, *long], tokenizer.pad_token_id)
+    several = pack.pack_documents(TEXTS[:3], tokenizer, 64).rows
+    batch = pack.collate([*rows, *several], tokenizer.pad_token_id)
     used = len(rows[0]["input_ids"])
     assert "attention_mask" not in batch
     assert batch["input_ids"].shape == batch["labels"].shape == batch["position_ids"].shape
     assert (batch["labels"][0, used:] == IGNORED).all()
     assert batch["position_ids"][0, used:].tolist() == list(range(batch["input_ids"].shape[1] - used))
+
+
+def test_rows_of_one_piece_need_no_positions_and_have_the_same_loss(tokenizer, tiny):
+    (row,) = pack.pack_documents(TEXTS[:1], tokenizer, 64).rows
+    rows = [{name: ids[:length] for name, ids in row.items()} for length in (8, 5)]
+    batch = pack.collate(rows, tokenizer.pad_token_id)
+    assert sorted(batch) == ["input_ids", "labels"] and batch["input_ids"].shape[1] == 8
+    model = models.mend_loss(tiny).eval()
+    alone = [
+        model(**{name: torch.as_tensor(ids)[None] for name, ids in row.items()}, num_items_in_batch=1).loss
+        for row in rows
+    ]
+    torch.testing.assert_close(model(**batch, num_items_in_batch=1).loss, sum(alone))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -2,7 +2,8 @@
 
 GPT-2 6 layers x 384, rows of 256 tokens, 8 a step, V = 4,096, fp32 on a CPU and bf16 on a GPU; train_loop.py is the
 loop. The two run in turn, so that a machine whose speed changes treats them alike. Prints one JSON line: the median
-ratio of the pairs, both speeds, and the FLOP/s that hflm reached as a part of the machine's rate of matrix products.
+ratio of the pairs, both speeds, and the FLOP/s that hflm reached as a part of the machine's rate of matrix products: as
+it computes them, and as torch does by itself, which on AMD's CPUs is less (hflm.products).
 """
 
 import argparse
@@ -12,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 import training_setup as setup
+
+RATE = "import torch; from hflm import progress; print(progress.peak(torch.device('cpu'), False).flops_per_second)"
 
 
 def main():
@@ -30,19 +33,23 @@ def measure(folder, chosen):
     setup.prepare(folder, chosen.vocab, chosen.steps, compiled=chosen.compile)
     loop = [str(Path(__file__).with_name("train_loop.py")), "--vocab", str(chosen.vocab), "--steps", str(chosen.steps)]
     loop += ["--compile"] if chosen.compile_loop else []
-    ours, theirs, of_peak = [], [], []
+    ours, theirs, of_peak, of_torch = [], [], [], []
     for pair in range(chosen.pairs):
         process = setup.start(["-m", "hflm", "run", "recipe.yaml", "--output", f"run{pair}"], folder, "hflm.log")
         setup.output(process, folder, "hflm.log")
         record = setup.stage(folder, f"run{pair}")
         ours.append(record["tokens_per_second"])
         of_peak.append(record.get("mfu"))
+        if "measured" in record.get("peak_source", ""):
+            rate = float(setup.output(setup.start(["-c", RATE], folder, "rate.log"), folder, "rate.log"))
+            of_torch.append(round(record["flops_per_second"] / rate, 4))
         theirs.append(float(setup.output(setup.start(loop, folder, "loop.log"), folder, "loop.log")))
     return {
         "ratio": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3),
         "hflm_tokens_per_second": [round(each) for each in ours],
         "loop_tokens_per_second": [round(each) for each in theirs],
         "of_matrix_product_rate": of_peak,
+        "of_torch_matrix_product_rate": of_torch,
         "peak_source": record.get("peak_source"),
         "compiled": {"hflm": chosen.compile, "loop": chosen.compile_loop},
     }
