@@ -22,7 +22,7 @@ def speed_up(compiled=False):
     A product then differs from MKL's in the last bits, and is the same each time. Other devices, dtypes and small
     products are computed as before.
     """
-    if hardware.amd_avx512():
+    if hardware.amd_avx512() and torch.backends.mkldnn.is_available():
         register()
         if compiled:
             register_compiled()
