@@ -14,6 +14,7 @@ from hflm import hardware
 
 aten = torch.ops.aten
 LEAST = 1 << 20  # multiplications; below it MKL is as fast, as it is for a single row
+ROWS = 1024  # of a sum at a time: what is added stays small, and near to the core
 
 
 def speed_up(compiled=False):
@@ -50,20 +51,26 @@ def register_compiled():
 
 def _mm(left, right):
     if _fit(left, right):
+        # A weight's gradient has a transposed left matrix, which oneDNN copies: of the two, the smaller.
+        if not left.is_contiguous() and left.shape[0] > right.shape[1]:
+            return _onednn(right.t(), left.t()).t().contiguous()
         return _onednn(left, right)
     return aten.mm.out(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
 
 
 def _addmm(bias, left, right, *, beta=1, alpha=1):
     if _fit(left, right) and beta == alpha == 1 and bias.dtype is torch.float32 and bias.shape == right.shape[1:]:
-        return _onednn(left, right, bias)
+        return _onednn(left, right, bias.contiguous())  # it takes any bias for that
     out = left.new_empty(left.shape[0], right.shape[1])
     return aten.addmm.out(bias, left, right, beta=beta, alpha=alpha, out=out)
 
 
 def _addmm_(total, left, right, *, beta=1, alpha=1):
-    if _fit(left, right) and beta == alpha == 1 and total.dtype is torch.float32:
-        return total.add_(_onednn(left, right))
+    fits = _fit(left, right) and total.dtype is torch.float32 and total.shape == (left.shape[0], right.shape[1])
+    if fits and beta == alpha == 1:
+        for some, of_left in zip(total.split(ROWS), left.split(ROWS), strict=True):
+            some += _onednn(of_left, right)  # into a tensor of its own
+        return total
     return aten.addmm.out(total, left, right, beta=beta, alpha=alpha, out=total)
 
 
@@ -78,4 +85,7 @@ def _fit(left, right):
 
 
 def _onednn(left, right, bias=None):
+    # Hundreds of times slower where the rows of the right matrix have gaps between them.
+    if not (right.is_contiguous() or right.t().is_contiguous()):
+        right = right.contiguous()
     return torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")

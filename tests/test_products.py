@@ -35,6 +35,11 @@ tables = [
     (large, other, bias, True),
     (other.t(), large.t(), None, True),
     (wide, other, bias, True),
+    (large, draw(256, 500)[:, 100:228], bias, True),
+    (large, draw(500, 256)[100:228].t(), None, True),
+    (large, draw(500, 600)[:128, 7:263].t(), draw(256)[::2], True),
+    (draw(64, 512).t(), draw(64, 128), None, True),
+    (draw(64, 512).t()[:300], draw(64, 500)[:, :128], None, True),
     (draw(64, 1).expand(64, 256), other, None, True),
     (large, other, draw(64, 128), False),
     (large, other, draw(1), False),
@@ -66,6 +71,11 @@ for alpha in (1, -0.5):
     count, found = calls(lambda: total.addmm_(large, other, alpha=alpha))
     assert count == (alpha == 1) and found is total
     near(total, exact)
+tall, total = draw(256, 2500), draw(2500, 128)  # more rows than are summed at a time, of a transposed matrix
+exact = total.double() + tall.t().double() @ other.double()
+count, found = calls(lambda: total.addmm_(tall.t(), other))
+assert count == 3 and found is total
+near(total, exact)
 assert torch.equal(large @ other, large @ other)
 for left, right in ((large, other[:9]), (large, other.double())):
     try:
