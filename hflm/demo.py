@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from hflm import answer, plots, score, score_page, tasks
+from hflm import answer, folders, plots, score, score_page, tasks
 from hflm import model as models
 from hflm import recipe as recipes
 from hflm.demo_tabs import Asked, check, found_examples, predictions, tabs
@@ -138,7 +138,7 @@ def _file(path, name, revision):
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    place = Path(path).expanduser()
+    place = folders.place(path)
     if place.exists():
         return place / name if (place / name).is_file() else None
     with contextlib.suppress(EntryNotFoundError):  # offline, a file that is not in the cache is not found either

@@ -8,9 +8,8 @@ says so.
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from hflm import records, tasks
+from hflm import folders, records, tasks
 from hflm.errors import DataError, UserError
 from hflm.recipe_tasks import Data, Qa, Sentiment, Summarization, Translation
 
@@ -107,7 +106,7 @@ def found_examples(recipe, predictions):
 
 def predictions(recipe, path):
     """{task: rows} that the run's benchmark wrote down, of the tasks that ask with a prompt."""
-    folder = Path(path).expanduser() / "benchmark" / "predictions"
+    folder = folders.place(path) / "benchmark" / "predictions"
     found = {name: records.read_lines(folder / f"{name}.jsonl") for name in (recipe.tasks if recipe else {})}
     rows = {name: [row for row in each if row.get("prompt")] for name, each in found.items()}
     return {name: each for name, each in rows.items() if each}

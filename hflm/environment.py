@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from hflm import data, snapshot, stages
+from hflm import data, folders, snapshot, stages
 from hflm.errors import UserError
 from hflm.public import hub_id
 from hflm.records import read_json
@@ -140,7 +140,7 @@ def _license(source):
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
-    place = Path(source.path).expanduser()
+    place = folders.place(source.path)
     if place.exists():
         card = (place if place.is_dir() else place.parent) / "README.md"
     elif hub_id(source.path):

@@ -8,7 +8,7 @@ import json
 import warnings
 from pathlib import Path
 
-from hflm import results, stages
+from hflm import folders, results, stages
 from hflm import tokenizer as tokenizers_room
 from hflm.errors import MissingExtra, ModelError
 from hflm.presets import DEFAULTS
@@ -105,7 +105,7 @@ def locate(path):
 
     Raises ModelError for a path that does not exist or holds no model.
     """
-    place = Path(path).expanduser()
+    place = folders.place(path)
     if (place / "model" / "config.json").is_file():
         return str(place / "model")
     if place.is_dir() and not any((place / file).is_file() for file in ("config.json", ADAPTER)):
@@ -123,7 +123,7 @@ def revision(path, wanted=None):
     """What exactly a loaded model or adapter was: its commit on the Hub, or the fingerprint of its local files."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(path).expanduser().exists():
+    if folders.place(path).exists():
         return stages.model_fingerprint(path)
     cached = (try_to_load_from_cache(path, file, revision=wanted) for file in ("config.json", ADAPTER))
     # .../snapshots/<commit>/config.json; no text where the repository has no such file

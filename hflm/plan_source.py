@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from hflm import folders
 from hflm import shape as shapes
 from hflm.presets import DEFAULTS
 
@@ -32,7 +33,7 @@ def model(recipe, notes):
 
 def _config(place, revision):
     """(the content of a model's config.json, None) or (None, why not)."""
-    path = Path(place).expanduser()
+    path = folders.place(place)
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return json.loads((folder / "config.json").read_text(encoding="utf-8")), None
@@ -50,7 +51,7 @@ def _config(place, revision):
 
 
 def stored(recipe):
-    path = Path(recipe.model.from_).expanduser()
+    path = folders.place(recipe.model.from_)
     return shapes.stored_parameters(path / "model" if (path / "model").is_dir() else path)
 
 
@@ -70,9 +71,9 @@ def _vocabulary(recipe, notes):
     if training is not None:
         notes.append(f"vocabulary: {training.vocab_size:,} entries, if the text gives that many")
         return training.vocab_size
-    place = Path(recipe.tokenizer.from_).expanduser()
-    folders = [folder for folder in (place / "model", place) if (folder / "tokenizer.json").is_file()]
-    file = folders[0] / "tokenizer.json" if folders else _cached(str(place), "tokenizer.json")
+    place = folders.place(recipe.tokenizer.from_)
+    files = [file for file in (place / "model/tokenizer.json", place / "tokenizer.json") if file.is_file()]
+    file = files[0] if files else _cached(str(place), "tokenizer.json")
     if file is None:
         notes.append(f"vocabulary: 50,257 entries as GPT-2's, since {place} cannot be read here")
         return 50257
@@ -114,7 +115,7 @@ def corpus_tokens(section, shape, notes):
 
 def _train_files(source):
     """The local files of plain text that a corpus is read from."""
-    from hflm import data, folders
+    from hflm import data
 
     place = folders.place(source.path)
     if place.is_dir():
@@ -133,7 +134,7 @@ def task_tokens(recipe, section, shape, notes):
     unread = []
     for name in section.tasks:
         task = recipe.tasks[name]
-        if task.data.path != "toy" and not Path(task.data.path).expanduser().exists():
+        if task.data.path != "toy" and not folders.place(task.data.path).exists():
             unread.append(name)
             continue
         rows = data.load(task.data, task.splits.train)

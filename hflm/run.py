@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from hflm import endpoint as endpoints
-from hflm import environment, records, results, shares, stages, steps, trackers
+from hflm import environment, folders, records, results, shares, stages, steps, trackers
 from hflm import material as materials
 from hflm import recipe as recipes
 from hflm.errors import UserError
@@ -135,7 +135,7 @@ def _short(model):
     >>> _short("openai-community/gpt2")
     'openai-community--gpt2'
     """
-    place = Path(model).expanduser()
+    place = folders.place(model)
     if not place.exists():
         return re.sub("[/:]+", "--", model)
     place = place.resolve()

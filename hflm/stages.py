@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from hflm import data, results
+from hflm import data, folders, results
 from hflm.records import read_json
 
 # A task's keys that change what is measured, not what is learnt.
@@ -72,9 +72,9 @@ def _tokenizer_texts(recipe):
 
 def model_fingerprint(path):
     """'sha256:...' of a model's files when `path` is local, else the path itself (a Hub id, or None)."""
-    if path is None or not Path(path).expanduser().exists():
+    if path is None or not folders.place(path).exists():
         return path
-    place = Path(path).expanduser()
+    place = folders.place(path)
     if (place / "model").is_dir():
         place = place / "model"
     files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())

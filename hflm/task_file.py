@@ -167,7 +167,7 @@ def _beside(node, folder):
         case list():
             return replace(node, value=[_beside(each, folder) for each in node.value])
         case str() if "://" not in node.value:
-            return replace(node, value=os.path.normpath(folder / Path(node.value).expanduser()))
+            return replace(node, value=os.path.normpath(folder / folders.place(node.value)))
     return node
 
 

@@ -3,8 +3,7 @@
 All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text comes back exactly.
 """
 
-from pathlib import Path
-
+from hflm import folders
 from hflm.errors import DataError, ModelError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -74,10 +73,11 @@ def load(path, revision=None):
     """
     from transformers import AutoTokenizer
 
-    if (Path(path) / "model" / "tokenizer.json").is_file():
-        path = Path(path) / "model"
+    place = folders.place(path)
+    if (place / "model" / "tokenizer.json").is_file():
+        place = place / "model"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place if place.exists() else path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"tokenizer '{path}' cannot be loaded: {first_line(error)}") from error
     if tokenizer.eos_token is None:

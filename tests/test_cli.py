@@ -130,6 +130,19 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["bench", "org/model", "bad.yaml"], 2, "3 problems; nothing was run."),
         (["bench", "org/model", "good.yaml", "--chat"], 2, "org/model: --base-url and --chat are for a model behind"),
         (["bench", "org/model", "good.yaml", "--base-url", "http://h/v1"], 2, "org/model: --base-url and --chat"),
+        *(
+            (arguments, 2, "~nosuch/x: nobody here has such a home folder. Write the whole path")
+            for arguments in (
+                ["run", "good.yaml", "--set", "model.from=~nosuch/x"],
+                ["run", "quickstart", "--set", "tokenizer={from: ~nosuch/x}"],
+                ["bench", "~nosuch/x", "quickstart"],
+                ["plan", "good.yaml", "--set", "model.from=~nosuch/x"],
+                ["generate", "~nosuch/x", "a"],
+                ["score", "~nosuch/x", "a"],
+                ["demo", "~nosuch/x"],
+                ["export", "~nosuch/x", "--to", "gguf"],
+            )
+        ),
         (["run"], 2, "Missing argument 'RECIPE'"),
         (["generate"], 2, "Missing argument 'model'"),
         (["compare", "a", "b", "--html", "."], 2, "file '.' is a directory"),
