@@ -17,7 +17,7 @@ from pathlib import Path
 GPU_SHARE = 0.4  # of the dense bf16 peak: what well-tuned GPT-2 training is reported to reach on one GPU
 CPU_SHARE = 0.6  # of numpy's own matrix product, measured beside it
 ONEDNN_ON_ZEN_5 = 1.85  # times numpy's speed in fp32, whose library takes half as wide registers; measured on 2 cores
-BF16_ON_CPU = 1.7  # times fp32's speed where the CPU has such products; measured for recipes/pretrain/wikitext2.yaml
+BF16_ON_CPU = 1.6  # times fp32's speed where the CPU has such products: 1.5 on a Zen 5, 1.7 on an earlier AMD EPYC
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LIBRARIES_BYTES = 1.0e9  # a process of torch and transformers before any model, on the host or as a GPU's context
 

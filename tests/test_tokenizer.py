@@ -50,9 +50,11 @@ def test_round_trip_after_saving_and_loading(trained, tmp_path):
     assert tokenizers.encode(loaded, HARD) == tokenizers.encode(trained, HARD)
 
 
-def test_a_run_lends_its_tokenizer_and_a_folder_needs_no_model(trained, tmp_path):
+@pytest.mark.parametrize("path", ["{home}/run", "{home}/run/model", "~/run", "~/run/model"])
+def test_a_run_lends_its_tokenizer_and_a_folder_needs_no_model(trained, tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     trained.save_pretrained(tmp_path / "run" / "model")
-    assert tokenizers.load(tmp_path / "run").get_vocab() == trained.get_vocab()
+    assert tokenizers.load(path.format(home=tmp_path)).get_vocab() == trained.get_vocab()
 
 
 def test_text_that_spells_the_special_token_stays_text(trained):
