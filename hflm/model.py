@@ -114,9 +114,10 @@ def locate(path):
         if not place.is_file():
             raise ModelError(f"no such file: '{path}'")
         return str(_converted(place))
-    if not place.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+    named = str(path)
+    if not place.exists() and (named.startswith((".", "/", "~")) or named.count("/") > 1):
         raise ModelError(f"no such file or folder: '{path}'")
-    return str(place) if place.exists() else path
+    return str(place) if place.exists() else named
 
 
 def revision(path, wanted=None):

@@ -22,7 +22,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     With an Endpoint its answers are measured, in place of a model that is loaded here. `locked`: only when all data and
     models are those of the folder's environment.json.
     """
-    folder = Path(output) if output else Path("runs") / recipe.name
+    folder = folders.place(output) if output else Path("runs") / recipe.name
     if locked:
         environment.locked(folder, recipe)
     keys = stages.keys(recipe, endpoint)
@@ -113,7 +113,7 @@ def bench(model, recipe, output=None, base_url=None, chat=False):
         endpoint = endpoints.find(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
-    folder = Path(output) if output else Path("runs") / f"{recipe.name}-bench-{_short(model)}"
+    folder = folders.place(output) if output else Path("runs") / f"{recipe.name}-bench-{_short(model)}"
     if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
         raise UserError(f"--output {folder}: a trained run lies there, which this would overwrite. Name another folder")
     recipe = recipe.model_copy(

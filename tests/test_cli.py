@@ -135,6 +135,7 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
             for arguments in (
                 ["run", "good.yaml", "--set", "model.from=~nosuch/x"],
                 ["run", "quickstart", "--set", "tokenizer={from: ~nosuch/x}"],
+                ["run", "quickstart", "--output=~nosuch/x"],
                 ["bench", "~nosuch/x", "quickstart"],
                 ["plan", "good.yaml", "--set", "model.from=~nosuch/x"],
                 ["generate", "~nosuch/x", "a"],

@@ -1,10 +1,14 @@
 """fp32 products by oneDNN: the values of a product in fp64, and who computes them, in processes of their own."""
 
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+
+from hflm import hardware, pack, products, train
+from hflm import model as models
 
 START = """
 import warnings
@@ -77,13 +81,24 @@ count, found = calls(lambda: total.addmm_(tall.t(), other))
 assert count == 3 and found is total
 near(total, exact)
 assert torch.equal(large @ other, large @ other)
-for left, right in ((large, other[:9]), (large, other.double())):
+refused = [
+    (lambda: large @ other[:9], "shapes cannot be multiplied"),
+    (lambda: large @ other.double(), "same dtype"),
+    (lambda: torch.mm(bias, other), "must be a matrix"),
+    (lambda: torch.mm(draw(2, 3, 256), other), "must be a matrix"),
+    (lambda: torch.addmm(bias, other[0], other), "must be a matrix"),
+    (lambda: torch.addmm(draw(9), large, other), "must match"),
+    (lambda: draw(1, 128).addmm_(large, other), "Bad in-place call"),
+    (lambda: draw(70, 128).addmm_(large, other), "Bad in-place call"),
+    (lambda: draw(1, 8).addmm_(draw(4, 5), draw(5, 8)), "Bad in-place call"),
+]
+for number, (product, words) in enumerate(refused):
     try:
-        left @ right
+        product()
     except RuntimeError as error:
-        assert "mat1 and mat2" in str(error) or "same dtype" in str(error), error
+        assert words in str(error), (number, error)
     else:
-        raise AssertionError(left.shape)
+        raise AssertionError(number)
 
 layer = torch.nn.Linear(256, 128)
 rows = draw(4, 16, 256, requires_grad=True)
@@ -123,15 +138,81 @@ print("done")
 """
 
 
-def run(code):
-    ended = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=False)
+PLAIN = """
+import torch
+layer, rows = torch.nn.Linear(256, 128), torch.randn(64, 256)
+torch.compile(lambda rows: torch.tanh(layer(rows)).sum())(rows).backward()
+print("done")
+"""
+
+
+def run(code, **environment):
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
 
 
 def test_products_have_the_values_of_fp64_whoever_computes_them():
-    run(VALUES)
+    run(START + VALUES)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_what_is_compiled_calls_the_same_products():
-    run(COMPILED)
+def test_what_is_compiled_calls_the_same_products_whatever_was_kept_on_disk(tmp_path):
+    run(PLAIN, TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    run(START + COMPILED, TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+
+
+CPUS = [
+    # vendor, family, flags, AMD's with AVX-512, the fp32 rate where numpy reaches 100 GFLOP/s
+    ("AuthenticAMD", 26, "avx2 avx512f", True, 185e9),
+    ("AuthenticAMD", 25, "avx2 avx512f", True, 100e9),
+    ("AuthenticAMD", 25, "avx2", False, 100e9),
+    ("GenuineIntel", 6, "avx2 avx512f", False, 100e9),
+]
+
+
+@pytest.mark.parametrize(("vendor", "family", "flags", "ours", "rate"), CPUS)
+def test_which_cpus_it_is_for(monkeypatch, vendor, family, flags, ours, rate):
+    told = f"vendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n"
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: told)
+    monkeypatch.setattr(hardware, "matmul_rate", lambda: 100e9)
+    assert hardware.amd_avx512() is ours
+    assert hardware._cpu().fp32_flops == pytest.approx(rate)
+    asked = []
+    monkeypatch.setattr(products, "register", lambda: asked.append("eager"))
+    monkeypatch.setattr(products, "register_compiled", lambda: asked.append("compiled"))
+    products.speed_up()
+    products.speed_up(compiled=True)
+    assert asked == (["eager", "eager", "compiled"] if ours else [])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `speed_up` was asked."""
+    asked = []
+    monkeypatch.setattr(products, "speed_up", lambda compiled=False: asked.append(compiled))
+    return asked
+
+
+def test_it_is_asked_wherever_a_model_is_built_loaded_or_trained(tmp_path, asked, tokenizer, tiny):
+    assert asked.pop() is False  # to build tiny
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny.save_pretrained(tmp_path / "model")
+    model, _ = models.load(str(tmp_path / "model"))
+    assert asked.pop() is False
+    rows = pack.pack_documents(["One dog saw the key."], tokenizer, 32).rows
+    for compiled in (False, True):
+        with pytest.raises(ZeroDivisionError):  # at the first batch: only the beginning is of interest
+            train.train(
+                models.mend_loss(model),
+                rows,
+                tmp_path / "run",
+                {"max_steps": 1, "torch_compile": compiled},
+                stage="pretrain",
+                seed=0,
+                collate=lambda rows: 1 / 0,
+                tokens_per_row=32,
+                row_tokens=32,
+            )
+        assert asked.pop() is compiled

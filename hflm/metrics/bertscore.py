@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hflm import data
+from hflm import data, folders
 from hflm.errors import MissingExtra, ModelError
 from hflm.metrics.summed import SummedMetric
 
@@ -24,7 +24,7 @@ def check(folder):
     """Raise MissingExtra without the package, ModelError where `folder` holds no model."""
     if importlib.util.find_spec("bert_score") is None:
         raise MissingExtra("bertscore", "the metric bertscore")
-    if not Path(folder).expanduser().joinpath("config.json").is_file():
+    if not folders.place(folder).joinpath("config.json").is_file():
         raise ModelError(
             f"bertscore_model: {folder} is not a folder with a model (it has no config.json). "
             "Download an encoder such as roberta-large there first"
@@ -49,7 +49,7 @@ class BertScore(SummedMetric):
         """(n, 2): F from 0 to 1, and 1."""
         from bert_score.utils import bert_cos_score_idf
 
-        model, tokenizer, self.signature = _loaded(str(Path(self.model).expanduser()))
+        model, tokenizer, self.signature = _loaded(str(folders.place(self.model)))
         rows, said, wanted = [], [], []
         for row, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
             for reference in refs:
