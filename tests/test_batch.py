@@ -72,13 +72,14 @@ finetune:
 
 
 def run_on(processes, folder):
+    """Each process has one thread, as torchrun gives it: sums over another number of threads differ in the last bits."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29631"]
     ended = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else ()), "-m", "hflm", "run", "same.yaml", "--output", "run"],
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "default"},
+        env={**os.environ, "PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stderr
