@@ -72,9 +72,11 @@ def _tokenizer_texts(recipe):
 
 def model_fingerprint(path):
     """'sha256:...' of a model's files when `path` is local, else the path itself (a Hub id, or None)."""
-    if path is None or not folders.place(path).exists():
-        return path
+    if path is None:
+        return None
     place = folders.place(path)
+    if not place.exists():
+        return path
     if (place / "model").is_dir():
         place = place / "model"
     files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
