@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
-from hflm import names, recipe_yaml
-from hflm.errors import HubError, RecipeError, Stopped, UserError
+from hflm.core.errors import HubError, RecipeError, Stopped, UserError
+from hflm.recipe import library_options as names
+from hflm.recipe import yaml_tree as recipe_yaml
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -54,8 +55,8 @@ def run(
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
-    from hflm import recipe as recipes_room
-    from hflm import run as run_room
+    from hflm.pipeline import run as run_room
+    from hflm.recipe import schema as recipes_room
 
     loaded = recipes_room.load(recipe, sets or ())
     run_room.run(loaded, output, fresh, locked=locked)
@@ -70,7 +71,7 @@ def validate(
 
     Every problem is printed with its file and line.
     """
-    from hflm import recipe as recipes_room
+    from hflm.recipe import schema as recipes_room
 
     problems = []
     for recipe in recipes:
@@ -89,8 +90,8 @@ def fetch(recipe: RecipeArgument, sets: Sets = None):
 
     Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
     """
-    from hflm import fetch as fetch_room
-    from hflm import recipe as recipes_room
+    from hflm.pipeline import fetch as fetch_room
+    from hflm.recipe import schema as recipes_room
 
     fetch_room.fetch(recipes_room.load(recipe, sets or ()), print)
 
@@ -117,9 +118,9 @@ def plan(
 
     Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
     """
-    from hflm import plan as plan_room
-    from hflm import plan_show
-    from hflm import recipe as recipes_room
+    from hflm.planning import plan as plan_room
+    from hflm.planning import view as plan_show
+    from hflm.recipe import schema as recipes_room
 
     found = plan_room.plan(recipes_room.load(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
     if as_json:
@@ -135,8 +136,8 @@ def schema(
     page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,
 ):
     """Print the recipe's JSON Schema, for editors."""
-    from hflm import recipe as recipes_room
-    from hflm import recipe_page
+    from hflm.recipe import reference_page as recipe_page
+    from hflm.recipe import schema as recipes_room
 
     found = recipes_room.json_schema()
     print(recipe_page.page(found) if page else json.dumps(found, indent=2))
@@ -182,8 +183,8 @@ def bench(
 
     openai:NAME is a model behind an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY.
     """
-    from hflm import recipe as recipes_room
-    from hflm import run as run_room
+    from hflm.pipeline import run as run_room
+    from hflm.recipe import schema as recipes_room
 
     if (recipe is None) == (not task_file):
         raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
@@ -209,8 +210,9 @@ def compare(
 
     Rows are paired by their ids. Each run is compared with the first.
     """
-    from hflm import compare as compare_room
-    from hflm import compare_page, results
+    from hflm.evaluation import compare as compare_room
+    from hflm.evaluation import compare_view as compare_page
+    from hflm.evaluation import results
 
     found = compare_room.compare(runs, tasks or (), resamples, seed)
     if html is not None:
@@ -241,8 +243,9 @@ def score(
 
     log P(text) is the sum of log P(token | the tokens before it).
     """
-    from hflm import plots, results, score_page
-    from hflm import score as score_room
+    from hflm.evaluation import plots, results
+    from hflm.inference import score as score_room
+    from hflm.inference import score_view as score_page
 
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
@@ -276,7 +279,7 @@ def demo(
 
     A run is asked as its recipe's tasks ask. Needs the extra `demo`.
     """
-    from hflm import demo_page
+    from hflm.demo import app as demo_page
 
     demo_page.serve(model, host, port, revision)
 
@@ -296,9 +299,10 @@ def push(
 
     One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
     """
-    from hflm import card, results
-    from hflm import push as push_room
-    from hflm import recipe as recipes_room
+    from hflm.evaluation import results
+    from hflm.publishing import card
+    from hflm.publishing import push as push_room
+    from hflm.recipe import schema as recipes_room
 
     sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
     loaded = recipes_room.load(str(run / "recipe.yaml"), sets)
@@ -325,7 +329,7 @@ def export(
     ] = None,
 ):
     """Write a model for another tool, any adapter merged."""
-    from hflm import export as export_room
+    from hflm.publishing import export as export_room
 
     print(export_room.export(model, form, output, dtype))
 
@@ -361,7 +365,7 @@ def _generate(
     }
     more = {"seed": seed, "revision": revision, "json": as_json or None}
     given |= {name: value for name, value in more.items() if value is not None}
-    from hflm import generate as generate_room
+    from hflm.inference import generate as generate_room
 
     generate_room.generate(model, prompt, given)
 

@@ -17,7 +17,7 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from hflm import tokenizer as tokenizers
+    from hflm.preprocessing import tokenizer as tokenizers
 
     return tokenizers.train(TEXTS, "bpe", 320)
 
@@ -27,7 +27,7 @@ def tiny(tokenizer):
     """A fresh GPT-2 of 2 layers and 32 dimensions, without dropout, context 64."""
     import torch
 
-    from hflm import model as models
+    from hflm.models import load as models
 
     torch.manual_seed(0)
     return models.build(

@@ -1,6 +1,6 @@
 """Names and types of the library options that a recipe passes through, as JSON.
 
-Run with `python tests/names.py > hflm/names.json` after an update of transformers, peft or datasets: hflm checks
+Run with `python tests/names.py > hflm/recipe/names.json` after an update of transformers, peft or datasets: hflm checks
 recipes against this list, since importing those libraries takes half a minute. tests/test_recipe.py fails on drift.
 
 A type is a union such as `int|null` of int, float, bool, str, list, dict and null; anything else in it is a literal
@@ -100,7 +100,7 @@ def quantization():
 
 
 def arguments_of_training():
-    """TrainingArguments', and an optimizer of hflm's own: hflm/muon.py."""
+    """TrainingArguments', and an optimizer of hflm's own: hflm/training/muon.py."""
     found = fields(TrainingArguments)
     return {**found, "optim": f"{found['optim']}|muon"}
 

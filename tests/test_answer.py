@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import answer, grouping
-from hflm.errors import ModelError
-from hflm.tokenizer import encode
+from hflm.core.errors import ModelError
+from hflm.inference import batching as grouping
+from hflm.inference import local as answer
+from hflm.preprocessing.tokenizer import encode
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
 
@@ -130,7 +131,7 @@ def test_windows_score_every_token_and_byte_once(tokenizer, text):
 
 
 def test_windows_of_text_that_spells_a_special_token(tmp_path):
-    from hflm import tokenizer as tokenizers
+    from hflm.preprocessing import tokenizer as tokenizers
 
     tokenizers.train(TEXTS, "bpe", 300).save_pretrained(tmp_path)
     tokenizer = tokenizers.load(tmp_path)  # nothing was encoded with it before

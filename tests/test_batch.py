@@ -8,8 +8,8 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from hflm.batch import Batch, derive
-from hflm.errors import UserError
+from hflm.core.errors import UserError
+from hflm.recipe.batch_size import Batch, derive
 
 
 @pytest.mark.parametrize(

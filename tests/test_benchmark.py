@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from hflm import answer, tasks
-from hflm.benchmark import Setting, benchmark
-from hflm.errors import DataError
-from hflm.material import Material
-from hflm.recipe_tasks import LanguageModeling, Qa, Sentiment
-from hflm.records import read_lines
+from hflm import tasks
+from hflm.core.errors import DataError
+from hflm.core.run_files import read_lines
+from hflm.evaluation.benchmark import Setting, benchmark
+from hflm.inference import local as answer
+from hflm.pipeline.inputs import Material
+from hflm.recipe.tasks import LanguageModeling, Qa, Sentiment
 
 THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
 ROWS = [

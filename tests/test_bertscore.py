@@ -2,8 +2,8 @@
 
 import pytest
 
-from hflm import metrics
-from hflm.errors import MissingExtra, ModelError
+from hflm.core.errors import MissingExtra, ModelError
+from hflm.evaluation import metrics
 
 pytest.importorskip("bert_score")
 
@@ -78,7 +78,7 @@ def test_roberta_reads_its_first_word_as_a_word(tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = RobertaModel(RobertaConfig(vocab_size=len(vocab), max_position_embeddings=34, pad_token_id=1, **sizes))
     model.save_pretrained(tmp_path)
-    from hflm.metrics.bertscore import _loaded
+    from hflm.evaluation.metrics.bertscore import _loaded
 
     _, tokenizer, _ = _loaded(str(tmp_path))
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("the")) == ["<s>", "Ġ", "t", "h", "e", "</s>"]
@@ -106,9 +106,9 @@ def test_a_hub_id_is_no_folder_and_nothing_is_fetched():
 
 
 def test_the_extra_is_named_before_training(encoder, monkeypatch):
-    from hflm import material
-    from hflm.metrics import bertscore
-    from hflm.recipe_tasks import Summarization
+    from hflm.evaluation.metrics import bertscore
+    from hflm.pipeline import inputs as material
+    from hflm.recipe.tasks import Summarization
 
     task = Summarization(kind="summarization", data={"path": "x"}, metrics=["bertscore"], bertscore_model=str(encoder))
     material._check_metrics(task)

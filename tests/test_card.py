@@ -9,11 +9,16 @@ import yaml
 from hub import Hub
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from hflm import card, card_made, environment, recipe, records, results
-from hflm.errors import UserError
-from hflm.markdown import cut, fenced, inert
-from hflm.public import hub_id, public
-from hflm.results import Bin, Calibration, Results, Score, Slice, TaskResult
+from hflm.core import run_files as records
+from hflm.core.errors import UserError
+from hflm.core.markdown import cut, fenced, inert
+from hflm.core.redaction import hub_id, public
+from hflm.evaluation import results
+from hflm.evaluation.results import Bin, Calibration, Results, Score, Slice, TaskResult
+from hflm.pipeline import provenance as environment
+from hflm.publishing import card
+from hflm.publishing import card_provenance as card_made
+from hflm.recipe import schema as recipe
 
 RECIPE = """
 name: tiny
@@ -467,7 +472,7 @@ def test_a_licence_is_told_where_the_data_tells_it(tmp_path, load, name, text, l
 
 
 def test_a_licence_of_the_data_changes_no_stage(load):
-    from hflm import stages
+    from hflm.pipeline import stage_state as stages
 
     assert stages.keys(load()) == stages.keys(load(RECIPE.replace(", license: cc-zero", "")))
 
@@ -641,7 +646,7 @@ def test_cut_keeps_start_and_end_within_300():
 def test_a_card_needs_neither_torch_nor_transformers(run, load):
     load()
     script = (
-        "import sys; from hflm import card, recipe\n"
+        "import sys; from hflm.publishing import card; from hflm.recipe import schema as recipe\n"
         "card.write(sys.argv[1], recipe.load(sys.argv[2]))\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib.pyplot') if m in sys.modules])"
     )

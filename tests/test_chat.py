@@ -3,7 +3,8 @@
 import pytest
 from test_tasks import task
 
-from hflm import chat, tasks
+from hflm import tasks
+from hflm.tasks import chat_template as chat
 
 SENTIMENT = task("sentiment", text="sentence", prompt="Review {of: 🙂 \"it\" '{{ sentence }}'\n{# no #}Sentiment:")
 QA = task("qa")

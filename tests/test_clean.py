@@ -7,9 +7,13 @@ import random
 import pytest
 from rich.console import Console
 
-from hflm import clean, duplicates, material, recipe, shingles
-from hflm.errors import DataError, RecipeError
-from hflm.recipe_clean import Clean
+from hflm.core.errors import DataError, RecipeError
+from hflm.data.cleaning import filters as clean
+from hflm.data.cleaning import near_duplicates as duplicates
+from hflm.data.cleaning import shingles
+from hflm.pipeline import inputs as material
+from hflm.recipe import schema as recipe
+from hflm.recipe.cleaning import Clean
 
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 

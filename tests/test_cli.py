@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import hflm as package
-from hflm import cli, recipe
+from hflm import cli, inference, pipeline
+from hflm.recipe import schema as recipe
 
 RECIPE = """\
 # A test. 1 core, no time.
@@ -22,23 +22,23 @@ tasks:
 """
 
 AGAIN = "Free some and run the same command again: it continues."
-# Runs the command line with a module of ours in place of hflm.run.
+# Runs the command line with a module of ours in place of hflm.pipeline.run.
 WITH_RUN = """
 import errno, sys, types
-import hflm
-from hflm.errors import *
+import hflm.pipeline
+from hflm.core.errors import *
 from hflm import cli
 
 def run(recipe, output, fresh, locked):
     {act}
 
-hflm.run = sys.modules["hflm.run"] = types.SimpleNamespace(run=run)
+hflm.pipeline.run = sys.modules["hflm.pipeline.run"] = types.SimpleNamespace(run=run)
 cli.main()
 """
 
 
 def process(*command, cwd, stdout=subprocess.PIPE):
-    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parents[2])}
     return subprocess.run(
         command, cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False
     )
@@ -50,15 +50,15 @@ def hflm(*arguments, cwd, **more):
 
 @pytest.fixture
 def told(monkeypatch):
-    """The command line in this process; gives what a command hands on to hflm.run and hflm.generate."""
+    """The command line in this process; gives what a command hands on to `run` and `generate`."""
     calls = []
     run = SimpleNamespace(
         run=lambda recipe, output, fresh, locked: calls.append((recipe.name, recipe.seed, output, fresh, locked)),
         bench=lambda model, recipe, *more: calls.append((model, recipe.name, *more)),
     )
     generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
-    for name, module in (("run", run), ("generate", generate)):
-        monkeypatch.setitem(sys.modules, f"hflm.{name}", module)
+    for package, name, module in ((pipeline, "run", run), (inference, "generate", generate)):
+        monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
 
     def call(*arguments):

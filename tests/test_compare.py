@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hflm import compare, compare_page, metrics, results
-from hflm.errors import UserError
-from hflm.metrics import paired
-from hflm.results import Results, TaskResult
+from hflm.core.errors import UserError
+from hflm.evaluation import compare, metrics, results
+from hflm.evaluation import compare_view as compare_page
+from hflm.evaluation.metrics import paired
+from hflm.evaluation.results import Results, TaskResult
 
 LABELS = ["good", "bad"]
 METRICS = {
@@ -446,7 +447,7 @@ def test_pictures_of_many_runs_and_units(runs, tmp_path):
 
 
 def hflm(*arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(Path(compare.__file__).parent.parent), "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(compare.__file__).parents[2]), "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-m", "hflm", "compare", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
     )

@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hflm import contamination, recipe, records, results, run, shingles
-from hflm.contamination import Index
+from hflm.core import run_files as records
+from hflm.data.cleaning import shingles
+from hflm.evaluation import contamination, results
+from hflm.evaluation.contamination import Index
+from hflm.pipeline import run
+from hflm.recipe import schema as recipe
 
 DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]

@@ -7,8 +7,13 @@ import pyarrow as pa
 import pytest
 from sources import COMPRESS, KINDS, TEXTS, columns, content, source
 
-from hflm import corpus, data, material, recipe, rows, shares
-from hflm.errors import DataError
+from hflm.core.errors import DataError
+from hflm.data import corpus
+from hflm.data import load as data
+from hflm.data import readers as rows
+from hflm.data import source_stats as shares
+from hflm.pipeline import inputs as material
+from hflm.recipe import schema as recipe
 
 PLACES = {  # where the file lies, what the recipe says
     "file": ("a", "a"),

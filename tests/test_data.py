@@ -6,8 +6,8 @@ import json
 import pytest
 from sources import source, zstd
 
-from hflm import data
-from hflm.errors import DataError
+from hflm.core.errors import DataError
+from hflm.data import load as data
 
 
 def write(path, rows):

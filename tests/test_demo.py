@@ -15,11 +15,15 @@ import pytest
 import torch
 import yaml
 
-from hflm import answer, demo, demo_tabs, space, tasks
-from hflm import model as models
-from hflm import recipe as recipes
-from hflm.errors import UserError
-from hflm.writing import stream
+from hflm import tasks
+from hflm.core.errors import UserError
+from hflm.demo import session as demo
+from hflm.demo import tabs as demo_tabs
+from hflm.inference import local as answer
+from hflm.inference.token_stream import stream
+from hflm.models import load as models
+from hflm.publishing import space
+from hflm.recipe import schema as recipes
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -194,7 +198,7 @@ def test_the_stream_ends_in_the_benchmarks_answer(loaded, prompt):
 def test_a_character_is_shown_when_it_is_whole(loaded, monkeypatch):
     model, tokenizer = loaded
     wanted = iter(tokenizer.encode("a\U0001f642b", add_special_tokens=False))
-    monkeypatch.setattr("hflm.writing._likeliest", lambda ids, logits: next(wanted))
+    monkeypatch.setattr("hflm.inference.token_stream._likeliest", lambda ids, logits: next(wanted))
     assert list(stream(model, tokenizer, "The", 6)) == ["a", "a", "a", "a", "a\U0001f642", "a\U0001f642b"]
 
 
@@ -247,7 +251,7 @@ def test_attention_leaves_the_model_as_it_was_and_says_what_is_too_long(shown):
 
 def test_the_files_of_a_space(run):
     found = space.files(run, "you/tiny")
-    assert {"app.py", "README.md", "requirements.txt", "examples.json", "LICENSE", "hflm/demo_page.py"} <= found.keys()
+    assert {"app.py", "README.md", "requirements.txt", "examples.json", "LICENSE", "hflm/demo/app.py"} <= found.keys()
     front = yaml.safe_load(found["README.md"].decode().split("---\n")[1])
     assert (front["sdk"], front["app_file"], front["models"]) == ("gradio", "app.py", ["you/tiny"])
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in found["requirements.txt"].decode().split())
@@ -491,7 +495,7 @@ def test_a_request_from_elsewhere_than_the_page(server, given, message):
 
 def test_an_address_that_cannot_be_listened_at_is_told_before_the_model_is_loaded():
     pytest.importorskip("gradio")
-    from hflm import demo_page
+    from hflm.demo import app as demo_page
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -509,14 +513,14 @@ def test_an_address_that_cannot_be_listened_at_is_told_before_the_model_is_loade
 )
 def test_which_hosts_are_this_machine(host, alone):
     pytest.importorskip("gradio")
-    from hflm import demo_page
+    from hflm.demo import app as demo_page
 
     assert demo_page._loopback(host) == alone
 
 
 def test_a_page_for_others_is_warned_about(tmp_path, capsys):
     pytest.importorskip("gradio")
-    from hflm import demo_page
+    from hflm.demo import app as demo_page
 
     with pytest.raises(UserError, match="holds no finished model"):
         demo_page.serve(str(tmp_path), host="0.0.0.0")

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from hflm import recipe as recipes
-from hflm import results, run
-from hflm.endpoint import Endpoint, chosen, find
-from hflm.errors import EndpointError, MissingExtra, UserError
-from hflm.records import read_lines
+from hflm.core.errors import EndpointError, MissingExtra, UserError
+from hflm.core.run_files import read_lines
+from hflm.evaluation import results
+from hflm.inference.endpoint import Endpoint, chosen, find
+from hflm.pipeline import run
+from hflm.recipe import schema as recipes
 
 SECRET = "sk-" + "q7" * 12
 

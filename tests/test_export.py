@@ -10,11 +10,11 @@ import torch
 from huggingface_hub import constants
 from tokenizers import pre_tokenizers
 
-from hflm import export
-from hflm import model as models
-from hflm import tokenizer as tokenizers
-from hflm.errors import MissingExtra, ModelError, UserError
-from hflm.tokenizer import encode
+from hflm.core.errors import MissingExtra, ModelError, UserError
+from hflm.models import load as models
+from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing.tokenizer import encode
+from hflm.publishing import export
 
 TEXT = "The dog saw the key in 123 barns:\n  it's \t 🙂 schön <|endoftext|>"
 

@@ -11,8 +11,8 @@ from download_hub import SHA, Hub
 from sources import COMPRESS, content
 
 import hflm
-from hflm import model as models
-from hflm import recipe as recipes
+from hflm.models import load as models
+from hflm.recipe import schema as recipes
 
 ROOT = Path(hflm.__file__).parent.parent
 
@@ -134,8 +134,8 @@ def test_what_is_missing_is_told_together(tmp_path, hub):
 
 
 def test_a_local_lock(tmp_path):
-    from hflm import environment
-    from hflm.errors import UserError
+    from hflm.core.errors import UserError
+    from hflm.pipeline import provenance as environment
 
     (tmp_path / "a.jsonl").write_bytes(content("jsonl"))
     (tmp_path / "b.jsonl").write_bytes(content("jsonl"))

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from hflm import generate
-from hflm import model as models
-from hflm.errors import ModelError, UserError
+from hflm.core.errors import ModelError, UserError
+from hflm.inference import generate
+from hflm.models import load as models
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_five_sequences_without_repeated_two_grams(folder):
 
 
 def test_no_two_gram_of_tokens_stands_twice(folder, tokenizer, tiny):
-    from hflm.tokenizer import encode
+    from hflm.preprocessing.tokenizer import encode
 
     (text,) = generate.texts(str(folder), "The dog", {"max_length": 60, "no_repeat_ngram_size": 2, "seed": 0})
     (free,) = generate.texts(str(folder), "The dog", {"max_length": 60, "seed": 0})

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hflm import recipe
+from hflm.recipe import schema as recipe
 
-LAUNCH = Path(recipe.__file__).parent.parent / "recipes" / "launch"
+LAUNCH = Path(recipe.__file__).parents[2] / "recipes" / "launch"
 RECIPE = """
 name: launched
 processes: 2
@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import GPT2Config, GPT2LMHeadModel
-from hflm import model as models
+from hflm.models import load as models
 
 dist.init_process_group("gloo")
 torch.manual_seed(0)

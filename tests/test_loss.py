@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hflm import loss as losses
-from hflm import model as models
+from hflm.models import load as models
+from hflm.models import loss as losses
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hflm import metrics
-from hflm.errors import DataError, ModelError
+from hflm.core.errors import DataError, ModelError
+from hflm.evaluation import metrics
 
 ENGLISH = ["the cat sat on the mat .", "a dog runs", "there is nothing here", "", "hello world again my friend"]
 ENGLISH_REFERENCES = [
@@ -83,7 +83,7 @@ def test_tokenized_predictions_bring_no_advice(caplog, capsys):
 def test_rouge_is_rouge_scores_own(language, unicode):
     from rouge_score.rouge_scorer import RougeScorer
 
-    from hflm.metrics.summarization import TYPES, UnicodeTokenizer
+    from hflm.evaluation.metrics.summarization import TYPES, UnicodeTokenizer
 
     predictions, references = TEXTS[language]
     scorer = RougeScorer(TYPES, use_stemmer=True, tokenizer=UnicodeTokenizer() if unicode else None)
@@ -202,7 +202,7 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
         text = "".join(character for character in text.lower() if character not in set(string.punctuation))
         return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
-    from hflm.metrics.qa import normalise
+    from hflm.evaluation.metrics.qa import normalise
 
     draw = random.Random(0)
     letters = "aA tThe.n-'\"é“”–—ß\tи0 $%_"
@@ -229,7 +229,7 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
     ],
 )
 def test_bleu_tokenizer_follows_the_script(texts, tokenizer):
-    from hflm.metrics.cjk import bleu_tokenizer
+    from hflm.evaluation.metrics.cjk import bleu_tokenizer
 
     assert bleu_tokenizer(texts) == tokenizer
 
@@ -278,7 +278,7 @@ def nats(*shares):
     ],
 )
 def test_calibration(shares, right, bins, error, seen):
-    from hflm.metrics.calibration import calibration
+    from hflm.evaluation.metrics.calibration import calibration
 
     # 0.6 is an edge of five bins: hold it inside, whatever the rounding.
     found = calibration([[value * (1 - 1e-9) for value in nats(*each)] for each in shares], right, bins)
@@ -294,7 +294,7 @@ def test_calibration(shares, right, bins, error, seen):
     [([], DataError, "no answers"), ([[0, math.nan]], ModelError, "not finite"), ([[-math.inf, 0]], ModelError, "not")],
 )
 def test_calibration_without_likelihoods(likelihoods, error, message):
-    from hflm.metrics.calibration import calibration
+    from hflm.evaluation.metrics.calibration import calibration
 
     with pytest.raises(error, match=message):
         calibration(likelihoods, [True] * len(likelihoods))
@@ -303,11 +303,11 @@ def test_calibration_without_likelihoods(likelihoods, error, message):
 def test_compute_and_combine_work_without_a_network_or_a_cache_folder(tmp_path):
     script = f"""
 import json, evaluate
-from hflm.metrics.classification import Accuracy, MacroF1, Mcc
-from hflm.metrics.likelihood import LanguageModeling
-from hflm.metrics.qa import Squad
-from hflm.metrics.summarization import Rouge
-from hflm.metrics.translation import Bleu, ChrF, Ter
+from hflm.evaluation.metrics.classification import Accuracy, MacroF1, Mcc
+from hflm.evaluation.metrics.likelihood import LanguageModeling
+from hflm.evaluation.metrics.qa import Squad
+from hflm.evaluation.metrics.summarization import Rouge
+from hflm.evaluation.metrics.translation import Bleu, ChrF, Ter
 predictions, references = {ENGLISH!r}, {list(map(list, ENGLISH_REFERENCES))!r}
 found = evaluate.combine([Bleu(), ChrF(), Ter(), Rouge(), Squad()])
 found = found.compute(predictions=predictions, references=references)
@@ -410,12 +410,15 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
 
 @pytest.mark.parametrize("module", ["cjk", "qa"])
 def test_the_documentation_is_right(module):
-    found = doctest.testmod(importlib.import_module(f"hflm.metrics.{module}"))
+    found = doctest.testmod(importlib.import_module(f"hflm.evaluation.metrics.{module}"))
     assert found.attempted and not found.failed
 
 
 def test_importing_the_package_is_light():
-    script = "import sys, hflm.metrics, hflm.tasks; print(sorted({'torch', 'evaluate', 'datasets'} & set(sys.modules)))"
+    script = (
+        "import sys, hflm.evaluation.metrics, hflm.tasks\n"
+        "print(sorted({'torch', 'evaluate', 'datasets'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
         == "[]"

@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import loss as losses
-from hflm import model as models
-from hflm import pack, presets, shape
-from hflm.errors import MissingExtra, ModelError
+from hflm.core.errors import MissingExtra, ModelError
+from hflm.models import architecture as shape
+from hflm.models import load as models
+from hflm.models import loss as losses
+from hflm.preprocessing import packing as pack
+from hflm.recipe import presets
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
     import copy
     from functools import partial
 
-    from hflm import train
+    from hflm.training import trainer as train
 
     rows = pack.pack_examples(
         [(text[:8], text[9 : 12 + 2 * n]) for n, text in enumerate(TEXTS[:8])], tokenizer, 40

@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import encoding, pack
-from hflm import model as models
-from hflm import tokenizer as tokenizers
-from hflm.errors import UserError
-from hflm.tokenizer import encode
+from hflm.core.errors import UserError
+from hflm.models import load as models
+from hflm.preprocessing import packing as pack
+from hflm.preprocessing import token_cache as encoding
+from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing.tokenizer import encode
 
 IGNORED = -100
 

@@ -10,9 +10,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hflm import cost, hardware, loss, plan, plan_show, plan_source, recipe, shape
-from hflm import model as models
-from hflm.errors import UserError
+from hflm.core import hardware
+from hflm.core.errors import UserError
+from hflm.models import architecture as shape
+from hflm.models import load as models
+from hflm.models import loss
+from hflm.planning import cost, plan
+from hflm.planning import inputs as plan_source
+from hflm.planning import view as plan_show
+from hflm.recipe import schema as recipe
 
 ZERO = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 GPT2 = {"model_type": "gpt2", "n_layer": 3, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 500}
@@ -184,7 +190,7 @@ def test_optimizer_states(optim, per_parameter):
 
 
 def test_muon_keeps_one_state_for_matrices_and_two_for_the_rest():
-    from hflm.muon import Muon
+    from hflm.training.muon import Muon
 
     model, inputs = step({**GPT2, **ZERO}, cost.Load(1, 16))
     optimizer = Muon(model, 1e-3, (0.9, 0.95), 1e-8, 0.1)
@@ -211,7 +217,7 @@ def test_sharding_divides_all_but_activations():
 def command(*arguments, cwd):
     code = "import sys; sys.argv[0] = 'hflm'\nfrom hflm import cli\ntry:\n    cli.main()\nfinally:\n"
     code += "    print(*sorted({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code, "plan", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 

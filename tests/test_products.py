@@ -7,15 +7,18 @@ import sys
 
 import pytest
 
-from hflm import hardware, pack, products, train
-from hflm import model as models
+from hflm.core import hardware
+from hflm.models import load as models
+from hflm.models import onednn as products
+from hflm.preprocessing import packing as pack
+from hflm.training import trainer as train
 
 START = """
 import warnings
 warnings.simplefilter("error")
 import torch
 from torch.profiler import ProfilerActivity, profile
-from hflm import products
+from hflm.models import onednn as products
 products.register()
 
 def calls(product):

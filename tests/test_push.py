@@ -13,9 +13,9 @@ import pytest
 import yaml
 from hub import QUICK, File, Hub
 
-from hflm import push
-from hflm import recipe as recipes
-from hflm.errors import UserError
+from hflm.core.errors import UserError
+from hflm.publishing import push
+from hflm.recipe import schema as recipes
 
 TOKEN = Hub.token
 RECIPE = """
@@ -282,7 +282,7 @@ def test_a_space_beside_the_model(run, hub):
     assert (code, said) == (0, f"{hub.url}/spaces/you/tiny"), told
     model, space = hub.repositories["you/tiny"], hub.repositories["spaces/you/tiny"]
     assert space.private and "model.safetensors" in model.files()
-    assert {"app.py", "README.md", "requirements.txt", "hflm/demo.py"} <= space.files().keys()
+    assert {"app.py", "README.md", "requirements.txt", "hflm/demo/session.py"} <= space.files().keys()
     commits = len(space.commits)
     assert pushed(run, hub, "--space")[0] == 0
     assert len(space.commits) == commits, "an unchanged Space makes no commit"
@@ -371,7 +371,7 @@ def test_uploads_show_progress_on_a_terminal(run, xet):
 def test_transformers_loads_what_was_pushed(run, tiny, tokenizer):
     import torch
 
-    from hflm import model as models
+    from hflm.models import load as models
 
     models.save(run / "model", tiny, tokenizer)
     with Hub(xet=True) as hub:

@@ -8,10 +8,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hflm import names, recipe, recipe_section
-from hflm.errors import RecipeError
-from hflm.presets import PRESETS
-from hflm.recipe_yaml import parse
+from hflm.core.errors import RecipeError
+from hflm.recipe import library_options as names
+from hflm.recipe import schema as recipe
+from hflm.recipe import section as recipe_section
+from hflm.recipe.presets import PRESETS
+from hflm.recipe.yaml_tree import parse
 
 GOOD = """\
 # hflm run good.yaml
@@ -622,7 +624,7 @@ def test_shipped_recipes_are_right(name):
 
 @pytest.mark.parametrize("home", ["recipes", "hflm/_recipes"], ids=["repository", "wheel"])
 def test_shipped_recipes_by_name(tmp_path, monkeypatch, home):
-    monkeypatch.setattr(recipe.recipe_yaml, "__file__", str(tmp_path / "hflm" / "recipe_yaml.py"))
+    monkeypatch.setattr(recipe.recipe_yaml, "__file__", str(tmp_path / "hflm" / "recipe" / "yaml_tree.py"))
     for name in ("base", "qa/squad", "qa/small", "sentiment/small"):
         (tmp_path / home / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / home / f"{name}.yaml").write_text(GOOD.replace("name: good", f"name: {name.replace('/', '-')}"))
@@ -689,7 +691,7 @@ def test_mismatch(union, value, text):
 
 
 def test_names_are_those_of_the_installed_libraries():
-    """Fails after an update of transformers, peft or datasets: run `python tests/names.py > hflm/names.json`."""
+    """Fails after an update of transformers, peft or datasets: run `python tests/names.py > hflm/recipe/names.json`."""
     generator = Path(__file__).with_name("names.py")
     made = subprocess.run([sys.executable, str(generator)], capture_output=True, text=True, check=True, env=os.environ)
     assert json.loads(made.stdout) == names.NAMES
@@ -706,7 +708,7 @@ def test_refusals_name_real_options():
 def test_loading_imports_no_heavy_library(tmp_path):
     (tmp_path / "r.yaml").write_text(GOOD)
     code = (
-        "import sys; from hflm import recipe; recipe.dump(recipe.load(sys.argv[1])); recipe.json_schema();"
+        "import sys; from hflm.recipe import schema; schema.dump(schema.load(sys.argv[1])); schema.json_schema();"
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft', 'numpy') if name in sys.modules])"
     )
     made = subprocess.run(

@@ -7,9 +7,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from hflm import results
-from hflm.errors import UserError
-from hflm.results import Bin, Calibration, Contamination, Results, Score, Slice, TaskResult
+from hflm.core.errors import UserError
+from hflm.evaluation import results
+from hflm.evaluation.results import Bin, Calibration, Contamination, Results, Score, Slice, TaskResult
 
 SENTIMENT = TaskResult(
     kind="sentiment",
@@ -114,7 +114,7 @@ def test_a_missing_file_says_what_writes_it(tmp_path):
 def test_a_failed_write_keeps_what_was_there_and_leaves_nothing_beside(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     results.write_text(path, "old")
-    monkeypatch.setattr("hflm.results.os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("hflm.evaluation.results.os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         results.write_text(path, "new")
     assert path.read_text() == "old"
@@ -166,5 +166,8 @@ def test_the_terminal_tells_what_is_contaminated_below_the_table():
 
 
 def test_reading_results_is_light():
-    heavy = "import hflm.results, sys; print([m for m in ('torch', 'numpy', 'rich', 'yaml') if m in sys.modules])"
+    heavy = (
+        "import hflm.evaluation.results, sys\n"
+        "print([m for m in ('torch', 'numpy', 'rich', 'yaml') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", heavy], text=True).strip() == "[]"

@@ -12,9 +12,12 @@ import sys
 import pytest
 import yaml
 
-from hflm import cli, records, results, run
-from hflm import recipe as recipes
-from hflm.errors import UserError
+from hflm import cli
+from hflm.core import run_files as records
+from hflm.core.errors import UserError
+from hflm.evaluation import results
+from hflm.pipeline import run
+from hflm.recipe import schema as recipes
 
 TINY = """
 name: tiny

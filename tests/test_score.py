@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hflm import answer, plots, score, score_page
-from hflm import model as models
-from hflm import tokenizer as tokenizers
-from hflm.errors import ModelError, UserError
+from hflm.core.errors import ModelError, UserError
+from hflm.evaluation import plots
+from hflm.inference import local as answer
+from hflm.inference import score
+from hflm.inference import score_view as score_page
+from hflm.models import load as models
+from hflm.preprocessing import tokenizer as tokenizers
 
 LONG = " ".join(f"The dog saw the key {number} times." for number in range(40))
 

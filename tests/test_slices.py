@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hflm import metrics
-from hflm.slices import slices
+from hflm.evaluation import metrics
+from hflm.evaluation.slices import slices
 from hflm.tasks import Example
 
 LABELS = ("negative", "positive")
@@ -99,6 +99,6 @@ def test_a_part_is_scored_with_the_tokenizer_of_the_whole():
 
 
 def test_the_documentation_is_right():
-    for module in ("hflm.metrics.calibration", "hflm.results"):
+    for module in ("hflm.evaluation.metrics.calibration", "hflm.evaluation.results"):
         found = doctest.testmod(importlib.import_module(module))
         assert found.attempted and not found.failed

@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
-from hflm import recipe as recipes
-from hflm import results, stages
-from hflm.errors import UserError
+from hflm.core.errors import UserError
+from hflm.evaluation import results
+from hflm.pipeline import stage_state as stages
+from hflm.recipe import schema as recipes
 
 RECIPE = """
 name: small

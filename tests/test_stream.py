@@ -14,12 +14,17 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm import checkpoints, corpus, encoding, pack, run, stream
-from hflm import model as models
-from hflm import recipe as recipes
-from hflm import train as training
-from hflm.errors import DataError, UserError
-from hflm.recipe_tasks import Data
+from hflm.core.errors import DataError, UserError
+from hflm.data import corpus
+from hflm.models import load as models
+from hflm.pipeline import run
+from hflm.preprocessing import packing as pack
+from hflm.preprocessing import streaming as stream
+from hflm.preprocessing import token_cache as encoding
+from hflm.recipe import schema as recipes
+from hflm.recipe.tasks import Data
+from hflm.training import checkpoints
+from hflm.training import trainer as training
 
 FINITE = 240  # documents of a pass
 

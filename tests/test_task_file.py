@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hflm import recipe, task_file
-from hflm.errors import RecipeError
+from hflm.core.errors import RecipeError
+from hflm.recipe import lm_eval_import as task_file
+from hflm.recipe import schema as recipe
 
 CHOICE = """\
 task: sst2_plain
@@ -260,7 +261,8 @@ tasks:
 benchmark: {{tasks: [sst2_plain]}}
 """
     )
-    from hflm import material, tasks
+    from hflm import tasks
+    from hflm.pipeline import inputs as material
 
     found = []
     for loaded in (recipe.load_tasks([path], "org/model"), recipe.load(str(by_hand))):
@@ -275,7 +277,7 @@ benchmark: {{tasks: [sst2_plain]}}
 
 
 def bench(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(recipe.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, "-m", "hflm", "bench", *arguments],
         cwd=folder, capture_output=True, text=True, env=environment,
@@ -283,7 +285,7 @@ def bench(folder, *arguments):
 
 
 def test_bench_takes_task_files(tmp_path, tiny, tokenizer):
-    from hflm import model as models
+    from hflm.models import load as models
 
     models.save(tmp_path / "model", tiny, tokenizer)
     (tmp_path / "rows.jsonl").write_text('{"sentence": "good", "label": 1}\n{"sentence": "bad", "label": 0}\n')

@@ -3,8 +3,9 @@ import importlib
 
 import pytest
 
-from hflm import recipe_tasks, tasks
-from hflm.errors import DataError
+from hflm import tasks
+from hflm.core.errors import DataError
+from hflm.recipe import tasks as recipe_tasks
 from hflm.tasks.cells import BadValue, label
 from hflm.tasks.sentences import lead, sentences
 

@@ -5,8 +5,8 @@ import random
 import pytest
 from conftest import TEXTS
 
-from hflm import tokenizer as tokenizers
-from hflm.errors import DataError, ModelError
+from hflm.core.errors import DataError, ModelError
+from hflm.preprocessing import tokenizer as tokenizers
 
 ALGORITHMS = ("bpe", "unigram", "wordpiece")
 

@@ -1,4 +1,5 @@
 import doctest
+import hashlib
 import json
 import os
 import re
@@ -8,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from hflm import toy
-from hflm.errors import DataError
+from hflm.core.errors import DataError
+from hflm.data import toy
 
 TASKS = toy.NAMES[1:]
 INPUT = {"translation": "english", "summarization": "document", "sentiment": "text", "qa": "context", "stories": "text"}
@@ -81,11 +82,18 @@ def test_a_bigger_size_begins_with_the_rows_of_a_smaller_one_and_a_seed_matters(
     assert toy.rows(name, "train", 0) == []
 
 
+def test_the_version_changes_with_the_rows():
+    """Fails when the rows change: set toy.VERSION to another value, and here both the version and the checksum."""
+    rows = json.dumps([toy.rows(name, split) for name in toy.NAMES for split in toy.SPLITS])
+    found = (toy.VERSION[:8], hashlib.sha256(rows.encode()).hexdigest()[:16])
+    assert found == ("09407995", "60bc0124e2ba94bf")
+
+
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_rows_do_not_depend_on_the_process_and_nothing_heavy_is_imported(hash_seed):
     code = """
 import json, sys
-from hflm import toy
+from hflm.data import toy
 print(json.dumps([toy.rows(name, "test", 20) for name in toy.NAMES]))
 heavy = {"torch", "transformers", "datasets", "numpy", "sklearn"} & set(sys.modules)
 assert not heavy, heavy

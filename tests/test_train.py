@@ -16,10 +16,15 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
-from hflm import checkpoints, guards, pack, progress, trackers, train
-from hflm import model as models
-from hflm.errors import Stopped, TrainingError, UserError
-from hflm.muon import Muon
+from hflm.core.errors import Stopped, TrainingError, UserError
+from hflm.models import load as models
+from hflm.preprocessing import packing as pack
+from hflm.recipe import trackers
+from hflm.training import checkpoints
+from hflm.training import divergence as guards
+from hflm.training import metrics_log as progress
+from hflm.training import trainer as train
+from hflm.training.muon import Muon
 
 ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2}
 
@@ -397,7 +402,7 @@ def test_every_tracker_of_transformers_is_known():
 @pytest.mark.parametrize("spare", [True, False])
 def test_freed_memory_goes_back_to_the_system_only_when_it_is_spared(spare):
     rounds = (
-        "import resource, numpy\nfrom hflm import hardware\n"
+        "import resource, numpy\nfrom hflm.core import hardware\n"
         f"hardware.tune_malloc(spare={spare})\n"
         "for _ in range(9):\n"
         "    blocks = [numpy.ones(3_000_000, 'u1') for _ in range(20)]\n"

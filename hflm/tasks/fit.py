@@ -1,8 +1,8 @@
 """Make prompts fit into a model's context, counting what was cut."""
 
 from hflm import tasks
-from hflm.errors import DataError
-from hflm.tokenizer import encode
+from hflm.core.errors import DataError
+from hflm.preprocessing.tokenizer import encode
 
 
 def fit(task, examples, tokenizer, rooms, where):

@@ -11,8 +11,8 @@ import random
 
 import numpy as np
 
-from hflm import metrics
-from hflm.metrics import paired
+from hflm.evaluation import metrics
+from hflm.evaluation.metrics import paired
 
 TRIALS, RESAMPLES, VARIANTS = 1_000, 1_000, 20
 WORDS = [f"w{number}" for number in range(200)]

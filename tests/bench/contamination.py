@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from hflm import contamination
+from hflm.evaluation import contamination
 
 DATA = Path(os.environ["DATA"])
 

@@ -11,7 +11,7 @@ import random
 
 import numpy as np
 
-from hflm import metrics
+from hflm.evaluation import metrics
 
 POOL, N, TRIALS, RESAMPLES = 20_000, 500, 1_000, 1_000
 WORDS = [f"w{number}" for number in range(200)]

@@ -129,7 +129,7 @@ def compared(theirs, ours):
 
 
 def side_by_side(names, theirs, ours, references):
-    from hflm import metrics
+    from hflm.evaluation import metrics
 
     scores = [metrics.score(names, texts, references, resamples=1) for texts in (theirs, ours)]
     return {name: {"lm_eval": scores[0][name].value, "hflm": scores[1][name].value} for name in names}

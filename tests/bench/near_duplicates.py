@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 
-from hflm import duplicates, shingles
+from hflm.data.cleaning import near_duplicates as duplicates
+from hflm.data.cleaning import shingles
 
 VOCABULARY, SIMILARITY, CHANGED = 50_000, 0.4, 0.1
 

@@ -17,8 +17,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 import datasets
 
-from hflm import pack, toy
-from hflm import tokenizer as tokenizers
+from hflm.data import toy
+from hflm.preprocessing import packing as pack
+from hflm.preprocessing import tokenizer as tokenizers
 
 
 def main():

@@ -13,8 +13,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
 
-from hflm import corpus, encoding, pack, stream, toy
-from hflm import tokenizer as tokenizers
+from hflm.data import corpus, toy
+from hflm.preprocessing import packing as pack
+from hflm.preprocessing import streaming as stream
+from hflm.preprocessing import token_cache as encoding
+from hflm.preprocessing import tokenizer as tokenizers
 
 BLOCKS = (256, 512, 1024)
 

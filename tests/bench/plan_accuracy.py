@@ -2,10 +2,10 @@
 
     python tests/bench/plan_accuracy.py [NAME...]
 
-Each configuration trains for three steps in a process of its own, through hflm.train, on rows of two documents.
-Memory is the peak of that process's resident memory above what it holds after a first, minute model has been trained
-the same way (libraries, kernels' buffers). glibc gives freed blocks of 128 kB and more back at once
-(hflm.hardware.tune_malloc), so that resident memory is what torch holds and not what waits to be used again;
+Each configuration trains for three steps in a process of its own, through hflm.training.trainer, on rows of two
+documents. Memory is the peak of that process's resident memory above what it holds after a first, minute model has been
+trained the same way (libraries, kernels' buffers). glibc gives freed blocks of 128 kB and more back at once
+(hflm.core.hardware.tune_malloc), so that resident memory is what torch holds and not what waits to be used again;
 `memory_as_run` is the same figure as `hflm run` has it. FLOPs are FlopCounterMode's of one step.
 """
 
@@ -52,7 +52,7 @@ def recipe_of(name):
     """(Recipe, its training stage) of a configuration."""
     import yaml
 
-    from hflm import recipe
+    from hflm.recipe import schema as recipe
 
     stage, vocabulary, model, keys, args = CONFIGURATIONS[name]
     tree = yaml.safe_load(RECIPE)
@@ -81,9 +81,9 @@ def train(config, vocabulary, section, adapter, length, steps):
     """Train a fresh model for some steps; returns it."""
     import numpy as np
 
-    from hflm import model as models
-    from hflm import pack
-    from hflm import train as trains
+    from hflm.models import load as models
+    from hflm.preprocessing import packing as pack
+    from hflm.training import trainer as trains
 
     model = models.mend_loss(models.build(config, Vocabulary(vocabulary)))
     if adapter is not None:
@@ -116,7 +116,7 @@ def measure(name, spare):
     import gc
     from unittest import mock
 
-    from hflm import hardware
+    from hflm.core import hardware
 
     if spare:
         tune = hardware.tune_malloc
@@ -146,14 +146,17 @@ def measure(name, spare):
     batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
     flops = (counts[1] - counts[0]) / batch / length
     if adapter is None and not section.args.get("bf16"):
-        # torch does not count addmm_, by which hflm.loss sums the output layer's gradient.
+        # torch does not count addmm_, by which hflm.models.loss sums the output layer's gradient.
         flops += 2 * config["n_embd"] * vocabulary * (length - 2) / length
     return {"parameters": [counted, learnt], "memory": most, "flops": flops}
 
 
 def predict(name):
     """The same from hflm's arithmetic."""
-    from hflm import cost, hardware, plan, plan_source, shape
+    from hflm.core import hardware
+    from hflm.models import architecture as shape
+    from hflm.planning import cost, plan
+    from hflm.planning import inputs as plan_source
 
     recipe, stage = recipe_of(name)
     size = plan_source.model(recipe, [])

@@ -37,8 +37,10 @@ def generate(folder, size):
 
 def read(folder):
     """{tokens, peak_above_start_mb} of one pass over the folder in this process."""
-    from hflm import corpus, stream, tokenizer
-    from hflm.recipe_tasks import Data
+    from hflm.data import corpus
+    from hflm.preprocessing import streaming as stream
+    from hflm.preprocessing import tokenizer
+    from hflm.recipe.tasks import Data
 
     sources = corpus.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
     texts = corpus.stream(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)

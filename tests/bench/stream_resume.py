@@ -25,10 +25,14 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CP
 
 from transformers.utils import logging
 
-from hflm import corpus, encoding, pack, stream, toy, train
-from hflm import model as models
-from hflm import tokenizer as tokenizers
-from hflm.recipe_tasks import Data
+from hflm.data import corpus, toy
+from hflm.models import load as models
+from hflm.preprocessing import packing as pack
+from hflm.preprocessing import streaming as stream
+from hflm.preprocessing import token_cache as encoding
+from hflm.preprocessing import tokenizer as tokenizers
+from hflm.recipe.tasks import Data
+from hflm.training import trainer as train
 
 
 def main():

@@ -41,8 +41,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 before = peak()
-from hflm.recipe import load
-from hflm.run import run
+from hflm.recipe.schema import load
+from hflm.pipeline.run import run
 run(load("recipe.yaml"), "run")
 print("PEAK", json.dumps([before, peak()]))
 """

@@ -3,7 +3,7 @@
 GPT-2 6 layers x 384, rows of 256 tokens, 8 a step, V = 4,096, fp32 on a CPU and bf16 on a GPU; train_loop.py is the
 loop. The two run in turn, so that a machine whose speed changes treats them alike. Prints one JSON line: the median
 ratio of the pairs, both speeds, and the FLOP/s that hflm reached as a part of the machine's rate of matrix products: as
-it computes them, and as torch does by itself, which on AMD's CPUs is less (hflm.products).
+it computes them, and as torch does by itself, which on AMD's CPUs is less (hflm.models.onednn).
 """
 
 import argparse
@@ -14,7 +14,11 @@ from pathlib import Path
 
 import training_setup as setup
 
-RATE = "import torch; from hflm import progress; print(progress.peak(torch.device('cpu'), False).flops_per_second)"
+RATE = """
+import torch
+from hflm.training.metrics_log import peak
+print(peak(torch.device("cpu"), False).flops_per_second)
+"""
 
 
 def main():

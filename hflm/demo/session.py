@@ -1,0 +1,150 @@
+"""What the demo of a model shows: the model, what is known about it, and what each tab answers.
+
+tabs.py knows the tasks, app.py draws the page.
+"""
+
+import contextlib
+import html
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from hflm import tasks
+from hflm.core.errors import RecipeError, UserError
+from hflm.core.redaction import shown
+from hflm.data import files as folders
+from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
+from hflm.evaluation import plots
+from hflm.inference import local as answer
+from hflm.inference import score
+from hflm.inference import score_view as score_page
+from hflm.inference.token_stream import stream
+from hflm.models import load as models
+from hflm.preprocessing.tokenizer import encode
+from hflm.recipe import schema as recipes
+
+LONGEST_LINE = 400  # characters of the card that stand at the top
+# (least, most, default, step) of what the Generate tab sets, under GenerationConfig's names
+SETTINGS = {
+    "max_new_tokens": (1, 512, 100, 1),
+    "temperature": (0, 2, 0.8, 0.05),
+    "top_p": (0.05, 1, 0.95, 0.05),
+    "repetition_penalty": (1, 2, 1, 0.05),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A loaded model and what the page says: `title`, `line` of its card ("" without), `facts`, its tabs and examples."""
+
+    model: object
+    tokenizer: object
+    title: str
+    line: str
+    facts: str
+    asked: list[Asked]
+    examples: dict
+
+    def continuation(self, prompt, seed, settings):
+        """Yield the prompt with more and more text after it, greedy at temperature 0; `settings` are of SETTINGS."""
+        check(prompt, "Prompt", empty=True)
+        sampling = dict(settings)
+        count = int(sampling.pop("max_new_tokens"))
+        for text in stream(
+            self.model, self.tokenizer, prompt, count, sampling=sampling if sampling["temperature"] else None, seed=seed
+        ):
+            yield prompt + text
+
+    def written(self, asked, texts):
+        """Yield the answer of a task that writes, longer each time."""
+        max_new_tokens, stop, _ = tasks.defaults(asked.task)
+        for text in stream(self.model, self.tokenizer, asked.prompt(texts), max_new_tokens, stop):
+            yield text.strip()
+
+    def chosen(self, asked, texts):
+        """{label: p} of a task that chooses; the p sum to 1."""
+        import torch
+
+        prompt, words = asked.prompt(texts), tasks.choices(asked.task)
+        [count] = map(len, encode(self.tokenizer, [prompt]))
+        room = models.context_length(self.model) - max(map(len, encode(self.tokenizer, [f" {word}" for word in words])))
+        if count > room:
+            raise UserError(
+                f"the prompt has {count:,} tokens, the model has room for {max(room, 0):,}. Shorten the text"
+            )
+        with torch.inference_mode():
+            [(_, [logs])] = answer.Local(self.model, self.tokenizer).likelihoods([prompt], words)
+        return dict(zip(words, torch.tensor(logs, dtype=torch.float64).softmax(0).tolist(), strict=True))
+
+    def inside(self, text, attention):
+        """Yield HTML: the text's tokens with their probabilities, then the same with a picture of the attention."""
+        check(text, "Text")
+        found = score.score(self.model, self.tokenizer, text)
+        yield score_page.body(found)
+        if attention:
+            try:
+                picture = plots.attention(*score.attention(self.model, self.tokenizer, text))
+            except UserError as error:
+                yield f'{score_page.body(found)}<p class="small">{html.escape(str(error))}.</p>'
+            else:
+                yield score_page.body(found, picture)
+
+
+def load(path, revision=None, examples=None) -> Shown:
+    """A model and what its run, folder or Hub repository says about it: recipe.yaml, README.md, benchmark/predictions.
+
+    `examples` stands for what `found_examples` finds in the predictions. Raises ModelError.
+    """
+
+    model, tokenizer = models.load(path, revision)
+    recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
+    rows = predictions(recipe, path)
+    if examples is None:
+        examples = found_examples(recipe, rows)
+    return Shown(
+        model.eval(),
+        tokenizer,
+        title=recipe.name if recipe else shown(str(path)),
+        line=first_line(card.read_text(encoding="utf-8", errors="replace")) if card else "",
+        facts=f"{model.num_parameters():,} parameters \u00b7 a context of {models.context_length(model):,} tokens \u00b7 "
+        f"a vocabulary of {model.config.vocab_size:,}",
+        asked=tabs(recipe, rows, examples),
+        examples=examples,
+    )
+
+
+def first_line(card):
+    r"""What a model card says first, without its metadata and markup.
+
+    >>> first_line("---\ntags: []\n---\n\n# quickstart\n\nA model of \\[toy\\] words.\n")
+    'A model of [toy] words.'
+    """
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    lines = (line.strip() for line in text.split("\n"))
+    line = next((line for line in lines if re.match(r"[^\W_]", line)), "")
+    line = re.sub(r"\\([\\`*\[\]|~<>&])", r"\1", line)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}\u2026"
+
+
+def _recipe(path, revision):
+    """The recipe that made the model, or None."""
+    file = _file(path, "recipe.yaml", revision)
+    if file is None:
+        return None
+    try:
+        return recipes.load(str(file))
+    except RecipeError as error:
+        warnings.warn(f"the model's recipe is ignored: {error.problems[0]}", stacklevel=2)
+
+
+def _file(path, name, revision):
+    """The Path of a file that a run, a model folder or a Hub repository holds beside its model, or None."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    place = folders.place(path)
+    if place.exists():
+        return place / name if (place / name).is_file() else None
+    with contextlib.suppress(EntryNotFoundError):  # offline, a file that is not in the cache is not found either
+        return Path(hf_hub_download(str(path), name, revision=revision))

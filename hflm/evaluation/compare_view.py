@@ -1,0 +1,197 @@
+"""A comparison as people see it: in the terminal, and as one HTML page that asks for nothing from elsewhere."""
+
+import base64
+
+from hflm.core import html as html_page
+from hflm.core.markdown import cut
+from hflm.evaluation import plots, results
+
+SHOWN_END = 160  # characters of a prompt: its question stands last
+
+STYLE = """\
+.changes { table-layout: fixed; width: 100%; }
+.changes th:nth-child(1) { width: 9rem; }
+.changes th:nth-child(2) { width: 40%; }
+.note { background: #fff6e0; padding: .3rem .7rem; }"""
+
+BODY = """\
+<ul>
+{%- for letter, name in runs.items() %}
+<li><strong>{{ letter }}</strong> {{ name }}{{ " (the reference)" if loop.first }}</li>
+{%- endfor %}
+</ul>
+{%- for note in notes %}
+<p class="note">{{ note }}</p>
+{%- endfor %}
+<p class="small">{{ method }}</p>
+{%- for task in tasks %}
+<h2>{{ task.name }}</h2>
+<p>{{ task.rows }}</p>
+<table>
+<tr>{% for heading in headings %}<th{{ ' class=number' if not loop.first }}>{{ heading }}</th>{% endfor %}</tr>
+{%- for cells in task.table %}
+<tr>{% for cell in cells %}<td{{ ' class=number' if not loop.first }}>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table>
+<img alt="Differences of {{ task.name }} with their 95 % intervals, as in the table" src="data:image/png;base64,{{ task.picture }}">
+{%- for group in task.groups %}
+<h3>{{ group.title }}</h3>
+<table class="changes">
+<tr><th>row</th><th>prompt (its end)</th><th>references</th><th>A</th><th>{{ group.letter }}</th></tr>
+{%- for change in group.changes %}
+<tr><td class="text">{{ change.id }}</td><td class="text">{{ change.prompt }}</td>
+<td class="text">{{ change.references }}</td>
+{%- for score, prediction in change.answers %}
+<td class="text"><strong>{{ score }}</strong>
+{{ prediction }}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</table>
+{%- endfor %}
+{%- endfor %}
+"""
+
+
+def page(comparison):
+    """The comparison as an HTML page, one text: no script, no request, and all data escaped."""
+    tasks = [
+        {
+            "name": name,
+            "rows": _counts(task),
+            "table": list(_lines(task)),
+            "picture": base64.b64encode(plots.differences(_drawn(task))).decode(),
+            "groups": [
+                {"title": f"{title} ({task.main})", "letter": letter, "changes": [_seen(task, c) for c in changes]}
+                for title, letter, changes in _groups(task)
+            ],
+        }
+        for name, task in comparison.tasks.items()
+    ]
+    body = html_page.render(
+        BODY,
+        runs=comparison.runs,
+        notes=comparison.notes,
+        method=method(comparison),
+        headings=_headings(comparison),
+        tasks=tasks,
+    )
+    return html_page.page(f"{' and '.join(comparison.runs.values())} compared", body, STYLE)
+
+
+def show(comparison, console):
+    """Print the comparison to a rich console: the runs, one table, and each task's changed rows."""
+    from rich.box import SIMPLE_HEAD
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    def indented(spaces, text):
+        console.print(Padding(Text(text.rstrip()), (0, 0, 0, spaces), expand=False))
+
+    for letter, name in comparison.runs.items():
+        console.print(Text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(_headings(comparison)):
+        table.add_column(heading, justify="right" if number else "left", no_wrap="interval" in heading, overflow="fold")
+    for name, task in comparison.tasks.items():
+        table.add_row(Text(name, style="bold"))
+        for metric, *cells in _lines(task):
+            table.add_row(Text(f"  {metric}"), *map(Text, cells))
+    console.print(table)
+    console.print(Text(method(comparison)), style="dim")
+    for name, task in comparison.tasks.items():
+        console.print(Text(f"\n{name}: {_counts(task)}"), style="bold")
+        for title, letter, changes in _groups(task):
+            indented(2, f"{title} ({task.main})")
+            for change in changes:
+                seen = _seen(task, change)
+                indented(4, f"row {_line(seen['id'])}  {_line(seen['prompt'])}")
+                if seen["references"]:
+                    indented(6, f"expected     {_line(seen['references'])}")
+                for run, (score, prediction) in zip(("A", letter), seen["answers"], strict=True):
+                    indented(6, f"{run} {score:>9}  {_line(prediction)}")
+
+
+def method(comparison):
+    """One paragraph: what the columns are and how they were computed."""
+    told = (
+        "Difference: the run's value less the reference's. 95 % interval: paired bootstrap of the rows. p: two-sided "
+        f"paired approximate randomisation, {comparison.resamples:,} resamples, seed {comparison.seed}. "
+        "(-): lower is better."
+    )
+    if len(comparison.runs) > 2:
+        others = len(comparison.runs) - 1
+        told += f" p is for each pair alone; p (Holm) is adjusted for the {others} runs compared with the reference."
+    return told
+
+
+def _headings(comparison):
+    if len(comparison.runs) == 2:
+        return ("metric", "A", "B", "B - A", "95 % interval", "p")
+    return ("metric", "runs", "A", "run", "run - A", "95 % interval", "p", "p\n(Holm)")
+
+
+def _lines(task):
+    """The cells of a task's table, as text: a row for each metric of each pair."""
+    for metric in task.pairs[0].metrics:
+        for pair in task.pairs:
+            found = pair.metrics[metric]
+            yield (
+                f"{metric} (-)" if metric in results.LOWER_IS_BETTER else metric,
+                *([] if found.p_holm is None else [f"{pair.run} - A"]),
+                results.number(metric, found.reference),
+                results.number(metric, found.value),
+                _signed(metric, found.difference),
+                f"{_signed(metric, found.ci95[0])} to {_signed(metric, found.ci95[1])}",
+                _p(found.p),
+                *([] if found.p_holm is None else [_p(found.p_holm)]),
+            )
+
+
+def _signed(metric, value):
+    return f"{'-' if value < 0 else '+'}{results.number(metric, abs(value))}"
+
+
+def _p(p):
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _counts(task):
+    left_out = f", {task.left_out:,} left out" if task.left_out else ""
+    told = [
+        f"{pair.run} is better on {pair.better:,}, worse on {pair.worse:,}, equal on {pair.same:,}"
+        for pair in task.pairs
+    ]
+    return f"{task.n:,} rows{left_out}; by {task.main}, {'; '.join(told)}"
+
+
+def _groups(task):
+    for pair in task.pairs:
+        for title, changes in (("most improved", pair.improved), ("most worsened", pair.worsened)):
+            if changes:
+                yield f"{pair.run}, {title}", pair.run, changes
+
+
+def _drawn(task):
+    return {
+        f"{pair.run} - A": {metric: (found.difference, found.ci95) for metric, found in pair.metrics.items()}
+        for pair in task.pairs
+    }
+
+
+def _seen(task, change):
+    """A changed row's texts, short and with control characters visible."""
+    prompts = [prompt if len(prompt) <= SHOWN_END else f"[...] {prompt[-SHOWN_END:]}" for prompt in change.prompts]
+    return {
+        "id": cut(change.id),
+        "prompt": cut("\n\n".join(dict.fromkeys(prompts))),
+        "references": cut("\n".join(dict.fromkeys(change.references))),
+        "answers": [
+            (results.number(task.main, score), cut(prediction))
+            for score, prediction in zip(change.scores, change.predictions, strict=True)
+        ],
+    }
+
+
+def _line(text):
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""What a recipe takes before it runs: parameters, memory, FLOPs, time."""

@@ -1,0 +1,74 @@
+"""The batch of one optimizer step: rows of a micro-batch x accumulation x processes.
+
+A recipe says how many tokens a step takes over all processes (`batch_tokens`); how they are shared out follows from
+what the run was started on, so that the same recipe trains the same way on 1 and on 64 processes.
+"""
+
+from dataclasses import dataclass
+
+from hflm.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimizer step: `per_device` rows at a time, `accumulation` times, on each of `processes`."""
+
+    per_device: int
+    accumulation: int
+    processes: int
+
+    @property
+    def rows(self):
+        """Rows of one optimizer step over all processes."""
+        return self.per_device * self.accumulation * self.processes
+
+    def halved(self):
+        """The same rows a step with a micro-batch of at most half the size; None when it holds a single row.
+
+        >>> Batch(6, 1, 2).halved()
+        Batch(per_device=3, accumulation=2, processes=2)
+        """
+        if self.per_device == 1:
+            return None
+        return _share(self.per_device * self.accumulation, self.per_device // 2, self.processes)
+
+    def __str__(self):
+        rows, processes = "s" * (self.per_device > 1), "es" * (self.processes > 1)
+        return f"{self.per_device} row{rows} x {self.accumulation} accumulated x {self.processes} process{processes}"
+
+
+def derive(batch_tokens, row_tokens, processes, per_device, stage):
+    """Share `batch_tokens` out over `processes` in rows of `row_tokens`, at most `per_device` rows at a time.
+
+    >>> derive(16384, 256, processes=4, per_device=12, stage="pretrain")
+    Batch(per_device=8, accumulation=2, processes=4)
+
+    Raises UserError for a batch that is not made of whole rows, or whose rows the processes cannot share evenly.
+    """
+    rows, left = divmod(batch_tokens, row_tokens)
+    if left:
+        raise UserError(f"{stage}.batch_tokens: {not_whole_rows(batch_tokens, row_tokens)}")
+    if rows % processes:
+        lower = rows // processes * processes * row_tokens
+        near = f"{lower:,} or {lower + processes * row_tokens:,}" if lower else f"{processes * row_tokens:,}"
+        raise UserError(
+            f"{stage}.batch_tokens: {batch_tokens:,} tokens are {rows} rows of {row_tokens}, which {processes} processes "
+            f"cannot share evenly. Take {near}, or another number of processes"
+        )
+    return _share(rows // processes, per_device, processes)
+
+
+def not_whole_rows(batch_tokens, row_tokens):
+    """Says what is wrong with a batch that is no multiple of the row's length.
+
+    >>> not_whole_rows(1000, 256)
+    '1,000 is no multiple of the row of 256 tokens. Take 768 or 1,024'
+    """
+    lower = batch_tokens // row_tokens * row_tokens
+    near = f"{lower:,} or {lower + row_tokens:,}" if lower else f"{row_tokens:,}"
+    return f"{batch_tokens:,} is no multiple of the row of {row_tokens} tokens. Take {near}"
+
+
+def _share(rows, most, processes):
+    per_device = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+    return Batch(per_device, rows // per_device, processes)

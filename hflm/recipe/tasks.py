@@ -1,0 +1,231 @@
+"""The data and the tasks of a recipe, one class a kind of task."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+
+from hflm.data import toy
+from hflm.recipe import library_options as names
+from hflm.recipe.library_options import NAMES, show
+from hflm.recipe.section import License, Positive, Prompt, Rows, Section, count, matching, passing, unique
+
+GENERATED = ("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore")
+BUILDERS = ("text", "json", "csv", "parquet")
+SPLIT = "a split such as train or train[:2000]"
+_PART = r"\w+(\.\w+)*(\[(-?\d[\d_]*%?)?:(-?\d[\d_]*%?)?\])?(\(\w+\))?"
+_SPLITS = rf"{_PART}( ?\+ ?{_PART})*"
+Split = Annotated[str, matching(_SPLITS, SPLIT)]
+Labels = Annotated[
+    tuple[Annotated[str, matching(r"\S(.*\S)?", "a word without spaces around it")], ...],
+    Strict(False),
+    count(2),
+    AfterValidator(unique),
+]
+Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
+
+
+class Data(Section):
+    """A data set: `path` and load_dataset's own keys; `license` is told in the card."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra=passing(
+            "load_dataset", *BUILDERS, more={"size": {"type": "integer"}, "seed": {"type": "integer"}}
+        ),
+    )
+    path: str
+    """A Hub id, a folder, a file, a builder such as json with `data_files`, or toy."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """The share of this source in a mixture."""
+    license: Annotated[License | None, Field(exclude=True)] = None  # it changes no stage, so its key leaves it out
+    """Its licence, told in the card."""
+    text: str | None = None
+    """The column of this source, in place of the section's."""
+
+    @classmethod
+    def rules(cls, raw):
+        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - set(cls.model_fields)}
+        known = {**NAMES["load_dataset"], "split": "str"}
+        del known["path"]
+        if path == "toy":
+            known = {"name": "|".join(toy.NAMES), "split": "str", "size": "int", "seed": "int", "streaming": "bool"}
+            if isinstance(raw.get("size"), int) and raw["size"] < 1:
+                yield ("size",), f"must be above 0, got {raw['size']}"
+            if "name" not in raw:
+                yield (), f"the toy world has several data sets. Set `name` to one of {', '.join(toy.NAMES)}"
+        else:
+            for builder in [path] if path in BUILDERS else BUILDERS:
+                known |= NAMES[builder]
+            for key in [key for key in ("size", "seed") if key in options]:
+                yield (key,), "only `path: toy` is made to a size and from a seed. Use a split such as train[:2000]"
+                del options[key]
+        for key, text in names.problems(options, "load_dataset", known, beside=tuple(cls.model_fields)):
+            yield (key,), text
+
+        if isinstance(raw.get("split"), str) and not re.fullmatch(_SPLITS, raw["split"]):
+            yield ("split",), f"expected {SPLIT}, got {show(raw['split'])}"
+
+    @property
+    def options(self):
+        """load_dataset's keyword arguments, without the path."""
+        return dict(self.model_extra)
+
+
+def _one_or_more(value):
+    match value:
+        case dict() | Data():
+            return [value]
+        case list() | tuple():
+            return value
+    raise ValueError(f"expected keys and values such as {{path: text}}, or a list of them, got {show(value)}")
+
+
+Mixture = Annotated[
+    tuple[Data, ...],
+    Strict(False),
+    count(1),
+    BeforeValidator(_one_or_more, json_schema_input_type=Data | list[Data]),
+]
+
+
+class Splits(Section):
+    train: Split | None = "train"
+    """Learnt from, and where shots come from."""
+    validation: Split | None = None
+    """Evaluated while it trains."""
+    test: Split | None = "test"
+    """Measured."""
+
+
+class Task(Section):
+    """What all kinds of task say."""
+
+    kind: str
+    """What kind of task it is."""
+    data: Data
+    """Its rows."""
+    splits: Splits = Splits()
+    """Which split is for what."""
+    limit: Positive | None = None
+    """Measure only the first rows."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used ends the run, or is left out and counted."""
+
+    @classmethod
+    def rules(cls, raw):
+        data, splits = raw.get("data"), raw.get("splits")
+        if isinstance(data, dict):
+            if "split" in data:
+                yield ("data", "split"), "a task names its splits beside the data: `splits: {train: ..., test: ...}`"
+            if "weight" in data:
+                yield ("data", "weight"), "only pretrain.data and tokenizer.train.data are mixtures. Remove it"
+            if "text" in data:
+                yield ("data", "text"), "a task names its columns beside the data. Remove it"
+        no_train = isinstance(splits, dict) and "train" in splits and splits["train"] is None
+        if no_train and isinstance(raw.get("shots"), int) and raw["shots"] > 0:
+            yield ("shots",), "the examples come from splits.train, which is null. Name a split there"
+
+
+def _metrics(*allowed):
+    return Annotated[tuple[Literal[allowed], ...], Strict(False), count(1), AfterValidator(unique)]
+
+
+class PromptedTask(Task):
+    prompt: Prompt | None = None
+    """Jinja over the row; the target follows after one space. Each kind has a default."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Solved examples before each prompt, the same for every row."""
+    too_long: Literal["truncate", "refuse"] = "truncate"
+    """A prompt that does not fit has its text cut, or ends the run."""
+
+
+class GeneratingTask(PromptedTask):
+    max_new_tokens: Positive | None = None
+    """The longest answer."""
+    stop: Stop | None = None
+    """The answer ends before the first of these."""
+    metrics: _metrics(*GENERATED) | None = None
+    """Scores; each kind has its own by default."""
+    bertscore_model: str | None = None
+    """The folder of the encoder that bertscore compares with."""
+
+    @classmethod
+    def rules(cls, raw):
+        yield from super().rules(raw)
+        metrics, model = raw.get("metrics"), raw.get("bertscore_model")
+        asked = isinstance(metrics, list | tuple) and "bertscore" in metrics
+        if asked and model is None:
+            yield ("metrics",), "bertscore compares the vectors of an encoder. Set `bertscore_model:` to its folder"
+        if model is not None and not asked:
+            yield ("bertscore_model",), "only the metric bertscore reads it. Add bertscore to `metrics:`, or remove it"
+
+
+class LabellingTask(PromptedTask):
+    label: str = "label"
+    """The column of the label: a number or a word."""
+    labels: Labels
+    """The words, in the order of the column's numbers."""
+    metrics: _metrics("accuracy", "macro_f1", "mcc") | None = None
+    """Scores; all three by default."""
+
+
+class Translation(GeneratingTask):
+    kind: Literal["translation"] = "translation"
+    source: str
+    """The column to translate."""
+    target: str
+    """The column of the translation."""
+    languages: Annotated[tuple[str, ...], Strict(False), count(2, 2)] | None = None
+    """The languages of source and target; the second chooses BLEU's tokenizer."""
+
+
+class Summarization(GeneratingTask):
+    kind: Literal["summarization"] = "summarization"
+    document: str = "document"
+    """The column to summarize."""
+    summary: str = "summary"
+    """The column of the summary, or of several."""
+
+
+class Sentiment(LabellingTask):
+    kind: Literal["sentiment"] = "sentiment"
+    text: str = "text"
+    """The column to judge."""
+
+
+class Qa(GeneratingTask):
+    kind: Literal["qa"] = "qa"
+    context: str = "context"
+    """The column of the passage."""
+    question: str = "question"
+    """The column of the question."""
+    answers: str = "answers"
+    """The column of the right answers; none at all: unanswerable."""
+
+
+class Generation(GeneratingTask):
+    kind: Literal["generation"] = "generation"
+    prompt: Prompt
+    """Jinja over the row; the target follows after one space."""
+    target: str
+    """The column of the expected text, or of several."""
+
+
+class Choice(LabellingTask):
+    kind: Literal["choice"] = "choice"
+    prompt: Prompt
+    """Jinja over the row; the label's word follows after one space."""
+
+
+class LanguageModeling(Task):
+    kind: Literal["language_modeling"] = "language_modeling"
+    text: str = "text"
+    """The column that holds the text."""
+    rows: Rows = "documents"
+    """Rows are documents, or the lines of one running text."""
+    metrics: _metrics("perplexity", "bits_per_byte") | None = None
+    """Scores; both by default."""
+
+
+AnyTask = Translation | Summarization | Sentiment | Qa | Generation | Choice | LanguageModeling

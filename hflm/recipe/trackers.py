@@ -1,0 +1,55 @@
+"""The experiment trackers that `args.report_to` may name, and the packages that they need. metrics.jsonl is always there.
+
+transformers' own callbacks do the work; here only what would otherwise fail after an hour of preparation is said at
+the start. Nothing heavy is imported.
+"""
+
+from importlib.util import find_spec
+
+from hflm.core.errors import UserError
+from hflm.recipe.library_options import suggest
+
+PACKAGES = {  # a tracker's name in transformers -> the modules that it works with, any of which will do
+    "azure_ml": ("azureml",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub",),
+    "dvclive": ("dvclive",),
+    "flyte": ("flytekit",),
+    "kubeflow": ("kubeflow",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
+
+
+def named(report_to):
+    """The trackers of an `args.report_to`: "wandb" or ["wandb"] -> ("wandb",); "none", "all" or null -> ()."""
+    names = [report_to] if isinstance(report_to, str) else report_to if isinstance(report_to, list) else []
+    return tuple(str(name) for name in names if name not in ("none", "all"))
+
+
+def unknown(report_to):
+    """What is wrong with the first name that transformers does not know, or None.
+
+    >>> unknown(["wand"])
+    "no such tracker: 'wand'. Did you mean wandb?"
+    """
+    wrong = next((name for name in named(report_to) if name not in PACKAGES), None)
+    return None if wrong is None else f"no such tracker: {wrong!r}.{suggest(wrong, PACKAGES)}"
+
+
+def require(report_to, stage):
+    """Raises UserError for trackers whose package is not installed, with what to install."""
+    missing = [PACKAGES[name][0] for name in named(report_to) if not any(map(find_spec, PACKAGES[name]))]
+    if missing:
+        packages = " ".join(missing)
+        verb = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"{stage}.args.report_to: {', '.join(missing)} {verb} not installed: uv pip install {packages} "
+            f"(or pip install {packages}). metrics.jsonl is written without"
+        )

@@ -1,0 +1,131 @@
+"""What a training stage does when a step goes wrong: a smaller micro-batch, or back to the last sound checkpoint.
+
+Both leave a file in the stage's folder, so that a run that is killed afterwards goes on as this one would have:
+`micro_batch.json` {"rows": 4} and `skipped.json` {"57": {"loss": "nan", "rows": [...]}}.
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from hflm.core.errors import Stopped, TrainingError
+from hflm.core.run_files import read_json
+from hflm.evaluation.results import write_text
+from hflm.preprocessing import streaming as stream
+from hflm.recipe import batch_size as batches
+from hflm.training import checkpoints
+from hflm.training.divergence import ROLLBACKS, Unsound
+
+MICRO_BATCH, SKIPPED = "micro_batch.json", "skipped.json"
+SHOWN_ROWS = 16  # of a batch, in a message
+
+
+def ended(trainer, checkpoint, progress):
+    """Train to the end: True. False where the stage shall begin again from its newest sound checkpoint."""
+    previous = signal.signal(signal.SIGTERM, trainer.guard.signal)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Unsound as found:
+        _roll_back(trainer, found, progress)
+        return False
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        _halve(trainer, error, progress)
+    else:
+        if trainer.guard.stopping:
+            raise Stopped(
+                f"{trainer.guard.stage}: stopped by SIGTERM, a checkpoint is saved; the same command continues it"
+            )
+        return True
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    # Outside of the handler, whose error holds on to the step's tensors.
+    trainer.model.zero_grad()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+    if trainer.state.global_step > (checkpoints.step(checkpoint) if checkpoint else 0):
+        # No step was half taken: what it broke off in is a forward or a backward pass.
+        trainer._save_checkpoint(trainer.model_wrapped, trial=None)
+        if isinstance(trainer.train_dataset, stream.PackedStream):
+            loader = trainer.callback_handler.train_dataloader
+            loader.save(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}", unfinished=True)
+        trainer.guard.on_save(trainer.args, trainer.state, trainer.control, trainer.model)
+    return False
+
+
+def batch_of(arguments, folder, batch_tokens, row_tokens, stage):
+    """The Batch of a step: the recipe's, with the micro-batch that an earlier out-of-memory left."""
+    most, processes = arguments.per_device_train_batch_size, arguments.world_size
+    if batch_tokens:
+        batch = batches.derive(batch_tokens, row_tokens, processes, most, stage)
+    else:
+        batch = batches.Batch(most, arguments.gradient_accumulation_steps, processes)
+    fits = read_json(Path(folder) / MICRO_BATCH).get("rows", batch.per_device)
+    while batch.per_device > fits:
+        batch = batch.halved()
+    return batch
+
+
+def share_out(arguments, batch):
+    arguments.per_device_train_batch_size = batch.per_device
+    arguments.gradient_accumulation_steps = batch.accumulation
+
+
+def _halve(trainer, error, progress):
+    """After an out-of-memory: half the micro-batch, twice the accumulation; kept in the folder for a restart."""
+    arguments, stage = trainer.args, trainer.guard.stage
+    what = f"{stage}: out of memory ({' '.join(str(error).split())[:200]})"
+    batch = batches.Batch(
+        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.world_size
+    ).halved()
+    if batch is None or trainer.guard.stepping:
+        raise TrainingError(
+            f"{what}, which a smaller micro-batch cannot mend. Take a smaller model, a shorter {stage}.block_size, "
+            f"or {stage}.args.activation_checkpointing: true"
+        )
+    share_out(arguments, batch)
+    arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
+    write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
+    if arguments.world_size > 1:
+        # The other ranks wait in this step for a gradient that will not come.
+        raise TrainingError(
+            f"{what}. The same command continues with {batch} (torchrun --max-restarts does it by itself)"
+        )
+    progress.say(f"{what.removeprefix(stage + ': ')}: goes on with {batch}")
+
+
+def _roll_back(trainer, found, progress):
+    """Note the step of an Unsound as one to skip, or raise TrainingError when the recipe or the bound says stop."""
+    guard, folder = trainer.guard, Path(trainer.args.output_dir)
+    rows = trainer.rows_of(found.step)
+    shown = ", ".join(map(str, rows[:SHOWN_ROWS])) + (
+        f" and {len(rows) - SHOWN_ROWS} more" if rows[SHOWN_ROWS:] else ""
+    )
+    what = f"{found.what} (packed rows {shown})"
+    sound = checkpoints.newest_sound(folder)
+    if guard.on_spike != "rollback":
+        advice = f"Lower {guard.stage}.args.learning_rate, or set {guard.stage}.on_spike: rollback to skip such a batch"
+    elif sound is None:
+        advice = f"There is no checkpoint to go back to: lower {guard.stage}.args.save_steps or the learning rate"
+    elif len(guard.skipped) >= ROLLBACKS:
+        advice = f"It went back {ROLLBACKS} times already: lower {guard.stage}.args.learning_rate"
+    else:
+        entry = {"loss": found.loss if found.loss is None else str(found.loss), "rows": rows}
+        if trainer.is_world_process_zero():
+            write_text(folder / SKIPPED, json.dumps({**read_json(folder / SKIPPED), found.step: entry}) + "\n")
+        if trainer.args.world_size > 1:
+            torch.distributed.barrier()
+        progress.say(f"{what}: back to {sound.name}, and past that batch")
+        return
+    raise TrainingError(
+        f"{guard.stage}: {what}. {'The last sound checkpoint is ' + sound.name + '. ' if sound else ''}{advice}"
+    )
+
+
+def skipped(folder):
+    """The steps whose batch a rollback left out."""
+    return {int(step) for step in read_json(Path(folder) / SKIPPED)}
