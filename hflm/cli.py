@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
+from hflm.core import atomic_io
 from hflm.core.errors import HubError, RecipeError, Stopped, UserError
 from hflm.recipe import library_options as names
 from hflm.recipe import yaml_tree as recipe_yaml
@@ -212,11 +213,10 @@ def compare(
     """
     from hflm.evaluation import compare as compare_room
     from hflm.evaluation import compare_view as compare_page
-    from hflm.evaluation import results
 
     found = compare_room.compare(runs, tasks or (), resamples, seed)
     if html is not None:
-        results.write_text(html, compare_page.page(found))
+        atomic_io.write_text(html, compare_page.page(found))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -243,7 +243,7 @@ def score(
 
     log P(text) is the sum of log P(token | the tokens before it).
     """
-    from hflm.evaluation import plots, results
+    from hflm.evaluation import plots
     from hflm.inference import score as score_room
     from hflm.inference import score_view as score_page
 
@@ -253,9 +253,9 @@ def score(
     found, seen = score_room.measure(model, text, revision, attention is not None)
     picture = plots.attention(*seen) if seen else None
     if attention is not None:
-        results.write_bytes(attention, picture)
+        atomic_io.write_bytes(attention, picture)
     if html is not None:
-        results.write_text(html, score_page.page(found, model, picture))
+        atomic_io.write_text(html, score_page.page(found, model, picture))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -299,7 +299,6 @@ def push(
 
     One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
     """
-    from hflm.evaluation import results
     from hflm.publishing import card
     from hflm.publishing import push as push_room
     from hflm.recipe import schema as recipes_room
@@ -311,7 +310,7 @@ def push(
         return
     push_room.files(run)  # an unfinished run stays as it is
     if sets:  # the run remembers where it went, and its card's example names the repository
-        results.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
+        atomic_io.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
         card.write(run, loaded)
     print(push_room.push(run, loaded, space))
 

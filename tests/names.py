@@ -1,7 +1,8 @@
 """Names and types of the library options that a recipe passes through, as JSON.
 
 Run with `python tests/names.py > hflm/recipe/names.json` after an update of transformers, peft or datasets: hflm checks
-recipes against this list, since importing those libraries takes half a minute. tests/test_recipe.py fails on drift.
+recipes against this list, since importing those libraries takes half a minute. tests/recipe/test_recipe.py fails on
+drift.
 
 A type is a union such as `int|null` of int, float, bool, str, list, dict and null; anything else in it is a literal
 (`no|steps|epoch`). Options whose value cannot be written in YAML (a function, an object) are left out.

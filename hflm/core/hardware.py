@@ -60,6 +60,25 @@ DEVICES = {
 }
 
 
+# Watts at full load. A GPU's is the board power in its maker's data sheet, by a part of its name.
+CORE_WATTS = 10
+OTHER_GPU_WATTS = 300
+GPU_WATTS = {
+    "B200": 1000,
+    "H200": 700,
+    "H100": 700,
+    "A100": 400,
+    "A10": 150,
+    "V100": 300,
+    "L40": 300,
+    "L4": 72,
+    "T4": 70,
+    "RTX 5090": 575,
+    "RTX 4090": 450,
+    "RTX 3090": 350,
+}
+
+
 def named(name):
     """The Device of that name, or None.
 
@@ -104,6 +123,15 @@ def _cpu():
     rate = matmul_rate() * (ONEDNN_ON_ZEN_5 if zen_5 else 1)
     quick = {"amx_bf16", "avx512_bf16"} & set(told.split())
     return Device("this CPU", _memory(), rate * (BF16_ON_CPU if quick else 1), rate, CPU_SHARE, gpu=False)
+
+
+def cpu_name():
+    """What this machine's CPU is called: 'AMD EPYC 9B45'."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def amd_avx512():

@@ -4,19 +4,11 @@ import glob
 import re
 from pathlib import Path
 
+from hflm.core import paths
 from hflm.core.errors import DataError
+from hflm.core.paths import BUILDERS
 from hflm.data import readers as rows
 
-BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-KINDS = tuple(dict.fromkeys(BUILDERS.values()))
 ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 
 
@@ -26,17 +18,9 @@ def kind(file):
     return BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
-def place(path):
-    """The Path of a recipe's path, with `~` as the home folder."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{path}: nobody here has such a home folder. Write the whole path") from error
-
-
 def matches(pattern):
     """The files that a pattern matches, sorted; a path without any wildcard matches itself."""
-    return sorted(Path(file) for file in glob.iglob(str(place(pattern)), recursive=True) if Path(file).is_file())
+    return sorted(Path(file) for file in glob.iglob(str(paths.place(pattern)), recursive=True) if Path(file).is_file())
 
 
 def contents(folder):

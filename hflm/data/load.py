@@ -6,19 +6,20 @@ and line instead of an Arrow trace; an unknown split or column lists the ones th
 Face cache is found without a network.
 """
 
-import functools
 import glob
-import hashlib
 import json
 import warnings
 from pathlib import Path
 
+from hflm.core import fingerprint as fingerprints
+from hflm.core import paths
 from hflm.core.errors import DataError
+from hflm.core.paths import BUILDERS, KINDS
 from hflm.data import files as folders
 from hflm.data import hub_cache as snapshot
 from hflm.data import readers as rows
 from hflm.data import splits, toy
-from hflm.data.files import BUILDERS, KINDS, split_files
+from hflm.data.files import split_files
 
 READ_WHOLE = ("parquet", "arrow")  # kinds that datasets cannot read through a decompressor
 MOST_ROWS_SHOWN = 10
@@ -102,31 +103,9 @@ def fingerprint(data):
     A Hub id without `revision` is identified by its name alone, since its content cannot be known without a network.
     """
     if data.path == "toy":
-        return _digest([("toy.py", toy.VERSION)], [data.options])
+        return fingerprints.of_sums([("toy.py", toy.VERSION)], [data.options])
     files = all_files(data)
-    return files_fingerprint(files, [data.options] if files else [data.path, data.options])
-
-
-def files_fingerprint(files, beside=()):
-    """'sha256:...' of the files' names and bytes, wherever they lie, and of `beside`, a JSON value."""
-    described = ((file, file.stat()) for file in files)
-    sums = ((file.name, _sum(file.resolve(), there.st_size, there.st_mtime_ns)) for file, there in described)
-    return _digest(sums, beside)
-
-
-def _digest(sums, beside):
-    """'sha256:...' of (name, checksum) pairs and of `beside`, a JSON value."""
-    digest = hashlib.sha256(json.dumps(beside, sort_keys=True).encode())
-    for name, checksum in sums:
-        digest.update(f"{name} {checksum}".encode())
-    return f"sha256:{digest.hexdigest()}"
-
-
-@functools.cache
-def _sum(file, size, mtime_ns):
-    """The sha256 of a file; a run asks for the same files several times, and each is read once."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return fingerprints.of_files(files, [data.options] if files else [data.path, data.options])
 
 
 def _quiet():
@@ -149,7 +128,7 @@ def _toy(data, part):
 
 def _local(path, options, split):
     """(path, options, files) for load_dataset: a local folder, file or glob becomes a builder and its files."""
-    place = folders.place(path)
+    place = paths.place(path)
     if "data_files" in options or "data_dir" in options:
         if not place.exists() and path not in KINDS and not snapshot.is_hub_id(path):
             raise DataError(f"data.path: no file or folder '{path}'")
@@ -238,7 +217,7 @@ def all_files(data):
     """Every local file that `data` may read, with what else lies in its folder, sorted; none for a Hub id."""
     named, folder = data.options.get("data_files") or [], data.options.get("data_dir") or ""
     if data.path not in KINDS or not (named or folder):
-        place = folders.place(data.path)
+        place = paths.place(data.path)
         if place.is_file():
             return [place]
         if place.is_dir():
@@ -246,7 +225,7 @@ def all_files(data):
         if matched := folders.matches(data.path):
             return matched
     elif not named:
-        return folders.contents(folders.place(folder))
+        return folders.contents(paths.place(folder))
     flat = named.values() if isinstance(named, dict) else [named] if isinstance(named, str) else named
     flat = [each["path"] if isinstance(each, dict) else each for each in flat]  # [{split: train, path: a.jsonl}]
     patterns = [pattern for entry in flat for pattern in ([entry] if isinstance(entry, str) else entry)]
@@ -269,7 +248,7 @@ def _explained(error, data, split, files):
         more = f"\n... and {len(bad) - MOST_ROWS_SHOWN} more" if len(bad) > MOST_ROWS_SHOWN else ""
         return DataError(f"{data.path}: rows that cannot be read:\n{shown}{more}")
     cause = " ".join(str(error.__cause__ or error).split())
-    place = folders.place(data.path)
+    place = paths.place(data.path)
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(
             f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "

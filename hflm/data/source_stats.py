@@ -7,13 +7,11 @@ left out; `skipped_rows.jsonl` in the run's folder lists those, a JSON object a 
 import json
 import os
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 
+from hflm.core.atomic_io import write_text
 from hflm.core.run_files import read_lines
 from hflm.data import readers as rows
-from hflm.evaluation.results import write_text
-from hflm.pipeline import provenance as environment
 
 MOST_ROWS_SHOWN = 10
 LISTED = "skipped_rows.jsonl"  # in a run's folder: the rows that were left out
@@ -75,26 +73,6 @@ def shares(given, encode):
     }
 
 
-def record(folder, given, encode, begun, say):
-    """Note in environment.json what each source gives; `begun`: counted over so many documents of a stream, or None."""
-    found = shares(given, encode)
-    over = {"counted_over": f"the first {begun:,} documents of the mixture"} if begun else {}
-    environment.note(folder, data={key: {**counts, **over} for key, counts in found.items()})
-    if len(found) > 1:
-        listed = ", ".join(f"{key} {counts['share']:.1%}" for key, counts in found.items())
-        say(f"pretrain: of {sum(counts['tokens'] for counts in found.values()):,} tokens {listed}")
-
-
-def record_skipped(folder, say):
-    """Note in environment.json how many rows of each source were left out, and where they are listed."""
-    bad = skipped(folder / LISTED)
-    counts = Counter(each.source for each in bad)
-    environment.note(folder, data={key: {"skipped_rows": n, "listed": LISTED} for key, n in counts.items()})
-    if bad:
-        write_text(folder / LISTED, _lines(bad))  # several passes and processes have met the same ones
-        say(f"pretrain: {len(bad):,} rows were left out; {folder / LISTED} lists them")
-
-
 def skipped(listed):
     """The rows.Bad in a file of skipped rows, each once, though several processes and passes may have met it."""
     return tuple(dict.fromkeys(rows.Bad(**row) for row in read_lines(listed)))
@@ -105,6 +83,11 @@ def list_skipped(bad, listed):
     if bad:
         with open(listed, "a", encoding="utf-8") as lines:
             lines.write(_lines(bad))
+
+
+def write_skipped(bad, listed):
+    """Write rows.Bad to the file `listed`, in place of what it held."""
+    write_text(listed, _lines(bad))
 
 
 def _lines(bad):

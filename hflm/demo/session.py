@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hflm import tasks
+from hflm.core import paths
 from hflm.core.errors import RecipeError, UserError
 from hflm.core.redaction import shown
-from hflm.data import files as folders
 from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
 from hflm.evaluation import plots
 from hflm.inference import local as answer
@@ -143,7 +143,7 @@ def _file(path, name, revision):
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    place = folders.place(path)
+    place = paths.place(path)
     if place.exists():
         return place / name if (place / name).is_file() else None
     with contextlib.suppress(EntryNotFoundError):  # offline, a file that is not in the cache is not found either

@@ -18,16 +18,17 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from hflm import tasks
+from hflm.core.atomic_io import write_text
 from hflm.core.run_files import read_lines
 from hflm.data import load as data
 from hflm.evaluation import metrics, slices
 from hflm.evaluation.contamination import Overlap
 from hflm.evaluation.metrics.calibration import calibration
-from hflm.evaluation.results import Contamination, TaskResult, write_text
+from hflm.evaluation.results import Contamination, TaskResult
 from hflm.inference import local as answer
 from hflm.inference.endpoint import Endpoint
 from hflm.preprocessing.tokenizer import encode
-from hflm.tasks.fit import fit
+from hflm.preprocessing.truncation import fit
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ line styles and marks differ too. matplotlib's object interface (no pyplot) need
 """
 
 import io
-import math
 
 from hflm.evaluation.results import UNITS, number
 
@@ -210,11 +209,6 @@ def _drawable(text):
         for char in text.replace(" ", "\u2423")
     )
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}\u2026"
-
-
-def finite(value):
-    """Whether a logged value is a number that can be drawn."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _quiet(axes):

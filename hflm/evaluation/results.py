@@ -9,15 +9,12 @@ The units of each metric, and which of them come first, stand here too: the term
 pictures all read them.
 """
 
-import contextlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -224,42 +221,6 @@ def _score(shape):
 
 def _not_finite(constant):
     raise ValueError(f"{constant} is no JSON number")
-
-
-def write_bytes(path, content):
-    """Write `content` (bytes) so that `path` holds all of it or what it held before, even if the machine stops."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def whole_folder(path):
-    """A folder to write into that takes the place of `path` at the end; until then, and after an error, `path` stays."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield beside
-        os.chmod(beside, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def write_text(path, text):
-    """`write_bytes` of `text` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
 
 
 def number(metric, value):

@@ -9,7 +9,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-TIED = ("wte", "wpe", "lm_head", "embed_tokens")  # embeddings: an adapter there would be merged into one of two users
 LLAMAS = ("llama", "mistral", "qwen2")
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], **{family: ["q_proj", "v_proj"] for family in LLAMAS}}  # peft's own
 

@@ -8,13 +8,10 @@ import json
 import warnings
 from pathlib import Path
 
+from hflm.core import atomic_io, fingerprint, paths
 from hflm.core.errors import MissingExtra, ModelError
-from hflm.data import files as folders
-from hflm.evaluation import results
-from hflm.models.architecture import TIED
-from hflm.pipeline import stage_state as stages
 from hflm.preprocessing import tokenizer as tokenizers_room
-from hflm.recipe.presets import DEFAULTS
+from hflm.recipe.presets import DEFAULTS, TIED
 
 ADAPTER = "adapter_config.json"
 
@@ -107,7 +104,7 @@ def locate(path):
 
     Raises ModelError for a path that does not exist or holds no model.
     """
-    place = folders.place(path)
+    place = paths.place(path)
     if (place / "model" / "config.json").is_file():
         return str(place / "model")
     if place.is_dir() and not any((place / file).is_file() for file in ("config.json", ADAPTER)):
@@ -126,8 +123,8 @@ def revision(path, wanted=None):
     """What exactly a loaded model or adapter was: its commit on the Hub, or the fingerprint of its local files."""
     from huggingface_hub import try_to_load_from_cache
 
-    if folders.place(path).exists():
-        return stages.model_fingerprint(path)
+    if paths.place(path).exists():
+        return fingerprint.of_model(path)
     cached = (try_to_load_from_cache(path, file, revision=wanted) for file in ("config.json", ADAPTER))
     # .../snapshots/<commit>/config.json; no text where the repository has no such file
     return next((Path(file).parent.name for file in cached if isinstance(file, str)), None)
@@ -304,7 +301,7 @@ def gather(model):
 
 def save(folder, *parts):
     """Write each part (a model as safetensors, a tokenizer) so that `folder` appears whole or not at all."""
-    with results.whole_folder(folder) as beside:
+    with atomic_io.whole_folder(folder) as beside:
         for part in parts:
             part.save_pretrained(beside)
 

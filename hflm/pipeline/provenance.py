@@ -5,20 +5,22 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
+from hflm.core import fingerprint, hardware, paths
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import UserError
 from hflm.core.redaction import hub_id
 from hflm.core.run_files import read_json
-from hflm.data import files as folders
 from hflm.data import hub_cache as snapshot
 from hflm.data import load as data
-from hflm.evaluation.results import write_text
-from hflm.pipeline import stage_state as stages
+from hflm.data import source_stats as shares
+from hflm.recipe.schema import sources
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "peft", "sacrebleu")
 
@@ -107,18 +109,24 @@ def note(run, *, parameters=None, data=None, **stage):
     write_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
-def sources(recipe):
-    """Yield (where the recipe says it, Data) of all data that a recipe names."""
-    if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
-        for number, source in enumerate(recipe.tokenizer.train.data or ()):
-            yield f"tokenizer.train.data.{number}", source
-    if recipe.pretrain is not None:
-        for number, source in enumerate(recipe.pretrain.data):
-            yield f"pretrain.data.{number}", source
-        if recipe.pretrain.validation is not None and not isinstance(recipe.pretrain.validation, float):
-            yield "pretrain.validation", recipe.pretrain.validation
-    for name, task in recipe.tasks.items():
-        yield f"tasks.{name}.data", task.data
+def note_sources(folder, given, encode, begun, say):
+    """Note in environment.json what each source gives; `begun`: counted over so many documents of a stream, or None."""
+    found = shares.shares(given, encode)
+    over = {"counted_over": f"the first {begun:,} documents of the mixture"} if begun else {}
+    note(folder, data={key: {**counts, **over} for key, counts in found.items()})
+    if len(found) > 1:
+        listed = ", ".join(f"{key} {counts['share']:.1%}" for key, counts in found.items())
+        say(f"pretrain: of {sum(counts['tokens'] for counts in found.values()):,} tokens {listed}")
+
+
+def note_skipped(folder, say):
+    """Note in environment.json how many rows of each source were left out, and where they are listed."""
+    bad = shares.skipped(folder / shares.LISTED)
+    counts = Counter(each.source for each in bad)
+    note(folder, data={key: {"skipped_rows": n, "listed": shares.LISTED} for key, n in counts.items()})
+    if bad:
+        shares.write_skipped(bad, folder / shares.LISTED)  # several passes and processes have met the same ones
+        say(f"pretrain: {len(bad):,} rows were left out; {folder / shares.LISTED} lists them")
 
 
 def _data(source):
@@ -132,7 +140,7 @@ def _data(source):
 
 
 def _model(path, revision):
-    described = {"from": path, "fingerprint": stages.model_fingerprint(path)}
+    described = {"from": path, "fingerprint": fingerprint.of_model(path)}
     if path is not None and snapshot.is_hub_id(path):
         described["commit"] = snapshot.commit(path, revision, "model")
     return described
@@ -143,7 +151,7 @@ def _license(source):
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
-    place = folders.place(source.path)
+    place = paths.place(source.path)
     if place.exists():
         card = (place if place.is_dir() else place.parent) / "README.md"
     elif hub_id(source.path):
@@ -175,16 +183,8 @@ def _hardware():
     import torch
 
     return {
-        "cpu": _cpu(),
+        "cpu": hardware.cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
-
-
-def _cpu():
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

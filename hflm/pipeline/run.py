@@ -8,9 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
+from hflm.core import atomic_io, paths
 from hflm.core import run_files as records
 from hflm.core.errors import UserError
-from hflm.data import files as folders
 from hflm.data import source_stats as shares
 from hflm.evaluation import results
 from hflm.inference import endpoint as endpoints
@@ -29,7 +29,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     With an Endpoint its answers are measured, in place of a model that is loaded here. `locked`: only when all data and
     models are those of the folder's environment.json.
     """
-    folder = folders.place(output) if output else Path("runs") / recipe.name
+    folder = paths.place(output) if output else Path("runs") / recipe.name
     if locked:
         environment.locked(folder, recipe)
     keys = stages.keys(recipe, endpoint)
@@ -64,7 +64,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
         folder.mkdir(parents=True, exist_ok=True)
         if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
             (folder / shares.LISTED).unlink(missing_ok=True)  # it belongs to other data
-        results.write_text(recorded, recipes.dump(recipe))
+        atomic_io.write_text(recorded, recipes.dump(recipe))
         if todo != {"push"}:  # what is pushed again is what the run left
             environment.write(folder, environment.describe(recipe, state.num_processes), keys)
             _tell_cleaning(folder, recipe, corpus)
@@ -85,7 +85,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
         _begin(state, folder, "model")
         last = "finetune" if recipe.finetune else "pretrain"
         if state.is_main_process:
-            with results.whole_folder(folder / "model") as beside:
+            with atomic_io.whole_folder(folder / "model") as beside:
                 shutil.copytree(folder / last / "model", beside, dirs_exist_ok=True)
         _finish(state, folder, "model", keys)
     measured = [name for name in (recipe.benchmark.tasks if recipe.benchmark else ()) if f"benchmark/{name}" in todo]
@@ -120,7 +120,7 @@ def bench(model, recipe, output=None, base_url=None, chat=False):
         endpoint = endpoints.find(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
-    folder = folders.place(output) if output else Path("runs") / f"{recipe.name}-bench-{_short(model)}"
+    folder = paths.place(output) if output else Path("runs") / f"{recipe.name}-bench-{_short(model)}"
     if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
         raise UserError(f"--output {folder}: a trained run lies there, which this would overwrite. Name another folder")
     recipe = recipe.model_copy(
@@ -142,7 +142,7 @@ def _short(model):
     >>> _short("openai-community/gpt2")
     'openai-community--gpt2'
     """
-    place = folders.place(model)
+    place = paths.place(model)
     if not place.exists():
         return re.sub("[/:]+", "--", model)
     place = place.resolve()

@@ -9,8 +9,8 @@ import json
 import shutil
 from pathlib import Path
 
+from hflm.core import atomic_io, fingerprint
 from hflm.core.run_files import read_json
-from hflm.data import files as folders
 from hflm.data import load as data
 from hflm.evaluation import results
 
@@ -21,13 +21,13 @@ MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "s
 def keys(recipe, endpoint=None):
     """{stage: key} in the order of the stages: tokenizer, pretrain, finetune, model, benchmark/<task>..., push."""
     found = {}
-    chain = [recipe.seed, _plain(recipe.model), model_fingerprint(recipe.model.from_)]
+    chain = [recipe.seed, _plain(recipe.model), fingerprint.of_model(recipe.model.from_)]
     if endpoint is not None:
         chain = [*chain, endpoint.base_url, endpoint.chat]
     if recipe.tokenizer is not None:
         read = _tokenizer_texts(recipe), [data.fingerprint(source) for source in tokenizer_sources(recipe)]
         chain = found["tokenizer"] = _key(
-            chain, _plain(recipe.tokenizer), read, model_fingerprint(recipe.tokenizer.from_)
+            chain, _plain(recipe.tokenizer), read, fingerprint.of_model(recipe.tokenizer.from_)
         )
     if recipe.pretrain is not None:
         sources = [*recipe.pretrain.data, *_validation_source(recipe.pretrain)]
@@ -43,7 +43,7 @@ def keys(recipe, endpoint=None):
             measured = [_plain(task), data.fingerprint(task.data), recipe.benchmark.resamples]
             measured.append(recipe.benchmark.contamination)
             if "bertscore" in (task.metrics or ()):
-                measured.append(model_fingerprint(task.bertscore_model))
+                measured.append(fingerprint.of_model(task.bertscore_model))
             found[f"benchmark/{name}"] = _key(chain, name, measured)
     if recipe.push is not None:
         found["push"] = _key(list(found.values()), _plain(recipe.push))
@@ -72,19 +72,6 @@ def _tokenizer_texts(recipe):
     return shaping, [_learnt(recipe.tasks[name]) for name in (recipe.finetune.tasks if recipe.finetune else ())]
 
 
-def model_fingerprint(path):
-    """'sha256:...' of a model's files when `path` is local, else the path itself (a Hub id, or None)."""
-    if path is None:
-        return None
-    place = folders.place(path)
-    if not place.exists():
-        return path
-    if (place / "model").is_dir():
-        place = place / "model"
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
-    return data.files_fingerprint(files)
-
-
 def finished(folder):
     """{stage: key} of the stages that ended in `folder` and whose results are there.
 
@@ -100,12 +87,12 @@ def forget(folder, stage):
     """What a finished stage has left is about to change: until it ends again, it counts as unfinished."""
     kept = finished(folder)
     if kept.pop(stage, None) is not None:
-        results.write_text(Path(folder) / "stages.json", json.dumps(kept, indent=1) + "\n")
+        atomic_io.write_text(Path(folder) / "stages.json", json.dumps(kept, indent=1) + "\n")
 
 
 def finish(folder, stage, key):
     """Record that a stage has ended; every later stage stays as it was (its key tells whether it still holds)."""
-    results.write_text(Path(folder) / "stages.json", json.dumps({**finished(folder), stage: key}, indent=1) + "\n")
+    atomic_io.write_text(Path(folder) / "stages.json", json.dumps({**finished(folder), stage: key}, indent=1) + "\n")
 
 
 def begin(folder, key):
@@ -121,7 +108,7 @@ def begin(folder, key):
         forget(folder.parent, folder.name)
         set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    results.write_text(mark, json.dumps({"key": key}) + "\n")
+    atomic_io.write_text(mark, json.dumps({"key": key}) + "\n")
     return moved
 
 

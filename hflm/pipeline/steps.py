@@ -60,20 +60,20 @@ def pretrain(recipe, folder, corpus, key, state):
     else:
         raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
     if state.is_main_process:
-        shares.record(folder, corpus.given, partial(encode, tokenizer), corpus.begun, say)
+        environment.note_sources(folder, corpus.given, partial(encode, tokenizer), corpus.begun, say)
         shares.list_skipped(corpus.skipped, folder / shares.LISTED)
     model = models.mend_loss(model, stage.z_loss)
     _train("pretrain", model, tokenizer, packed, validation, folder, block_size, key, recipe, state)
     if state.is_main_process:
-        shares.record_skipped(folder, say)
+        environment.note_skipped(folder, say)
 
 
 def finetune(recipe, folder, material, key, state):
     """All listed tasks together, loss on the target only; the result, any adapter merged, is `finetune/model/`."""
     from hflm.models import load as models
     from hflm.preprocessing import packing as pack
+    from hflm.preprocessing.truncation import fit
     from hflm.tasks import chat_template as chat
-    from hflm.tasks.fit import fit
 
     model, tokenizer = _model_to_finetune(recipe, folder)
     tokenizer.chat_template = chat.template({name: recipe.tasks[name] for name in recipe.finetune.tasks})

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import DataError, UserError
-from hflm.evaluation.results import write_text
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import token_cache as encoding
 

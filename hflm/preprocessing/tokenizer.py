@@ -3,8 +3,8 @@
 All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text comes back exactly.
 """
 
+from hflm.core import paths
 from hflm.core.errors import DataError, ModelError
-from hflm.data import files as folders
 
 END_OF_TEXT = "<|endoftext|>"
 # WordPiece marks a piece inside a word by a prefix. "##" may stand in the text itself; this character is outside the
@@ -73,7 +73,7 @@ def load(path, revision=None):
     """
     from transformers import AutoTokenizer
 
-    place = folders.place(path)
+    place = paths.place(path)
     if (place / "model" / "tokenizer.json").is_file():
         place = place / "model"
     try:

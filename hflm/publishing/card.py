@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from hflm.core import atomic_io
 from hflm.core import run_files as records
 from hflm.core.markdown import fenced, inert
 from hflm.core.redaction import hub_id, public, shown, without_tokens
@@ -44,7 +45,7 @@ def write(run, recipe):
         if getattr(recipe, stage)
     }
     logs = {stage: log for stage, log in logs.items() if log["curves"]}
-    samples = {name: records.samples(run, name, task) for name, task in found.tasks.items()}
+    samples = {name: card_benchmark.samples(run, name, task) for name, task in found.tasks.items()}
 
     _picture(run / "plots" / "learning_curve.png", plots.learning_curves, {s: log["curves"] for s, log in logs.items()})
     _picture(run / "plots" / "benchmark.png", plots.benchmark, found if found.tasks else None)
@@ -65,14 +66,14 @@ def write(run, recipe):
         *card_made.cleaning(records.read_json(run / "data" / "cleaning.json")),
         *card_made.made(recipe, environment),
     ]
-    results.write_text(run / "README.md", "\n\n".join(sections) + "\n")
+    atomic_io.write_text(run / "README.md", "\n\n".join(sections) + "\n")
     _leaderboard(run / ".eval_results" / "hflm.yaml", recipe, found, environment)
 
 
 def _picture(path, draw, what):
     """Draw `what` at `path`; with nothing to draw, take away what an earlier run drew there."""
     if what:
-        results.write_bytes(path, draw(what))
+        atomic_io.write_bytes(path, draw(what))
     else:
         path.unlink(missing_ok=True)
 
@@ -157,7 +158,7 @@ def _leaderboard(path, recipe, found, environment):
             )
         )
     if entries:
-        results.write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+        atomic_io.write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     else:
         path.unlink(missing_ok=True)
 

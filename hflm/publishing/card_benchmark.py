@@ -2,6 +2,7 @@
 
 from hflm.core.markdown import cut, fenced, inert, table
 from hflm.core.redaction import public
+from hflm.core.run_files import read_lines
 from hflm.evaluation import results
 
 RULE = (
@@ -12,7 +13,7 @@ RULE = (
 
 
 def section(found, samples):
-    """Markdown blocks for `found` (Results); `samples` are {task name: records.samples}. Empty without tasks."""
+    """Markdown blocks for `found` (Results); `samples` are {task name: what `samples` returns}. Empty without tasks."""
     if not found.tasks:
         return []
     headings = ["task", "n", "metric", "value", "95 % interval", "baselines"]
@@ -121,3 +122,46 @@ def _samples(samples):
     if any("log_likelihoods" in row for _, row in samples):
         blocks.insert(0, "The margin is the log-likelihood of the right label less that of the best other, in nats.")
     return blocks
+
+
+def samples(run, name, task):
+    """Rows of a task's predictions, as (why it is shown, row): the first, the two best and the two worst.
+
+    By the main metrics of each row; a choice among labels by its margin: how many nats the right label is likelier
+    than the best of the others. Fewer than four rows have one best and one worst.
+    """
+    rows = [row for row in read_lines(run / "benchmark" / "predictions" / f"{name}.jsonl") if "prompt" in row]
+    if not rows:
+        return []
+    metrics = [metric for metric in task.main() if all(metric in row.get("scores", {}) for row in rows)]
+    margins = [_margin(row) for row in rows] if all("log_likelihoods" in row for row in rows) else None
+    chosen = {0: ["First"]}
+    if metrics or margins:
+
+        def rank(index):
+            if margins:
+                return [margins[index]]
+            scores = rows[index]["scores"]
+            return [-scores[metric] if metric in results.LOWER_IS_BETTER else scores[metric] for metric in metrics]
+
+        count = 2 if len(rows) > 3 else 1
+        # Among equals a row that is not shown yet says more.
+        best = sorted(range(len(rows)), key=lambda index: (rank(index), index not in chosen), reverse=True)[:count]
+        rest = sorted(set(range(len(rows))) - set(best)) or best
+        worst = sorted(rest, key=lambda index: (rank(index), index in chosen))[:count]
+        for index in best:
+            chosen.setdefault(index, []).append("best")
+        for index in worst:
+            chosen.setdefault(index, []).append("worst")
+    shown = []
+    for index, why in chosen.items():
+        values = [f"{metric} {results.number(metric, rows[index]['scores'][metric])}" for metric in metrics]
+        values += [f"margin {margins[index]:.2f}"] if margins else []
+        title = f"{' and '.join(why).capitalize()} row"
+        shown.append((f"{title} ({', '.join(values)})" if values else title, rows[index]))
+    return shown
+
+
+def _margin(row):
+    likelihoods, [right, *_] = row["log_likelihoods"], row["references"]
+    return likelihoods[right] - max(value for label, value in likelihoods.items() if label != right)

@@ -4,17 +4,11 @@ import json
 
 import yaml
 
+from hflm.core.hardware import CORE_WATTS, GPU_WATTS, OTHER_GPU_WATTS
 from hflm.core.markdown import fenced, inert, table
 from hflm.core.redaction import public, shown
 from hflm.data.cleaning.filters import setting_in_words
-from hflm.pipeline.provenance import sources
-from hflm.recipe.schema import dump
-
-# Watts at full load. A GPU's is the board power in its maker's data sheet, by a part of its name.
-CORE = 10
-GPU = 300
-GPUS = {"B200": 1000, "H200": 700, "H100": 700, "A100": 400, "A10": 150, "V100": 300, "L40": 300, "L4": 72, "T4": 70}
-GPUS |= {"RTX 5090": 575, "RTX 4090": 450, "RTX 3090": 350}
+from hflm.recipe.schema import dump, sources
 
 
 def data(recipe, environment):
@@ -130,10 +124,10 @@ def energy(environment):
     # One process a GPU; more processes than GPUs are more machines like this one.
     machines = max(1, -(-processes // len(gpus))) if gpus else 1
     used = min(processes, len(gpus) * machines)
-    watts = CORE * cores * machines
-    parts = [f"{cores * machines} cores at {CORE} W"] if cores else []
+    watts = CORE_WATTS * cores * machines
+    parts = [f"{cores * machines} cores at {CORE_WATTS} W"] if cores else []
     if gpus:
-        watt = next((watt for name, watt in GPUS.items() if name in gpus[0]), GPU)
+        watt = next((watt for name, watt in GPU_WATTS.items() if name in gpus[0]), OTHER_GPU_WATTS)
         watts += watt * used
         parts.append(f"{used} GPU{'s' * (used > 1)} at {watt} W")
     hours = watts * seconds / 3600

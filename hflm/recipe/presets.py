@@ -5,6 +5,9 @@ The keys are GPT2Config's own; anything not said here is in DEFAULTS, or GPT2Con
 
 DEFAULTS = {"activation_function": "gelu_pytorch_tanh"}  # the same numbers as gelu_new, in one fused operation
 
+# Embeddings: an adapter there would be merged into one of two users.
+TIED = ("wte", "wpe", "lm_head", "embed_tokens")
+
 PRESETS = {
     # The narrower a model, the larger the weights that it learns to look things up with.
     "gpt2-nano": {"n_layer": 4, "n_head": 4, "n_embd": 128, "initializer_range": 0.06},

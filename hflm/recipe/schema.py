@@ -31,7 +31,7 @@ from hflm.recipe.tasks import AnyTask, Data, Mixture
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
 from hflm.recipe.yaml_tree import shipped
 
-__all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "load_tasks", "shipped"]
+__all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "load_tasks", "shipped", "sources"]
 
 
 def _either(raw, one, other):
@@ -316,3 +316,17 @@ def _locate(tree, path, missing):
         elif missing and i == len(path) - 1:
             written.append(str(key))
     return ".".join(written), node
+
+
+def sources(recipe):
+    """Yield (where the recipe says it, Data) of all data that a recipe names."""
+    if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
+        for number, source in enumerate(recipe.tokenizer.train.data or ()):
+            yield f"tokenizer.train.data.{number}", source
+    if recipe.pretrain is not None:
+        for number, source in enumerate(recipe.pretrain.data):
+            yield f"pretrain.data.{number}", source
+        if recipe.pretrain.validation is not None and not isinstance(recipe.pretrain.validation, float):
+            yield "pretrain.validation", recipe.pretrain.validation
+    for name, task in recipe.tasks.items():
+        yield f"tasks.{name}.data", task.data

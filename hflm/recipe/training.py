@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from hflm.models.architecture import TIED
 from hflm.recipe import library_options as names
 from hflm.recipe.cleaning import Clean, misplaced
 from hflm.recipe.library_options import show
+from hflm.recipe.presets import TIED
 from hflm.recipe.section import (
     BatchTokens,
     BlockSize,

@@ -8,7 +8,7 @@ its target "324 metres"
 A question without an answer has an empty list: its target is the word `unanswerable`, its reference "".
 """
 
-from hflm.evaluation.metrics.cjk import words
+from hflm.core.scripts import words
 from hflm.tasks import cells
 from hflm.tasks.sentences import sentences
 

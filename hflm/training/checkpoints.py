@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import TrainingError
-from hflm.evaluation.results import write_text
 
 SEAL = "checksums.json"
 

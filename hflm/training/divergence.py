@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from hflm.evaluation.results import write_text
+from hflm.core.atomic_io import write_text
 from hflm.training.checkpoints import seal
 
 WINDOW, ENOUGH = 64, 32  # losses that a new one is compared with, and how many of them it takes

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from hflm.core import hardware
-from hflm.evaluation.results import write_text
+from hflm.core.atomic_io import write_text
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import Stopped, TrainingError
 from hflm.core.run_files import read_json
-from hflm.evaluation.results import write_text
 from hflm.preprocessing import streaming as stream
 from hflm.recipe import batch_size as batches
 from hflm.training import checkpoints

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hflm.core.atomic_io import write_text
 from hflm.core.errors import DataError
 from hflm.core.markdown import cut
 from hflm.data.cleaning import near_duplicates as duplicates
 from hflm.data.cleaning import repetition, shingles
-from hflm.evaluation.results import write_text
 
 SAMPLES = 3  # of what each step left out
 LONGEST_SAMPLE = 200  # characters

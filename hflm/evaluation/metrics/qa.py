@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from hflm.evaluation.metrics.cjk import CHARACTER, spaced
+from hflm.core.scripts import CHARACTER, spaced
 from hflm.evaluation.metrics.summed import SummedMetric
 from hflm.tasks import UNANSWERABLE
 

@@ -6,7 +6,7 @@ import numpy as np
 from rouge_score import tokenizers
 from rouge_score.rouge_scorer import RougeScorer
 
-from hflm.evaluation.metrics.cjk import other_letters, words
+from hflm.core.scripts import other_letters, words
 from hflm.evaluation.metrics.summed import SummedMetric
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")

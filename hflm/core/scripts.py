@@ -1,4 +1,4 @@
-"""Chinese, Japanese and Korean in the metrics: which tokenizer a set of references needs, and words of any script."""
+"""Scripts of writing: words of any script, Chinese, Japanese and Korean, and sacreBLEU's tokenizer for a text."""
 
 import re
 

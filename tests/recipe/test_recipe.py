@@ -692,7 +692,7 @@ def test_mismatch(union, value, text):
 
 def test_names_are_those_of_the_installed_libraries():
     """Fails after an update of transformers, peft or datasets: run `python tests/names.py > hflm/recipe/names.json`."""
-    generator = Path(__file__).with_name("names.py")
+    generator = Path(__file__).parents[1] / "names.py"
     made = subprocess.run([sys.executable, str(generator)], capture_output=True, text=True, check=True, env=os.environ)
     assert json.loads(made.stdout) == names.NAMES
 

@@ -13,6 +13,7 @@ from hflm.data import load as data
 from hflm.data import readers as rows
 from hflm.data import source_stats as shares
 from hflm.pipeline import inputs as material
+from hflm.pipeline import provenance
 from hflm.recipe import schema as recipe
 
 PLACES = {  # where the file lies, what the recipe says
@@ -312,8 +313,8 @@ def test_the_record_of_a_run(tmp_path):
     shares.list_skipped([bad, bad], tmp_path / shares.LISTED)
     said = []
     given = [shares.Given("pretrain.data.0", 2, 4, ("ab", "cd"))]
-    shares.record(tmp_path, given, lambda texts: [[1] for _ in texts], None, said.append)
-    shares.record_skipped(tmp_path, said.append)
+    provenance.note_sources(tmp_path, given, lambda texts: [[1] for _ in texts], None, said.append)
+    provenance.note_skipped(tmp_path, said.append)
     [described] = json.loads((tmp_path / "environment.json").read_text())["data"].values()
     assert described == {
         "path": "a",

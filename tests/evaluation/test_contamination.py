@@ -17,7 +17,7 @@ from hflm.evaluation.contamination import Index
 from hflm.pipeline import run
 from hflm.recipe import schema as recipe
 
-DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 
 

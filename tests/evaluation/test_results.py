@@ -111,21 +111,6 @@ def test_a_missing_file_says_what_writes_it(tmp_path):
         results.read(tmp_path / "results.json")
 
 
-def test_a_failed_write_keeps_what_was_there_and_leaves_nothing_beside(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    results.write_text(path, "old")
-    monkeypatch.setattr("hflm.evaluation.results.os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        results.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_text_is_written_as_it_is(tmp_path):
-    results.write_text(tmp_path / "new" / "a.txt", "é\r\n\n")
-    assert (tmp_path / "new" / "a.txt").read_bytes() == "é\r\n\n".encode()
-
-
 @pytest.mark.parametrize(
     "kind, metrics, main",
     [

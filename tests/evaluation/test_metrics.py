@@ -229,7 +229,7 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
     ],
 )
 def test_bleu_tokenizer_follows_the_script(texts, tokenizer):
-    from hflm.evaluation.metrics.cjk import bleu_tokenizer
+    from hflm.core.scripts import bleu_tokenizer
 
     assert bleu_tokenizer(texts) == tokenizer
 
@@ -408,9 +408,9 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
     assert 0.91 <= covered[True] / 300 <= 0.98
 
 
-@pytest.mark.parametrize("module", ["cjk", "qa"])
+@pytest.mark.parametrize("module", ["core.scripts", "evaluation.metrics.qa"])
 def test_the_documentation_is_right(module):
-    found = doctest.testmod(importlib.import_module(f"hflm.evaluation.metrics.{module}"))
+    found = doctest.testmod(importlib.import_module(f"hflm.{module}"))
     assert found.attempted and not found.failed
 
 

@@ -9,14 +9,14 @@ import yaml
 from hub import Hub
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from hflm.core import run_files as records
+from hflm.core import atomic_io
 from hflm.core.errors import UserError
 from hflm.core.markdown import cut, fenced, inert
 from hflm.core.redaction import hub_id, public
 from hflm.evaluation import results
 from hflm.evaluation.results import Bin, Calibration, Results, Score, Slice, TaskResult
 from hflm.pipeline import provenance as environment
-from hflm.publishing import card
+from hflm.publishing import card, card_benchmark
 from hflm.publishing import card_provenance as card_made
 from hflm.recipe import schema as recipe
 
@@ -115,7 +115,7 @@ ROW_SCORES = {"sentiment": ("accuracy", [1.0, 0.0, 1.0]), "translation": ("bleu"
 
 
 def jsonl(path, rows):
-    results.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_io.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def loaded(folder, text):
 
 def finished(run):
     """A finished run: two stages, two tasks."""
-    results.write_text(run / "environment.json", json.dumps(ENVIRONMENT))
-    results.write_text(run / "model" / "config.json", '{"model_type": "gpt2", "n_positions": 128}')
+    atomic_io.write_text(run / "environment.json", json.dumps(ENVIRONMENT))
+    atomic_io.write_text(run / "model" / "config.json", '{"model_type": "gpt2", "n_positions": 128}')
     steps = [
         {"step": step, "loss": 5 - step / 20, "tokens_per_second": 20000 + step, "seconds": step / 10}
         for step in range(10, 50, 10)
@@ -295,7 +295,7 @@ def test_which_rows_are_samples(run, rows, shown):
         run / "benchmark" / "predictions" / "sentiment.jsonl",
         [{"prompt": str(index), **same, **row} for index, row in enumerate(rows)],
     )
-    found = records.samples(run, "sentiment", SCORES.tasks["sentiment"])
+    found = card_benchmark.samples(run, "sentiment", SCORES.tasks["sentiment"])
     assert [int(row["prompt"]) for _, row in found] == [index for _, index in shown]
     assert all(title.startswith(start) for (title, _), (start, _) in zip(found, shown, strict=True))
 
@@ -334,7 +334,7 @@ def test_neither_folders_nor_secrets_are_shown(run, load):
         **ENVIRONMENT,
         "command": "hflm run /home/alice/a.yaml --set x=hf_abcdefghijkl --output /mnt/bob/out",
     }
-    results.write_text(run / "environment.json", json.dumps(environment))
+    atomic_io.write_text(run / "environment.json", json.dumps(environment))
     secret = RECIPE.replace("revision: abc123", 'revision: abc123, storage_options: {key: "s3cr3t"}')
     rows = [{"id": 0, "prompt": "my token is hf_abcdefghijkl", "prediction": "", "references": []}]
     jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
@@ -507,7 +507,7 @@ def test_no_energy_is_told_of_nothing(described):
 
 @pytest.mark.parametrize("environment", [{}, dict.fromkeys(ENVIRONMENT), {"data": {"a": {}}, "stages": {"b": {}}}])
 def test_every_key_of_the_environment_is_optional(run, load, environment):
-    results.write_text(run / "environment.json", json.dumps(environment))
+    atomic_io.write_text(run / "environment.json", json.dumps(environment))
     assert "A GPT-2-style language model, trained from scratch" in written(run, load())
 
 
