@@ -76,7 +76,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       source_stats.py       what each source contributed, and which rows were left out
       hub_cache.py          data sets and models in the Hugging Face cache, and their commits
       toy.py                the toy world: stories and four tasks, generated from a seed
-      cleaning/             filters.py: all steps and their report; repetition.py: Gopher's rules; near_duplicates.py:
+      cleaning/             clean.py: all steps; report.py; filters.py: of one document; repetition.py: Gopher's rules; near_duplicates.py:
                             MinHash-LSH and an exact check; shingles.py: hashed n-grams of words
 
     recipe/               a recipe

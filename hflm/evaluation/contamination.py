@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hflm import tasks
-from hflm.data.cleaning import shingles
+from hflm.data import cleaning
 
 SHORTEST, LONGEST, PERCENTILE = 8, 13, 5
 NEAR_COPY = 0.4  # share of the words
@@ -75,13 +75,13 @@ class Index:
 
     def __init__(self, inputs, references):
         """`inputs` are the E texts of the parts; `references` (E lists of texts) may hold runs, too."""
-        self.words = shingles.words(inputs)
+        self.words = cleaning.hash_words(inputs)
         lengths = np.diff(self.words.starts)
         self.n = int(np.clip(np.percentile(lengths, PERCENTILE), SHORTEST, LONGEST)) if len(lengths) else LONGEST
         hashes, self.places = self.words.ngrams(self.n)
         answers = [text for some in references for text in some]
         owners = np.repeat(np.arange(len(references)), [len(some) for some in references])
-        answer_words = shingles.words(answers)
+        answer_words = cleaning.hash_words(answers)
         answer_hashes, answer_places = answer_words.ngrams(self.n)
         text_of = np.repeat(np.arange(len(answers)), np.diff(answer_words.starts))
         self.owners = owners[text_of[answer_places]]
@@ -89,7 +89,8 @@ class Index:
         self.inputs, self.answers = inverse[: len(hashes)], inverse[len(hashes) :]
         self.there = np.zeros(len(self.hashes), bool)
         self.short = {
-            part: " ".join(shingles.split(inputs[part])) for part in np.flatnonzero((lengths < self.n) & (lengths > 0))
+            part: " ".join(cleaning.split_words(inputs[part]))
+            for part in np.flatnonzero((lengths < self.n) & (lengths > 0))
         }
         self.short_texts = set(self.short.values())
         self.short_there = set()
@@ -115,8 +116,8 @@ def scan(indexes, texts):
     indexes = list(indexes)
     short = set().union(*(index.short_texts for index in indexes))
     longest = 4 * max(map(len, short), default=0)  # characters: punctuation is not in `short`
-    for batch in shingles.batches(texts):
-        words = shingles.words(batch)
+    for batch in cleaning.batch_texts(texts):
+        words = cleaning.hash_words(batch)
         for n in {index.n for index in indexes}:
             hashes, _ = words.ngrams(n)
             for index in indexes:
@@ -126,7 +127,7 @@ def scan(indexes, texts):
                     index.there[places[index.hashes[places] == hashes]] = True
         if short:
             lines = (line for text in batch for line in {text, *text.split("\n")} if len(line) <= longest)
-            met = short.intersection(" ".join(shingles.split(line)) for line in lines)
+            met = short.intersection(" ".join(cleaning.split_words(line)) for line in lines)
             for index in indexes:
                 index.short_there |= met & index.short_texts
 
@@ -161,7 +162,9 @@ def _parts(task, examples):
     constant = {
         name
         for name, text in fields[0].items()
-        if len(shingles.split(text)) < SHORTEST and len(fields) > 1 and all(each.get(name) == text for each in fields)
+        if len(cleaning.split_words(text)) < SHORTEST
+        and len(fields) > 1
+        and all(each.get(name) == text for each in fields)
     }
     inputs = ["\n".join(text for name, text in each.items() if name not in constant) for each in fields]
     return inputs, [() if tasks.choices(task) else example.references for example in examples]

@@ -29,7 +29,7 @@ class Material:
 class Corpus:
     """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
 
-    `cleaning` is a clean.Cleaning where a list was cleaned. `given` tells what each source gives: over the whole corpus
+    `cleaning` is a CleaningReport where a list was cleaned. `given` tells what each source gives: over the whole corpus
     as it was cleaned and mixed, or over the beginning of a stream as it was read. `skipped` are the bad rows that were
     left out. `begun`: how many documents of a stream the two cover.
     """
@@ -91,9 +91,9 @@ def read_corpus(recipe, todo, say, listed):
         counted = sum(each.documents for each in given)
         say(f"streams {sources}")
         if stage.clean is not None:
-            from hflm.data.cleaning import filters as clean
+            from hflm.data.cleaning import clean_stream
 
-            texts = dataclasses.replace(texts, dataset=clean.stream(texts.dataset, stage.clean))
+            texts = dataclasses.replace(texts, dataset=clean_stream(texts.dataset, stage.clean))
         if share is not None:
             held_out = _cleaner(stage)(begun.texts)[1] if stage.clean and begun.texts else begun.texts
     else:
@@ -111,20 +111,20 @@ def read_corpus(recipe, todo, say, listed):
 
 
 def _cleaner(stage, held_out=()):
-    """What cleans a list of texts as `pretrain.clean` says (clean.chosen), or None."""
+    """What cleans a list of texts as `pretrain.clean` says (select_documents), or None."""
     if stage.clean is None:
         return None
-    from hflm.data.cleaning import filters as clean
+    from hflm.data.cleaning import select_documents
 
-    return functools.partial(clean.chosen, section=stage.clean, held_out=held_out)
+    return functools.partial(select_documents, section=stage.clean, held_out=held_out)
 
 
 def _normalized(stage, texts):
     if stage.clean is None:
         return texts
-    from hflm.data.cleaning import filters as clean
+    from hflm.data.cleaning import normalize_texts
 
-    return clean.normalized(texts, stage.clean)
+    return normalize_texts(texts, stage.clean)
 
 
 def tokenizer_texts(recipe, corpus, material, listed):

@@ -176,10 +176,10 @@ def _tell_cleaning(folder, recipe, corpus):
     if corpus is not None and corpus.cleaning is not None:
         from rich.console import Console
 
-        from hflm.data.cleaning import filters as clean
+        from hflm.data.cleaning import cleaning_table, write_report
 
-        clean.write(corpus.cleaning, path)
-        Console(stderr=True).print(clean.table(corpus.cleaning))
+        write_report(corpus.cleaning, path)
+        Console(stderr=True).print(cleaning_table(corpus.cleaning))
     elif corpus is not None or recipe.pretrain is None or recipe.pretrain.clean is None:
         path.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import yaml
 from hflm.core.hardware import CORE_WATTS, GPU_WATTS, OTHER_GPU_WATTS
 from hflm.core.markdown import fenced, inert, table
 from hflm.core.redaction import public, shown
-from hflm.data.cleaning.filters import setting_in_words
+from hflm.data.cleaning import describe_setting
 from hflm.recipe.schema import dump, sources
 
 
@@ -40,12 +40,12 @@ def data(recipe, environment):
 
 
 def cleaning(report):
-    """The section on cleaning; `report` is what clean.write wrote, or {}."""
+    """The section on cleaning; `report` is what write_report wrote, or {}."""
     if not report:
         return []
     facts = f"{report['rows_in']:,} documents were read for pretraining, {report['rows_out']:,} stayed"
     facts += f"; normalization changed {report['normalized']:,}" if report["normalized"] else ""
-    rows = [[step["step"], setting_in_words(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
+    rows = [[step["step"], describe_setting(step["setting"]), f"{step['removed']:,}"] for step in report["steps"]]
     samples = []
     for step in report["steps"]:
         for sample in step["samples"]:

@@ -34,7 +34,7 @@ class Share(Range):
 
 
 class Clean(Section):
-    """What hflm.data.cleaning.filters does, in this order.
+    """What hflm.data.cleaning does, in this order.
 
     `near_duplicates` is the least Jaccard similarity of two texts' word 3-grams: 0.4 finds copies of which one word in
     six was changed.

@@ -14,8 +14,7 @@ import time
 
 import numpy as np
 
-from hflm.data.cleaning import near_duplicates as duplicates
-from hflm.data.cleaning import shingles
+from hflm.data.cleaning import hash_words, near_duplicates
 
 VOCABULARY, SIMILARITY, CHANGED = 50_000, 0.4, 0.1
 
@@ -57,11 +56,11 @@ def datasketch_speed(texts):
 
     hashes = []
     for text in texts:
-        found = shingles.words([text]).ngrams(duplicates.SHINGLE)[0]
+        found = hash_words([text]).ngrams(near_duplicates.SHINGLE)[0]
         hashes.append(found.astype(np.uint32))
     started = time.perf_counter()
     for found in hashes:
-        MinHash(num_perm=duplicates.BANDS * duplicates.ROWS, hashfunc=int).update_batch(found.tolist())
+        MinHash(num_perm=near_duplicates.BANDS * near_duplicates.ROWS, hashfunc=int).update_batch(found.tolist())
     return sum(map(len, texts)) / 1e6 / (time.perf_counter() - started)
 
 
@@ -69,7 +68,7 @@ def main():
     texts, twins = corpus(float(os.environ.get("MB", "50")) * 1e6)
     size = sum(len(text) for text in texts) / 1e6  # ASCII: characters are bytes
     started, busy = time.perf_counter(), time.process_time()
-    found = duplicates.near(texts, SIMILARITY)
+    found = near_duplicates.find_near_duplicates(texts, SIMILARITY)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     # Of a pair the later one goes, whichever of the two was the original.
     planted = {max(pair): min(pair) for pair in twins.items()}
@@ -88,7 +87,7 @@ def main():
     if os.environ.get("DATASKETCH"):
         few = texts[: max(1, int(len(texts) / size))]
         started = time.perf_counter()
-        duplicates._signatures(few)
+        near_duplicates._signatures(few)
         told["signatures_of_1_mb"] = {
             "rensa_with_splitting_mb_per_s": round(sum(map(len, few)) / 1e6 / (time.perf_counter() - started), 2),
             "datasketch_mb_per_s": round(datasketch_speed(few), 2),

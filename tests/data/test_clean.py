@@ -3,14 +3,24 @@
 import io
 import json
 import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from hflm.core.errors import DataError, RecipeError
-from hflm.data.cleaning import filters as clean
-from hflm.data.cleaning import near_duplicates as duplicates
-from hflm.data.cleaning import shingles
+from hflm.data.cleaning import (
+    CleaningReport,
+    clean_texts,
+    cleaning_table,
+    find_failures,
+    hash_words,
+    split_words,
+    write_report,
+)
+from hflm.data.cleaning.near_duplicates import find_near_duplicates
 from hflm.pipeline import inputs as material
 from hflm.recipe import schema as recipe
 from hflm.recipe.cleaning import Clean
@@ -18,11 +28,11 @@ from hflm.recipe.cleaning import Clean
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 
 
-def cleaned(texts, held_out=(), **section):
-    return clean.clean(texts, Clean.model_validate(section), held_out)
+def cleaned(texts: list[str], held_out: Sequence[str] = (), **section: Any) -> tuple[list[str], CleaningReport]:
+    return clean_texts(texts, Clean.model_validate(section), held_out)
 
 
-def sentence(source, count):
+def sentence(source: random.Random, count: int) -> list[str]:
     return source.choices(WORDS, k=count)
 
 
@@ -38,17 +48,17 @@ def sentence(source, count):
     ],
 )
 def test_words_of_any_script(text, expected):
-    assert shingles.split(text) == expected
+    assert split_words(text) == expected
 
 
 def test_ngrams_stay_inside_a_text_and_are_the_same_everywhere():
-    words = shingles.words(["a b c", "", "x", "b c a b"])
+    words = hash_words(["a b c", "", "x", "b c a b"])
     hashes, places = words.ngrams(2)
     assert places.tolist() == [0, 1, 4, 5, 6]
     ab, bc, bc_again, ca, ab_again = hashes.tolist()
     assert (ab, bc) == (ab_again, bc_again)
     assert len({ab, bc, ca}) == 3
-    assert shingles.words(["nothing"]).ngrams(2)[0].tolist() == []
+    assert hash_words(["nothing"]).ngrams(2)[0].tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +73,7 @@ def test_ngrams_stay_inside_a_text_and_are_the_same_everywhere():
         ({"letters": {"min": 0.1}}, ["a", "  "], ["a"], "0 % letters"),
         ({"digits": {"max": 0.5}}, ["a1", "a22"], ["a1"], "67 % digits"),
         ({"symbols": {"max": 0.25}}, ["abc.", "<<a>>"], ["abc."], "80 % symbols"),
-        ({"exact_duplicates": True}, ["a", "b", "a"], ["a", "b"], "stands before"),
+        ({"exact_duplicates": True}, ["a", "b", "a"], ["a", "b"], "repeats an earlier text"),
         ({"repetition": True}, ["a\nb\nc\nd", "a\na\nb\nb"], ["a\nb\nc\nd"], "50 % repeated lines, at most 30 %"),
     ],
 )
@@ -77,7 +87,7 @@ def test_filters(section, texts, stay, why):
     assert step.samples[0]["text"] not in stay or section == {"exact_duplicates": True}
 
 
-def test_nothing_left_is_told_with_the_counts():
+def test_nothing_left_is_an_error_with_the_counts():
     with pytest.raises(DataError, match="leaves none of 2 documents: 2 documents in, 0 out; left out by symbols 2"):
         cleaned(["Fine, so.", "<<a>>"], symbols={"max": 0.1})
 
@@ -97,11 +107,11 @@ def test_a_document_is_judged_alone_as_it_is_among_others():
     texts = ["", " ", *("".join(source.choices(source.choice(pools), k=source.randint(0, 60))) for _ in range(300))]
     limits = {key: {"min": 0.1, "max": 0.9} for key in ("letters", "digits", "symbols")}
     section = Clean.model_validate({**limits, "characters": {"min": 5}, "words": {"max": 40}, "repetition": True})
-    together = clean.failures(texts, section)
-    assert together == [clean.failures([text], section)[0] for text in texts]
+    together = find_failures(texts, section)
+    assert together == [find_failures([text], section)[0] for text in texts]
     assert {step for step, _ in filter(None, together)} >= {"characters", "letters", "digits", "symbols", "repetition"}
     everything = {**section.model_dump(), "normalize": "NFKC", "exact_duplicates": True, "near_duplicates": 0.4}
-    kept, report = clean.clean(texts, Clean.model_validate(everything))
+    kept, report = clean_texts(texts, Clean.model_validate(everything))
     assert report.rows_out == len(kept) == 302 - sum(step.removed for step in report.steps)
 
 
@@ -143,9 +153,9 @@ def test_a_document_counts_where_it_first_fails():
     assert [(step.step, step.removed) for step in report.steps] == [("characters", 1), ("letters", 0)]
 
 
-def changed(source, words, share):
+def changed(source: random.Random, words: list[str], fraction: float) -> list[str]:
     words = list(words)
-    for place in source.sample(range(len(words)), round(len(words) * share)):
+    for place in source.sample(range(len(words)), round(len(words) * fraction)):
         words[place] = source.choice(WORDS) + "x"
     return words
 
@@ -165,7 +175,7 @@ def test_planted_near_duplicates_are_found(joiner):
     originals = [sentence(source, source.randint(40, 200)) for _ in range(150)]
     copied = source.sample(range(150), 50)
     texts = [*map(text, originals), *(text(changed(source, originals[number], 0.1)) for number in copied)]
-    found = duplicates.near(texts, 0.4)
+    found = find_near_duplicates(texts, 0.4)
     right = {150 + place: number for place, number in enumerate(copied)}
     assert len(found.items() & right.items()) >= 0.95 * len(right)
     assert len(found.keys() - right.keys()) <= 0.02 * len(found)
@@ -187,9 +197,9 @@ def test_a_text_whose_only_twin_has_gone_stays():
     source = random.Random(7)
     words = sentence(source, 130)
     first, second, third = (" ".join(words[start : start + 100]) for start in (0, 15, 30))
-    assert duplicates.near([first, second], 0.7) == {1: 0}
-    assert duplicates.near([second, third], 0.7) == {1: 0}
-    assert duplicates.near([first, second, third], 0.7) == {1: 0}
+    assert find_near_duplicates([first, second], 0.7) == {1: 0}
+    assert find_near_duplicates([second, third], 0.7) == {1: 0}
+    assert find_near_duplicates([first, second, third], 0.7) == {1: 0}
 
 
 def test_a_near_duplicate_of_a_validation_text_leaves_the_corpus():
@@ -200,20 +210,20 @@ def test_a_near_duplicate_of_a_validation_text_leaves_the_corpus():
     kept, report = cleaned([copy, other, held_out[0]], held_out, exact_duplicates=True, near_duplicates=0.4)
     assert kept == [other]
     exact, near = report.steps
-    assert exact.samples[0]["why"] == "stands in validation"
+    assert exact.samples[0]["why"] == "also in validation"
     assert near.samples[0]["like in validation"].startswith(held_out[0][:50])
 
 
 def test_the_report_is_json_and_a_table(tmp_path):
     texts = ["x" * 1000 + "\x1b[31m", "y [bold]", "ok, this stays"]
     _, report = cleaned(texts, characters={"max": 20}, words={"min": 3})
-    clean.write(report, tmp_path / "data" / "cleaning.json")
+    write_report(report, tmp_path / "data" / "cleaning.json")
     read = json.loads((tmp_path / "data" / "cleaning.json").read_text())
     assert (read["rows_in"], read["rows_out"]) == (3, 1)
     sample = read["steps"][0]["samples"][0]["text"]
     assert len(sample) < 250
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(clean.table(report))
+    console.print(cleaning_table(report))
     shown = console.export_text()
     assert "characters max 20" in shown
     assert "y [bold]" in shown
@@ -230,7 +240,7 @@ pretrain:
 """
 
 
-def write(tmp_path, more):
+def write(tmp_path: Path, more: str) -> str:
     (tmp_path / "t.yaml").write_text(RECIPE % more.replace("\n", "\n  "))
     return str(tmp_path / "t.yaml")
 
