@@ -57,9 +57,9 @@ def run(
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
     from hflm.pipeline import run as run_room
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import load_recipe
 
-    loaded = recipes_room.load(recipe, sets or ())
+    loaded = load_recipe(recipe, sets or ())
     run_room.run(loaded, output, fresh, locked=locked)
 
 
@@ -72,12 +72,12 @@ def validate(
 
     Every problem is printed with its file and line.
     """
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import load_recipe
 
     problems = []
     for recipe in recipes:
         try:
-            recipes_room.load(recipe, sets or ())
+            load_recipe(recipe, sets or ())
             print(f"{recipe}: ok")
         except RecipeError as error:
             problems += error.problems
@@ -92,9 +92,9 @@ def fetch(recipe: RecipeArgument, sets: Sets = None):
     Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
     """
     from hflm.pipeline import fetch as fetch_room
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import load_recipe
 
-    fetch_room.fetch(recipes_room.load(recipe, sets or ()), print)
+    fetch_room.fetch(load_recipe(recipe, sets or ()), print)
 
 
 @app.command()
@@ -121,9 +121,9 @@ def plan(
     """
     from hflm.planning import plan as plan_room
     from hflm.planning import view as plan_show
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import load_recipe
 
-    found = plan_room.plan(recipes_room.load(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
+    found = plan_room.plan(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
     if as_json:
         print(plan_room.as_json(found))
     else:
@@ -137,10 +137,10 @@ def schema(
     page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,
 ):
     """Print the recipe's JSON Schema, for editors."""
+    from hflm.recipe import recipe_json_schema
     from hflm.recipe import reference_page as recipe_page
-    from hflm.recipe import schema as recipes_room
 
-    found = recipes_room.json_schema()
+    found = recipe_json_schema()
     print(recipe_page.page(found) if page else json.dumps(found, indent=2))
 
 
@@ -149,14 +149,14 @@ def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print
     """List the shipped recipes, or print one."""
     if name is not None:
         try:
-            print(recipe_yaml.find(name).read_text(encoding="utf-8"), end="")
+            print(recipe_yaml.find_recipe(name).read_text(encoding="utf-8"), end="")
         except LookupError as error:
             raise UserError(f"{name}: {error}") from None
         return
-    shipped = recipe_yaml.shipped()
+    shipped = recipe_yaml.shipped_recipes()
     width = max(map(len, shipped), default=0)
     for known, path in shipped.items():
-        print(f"{known:{width}}  {_description(path)}  ({recipe_yaml.shown(path)})")
+        print(f"{known:{width}}  {_description(path)}  ({recipe_yaml.display_path(path)})")
 
 
 @app.command()
@@ -185,14 +185,14 @@ def bench(
     openai:NAME is a model behind an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY.
     """
     from hflm.pipeline import run as run_room
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import load_recipe, load_task_files
 
     if (recipe is None) == (not task_file):
         raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
     if task_file:
-        loaded = recipes_room.load_tasks(task_file, model, sets or ())
+        loaded = load_task_files(task_file, model, sets or ())
     else:
-        loaded = recipes_room.load(recipe, sets or ())
+        loaded = load_recipe(recipe, sets or ())
     run_room.bench(model, loaded, output, base_url, chat)
 
 
@@ -301,16 +301,16 @@ def push(
     """
     from hflm.publishing import card
     from hflm.publishing import push as push_room
-    from hflm.recipe import schema as recipes_room
+    from hflm.recipe import dump_recipe, load_recipe
 
     sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
-    loaded = recipes_room.load(str(run / "recipe.yaml"), sets)
+    loaded = load_recipe(str(run / "recipe.yaml"), sets)
     if dry_run:
         print(push_room.listing(run, push_room.release(run, loaded), space))
         return
     push_room.files(run)  # an unfinished run stays as it is
     if sets:  # the run remembers where it went, and its card's example names the repository
-        atomic_io.write_text(run / "recipe.yaml", recipes_room.dump(loaded))
+        atomic_io.write_text(run / "recipe.yaml", dump_recipe(loaded))
         card.write(run, loaded)
     print(push_room.push(run, loaded, space))
 

@@ -10,7 +10,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hflm.recipe.tasks import Data
+from hflm.recipe import Data
 
 TEXTS = ["first, one", "zwei\tNA", "三 \U0001f600"]
 

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hflm import cli, inference, pipeline
-from hflm.recipe import schema as recipe
+from hflm import cli, inference, pipeline, recipe
 
 RECIPE = """\
 # A test. 1 core, no time.
@@ -99,7 +98,7 @@ def test_validate_tells_every_problem_of_every_recipe(folder):
 
 def test_schema(folder):
     done = hflm("schema", cwd=folder)
-    assert (done.returncode, json.loads(done.stdout)) == (0, recipe.json_schema())
+    assert (done.returncode, json.loads(done.stdout)) == (0, recipe.recipe_json_schema())
 
 
 def test_the_page_of_every_key_is_up_to_date(folder):
@@ -112,8 +111,8 @@ def test_the_page_of_every_key_is_up_to_date(folder):
 def test_recipes_are_listed_with_their_first_line_and_printed(folder):
     done = hflm("recipes", cwd=folder)
     lines = done.stdout.splitlines()
-    assert (done.returncode, len(lines)) == (0, len(recipe.shipped()))
-    for line, (name, path) in zip(lines, recipe.shipped().items(), strict=True):
+    assert (done.returncode, len(lines)) == (0, len(recipe.shipped_recipes()))
+    for line, (name, path) in zip(lines, recipe.shipped_recipes().items(), strict=True):
         assert line.split()[0] == name
         assert line.endswith(f"({path})")
         assert path.read_text(encoding="utf-8").split("\n")[0].strip("# ") in line

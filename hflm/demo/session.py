@@ -22,7 +22,7 @@ from hflm.inference import score_view as score_page
 from hflm.inference.token_stream import stream
 from hflm.models import load as models
 from hflm.preprocessing.tokenizer import encode
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 LONGEST_LINE = 400  # characters of the card that stand at the top
 # (least, most, default, step) of what the Generate tab sets, under GenerationConfig's names
@@ -133,7 +133,7 @@ def _recipe(path, revision):
     if file is None:
         return None
     try:
-        return recipes.load(str(file))
+        return load_recipe(str(file))
     except RecipeError as error:
         warnings.warn(f"the model's recipe is ignored: {error.problems[0]}", stacklevel=2)
 

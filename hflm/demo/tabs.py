@@ -13,7 +13,7 @@ from hflm import tasks
 from hflm.core import paths
 from hflm.core import run_files as records
 from hflm.core.errors import DataError, UserError
-from hflm.recipe.tasks import Data, Qa, Sentiment, Summarization, Translation
+from hflm.recipe import Data, Qa, Sentiment, Summarization, Translation
 
 LONGEST = 20_000  # characters of one text that somebody types
 EXAMPLES = 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from hflm.core import atomic_io, fingerprint, paths
 from hflm.core.errors import MissingExtra, ModelError
 from hflm.preprocessing import tokenizer as tokenizers_room
-from hflm.recipe.presets import DEFAULTS, TIED
+from hflm.recipe import CONFIG_DEFAULTS, TIED_MODULES
 
 ADAPTER = "adapter_config.json"
 
@@ -34,7 +34,7 @@ def build(config, tokenizer):
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                **{**DEFAULTS, **config},
+                **{**CONFIG_DEFAULTS, **config},
             )
         )
     except (TypeError, ValueError, KeyError) as error:
@@ -220,7 +220,7 @@ def add_adapter(model, adapter):
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
     for name in wrapped.targeted_module_names:  # a pattern may have found them
-        if model.config.tie_word_embeddings and name.split(".")[-1] in TIED:
+        if model.config.tie_word_embeddings and name.split(".")[-1] in TIED_MODULES:
             raise ModelError(
                 f"finetune.adapter.target_modules: it takes in {name}, one of the tied embeddings, where an adapter "
                 "cannot be merged. Name other modules"

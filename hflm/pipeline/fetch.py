@@ -7,7 +7,7 @@ from pathlib import Path
 from hflm.core.errors import UserError
 from hflm.data import hub_cache as snapshot
 from hflm.data import load as data
-from hflm.recipe.schema import sources
+from hflm.recipe import data_sources
 
 ADAPTER = "adapter_config.json"
 # Beside the weights: what transformers and peft read of a model. Weights of other formats are not used.
@@ -62,7 +62,7 @@ def sized(size):
 
 def _needed(recipe):
     """(where the recipe says it, a function of that which brings it) of everything outside the recipe."""
-    for key, source in sources(recipe):
+    for key, source in data_sources(recipe):
         if source.path != "toy":
             yield key, lambda used_as, source=source: _data(source, used_as)
     if recipe.model.from_ is not None:

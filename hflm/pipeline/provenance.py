@@ -20,7 +20,7 @@ from hflm.core.run_files import read_json
 from hflm.data import hub_cache as snapshot
 from hflm.data import load as data
 from hflm.data import source_stats as shares
-from hflm.recipe.schema import sources
+from hflm.recipe import data_sources
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "peft", "sacrebleu")
 
@@ -49,7 +49,7 @@ def inputs(recipe):
     """
     tokenizer = recipe.tokenizer
     return {
-        "data": {key: _data(source) for key, source in sources(recipe)},
+        "data": {key: _data(source) for key, source in data_sources(recipe)},
         "model": {"preset": recipe.model.preset, **_model(recipe.model.from_, recipe.model.revision)},
         "tokenizer": _model(tokenizer.from_, tokenizer.revision) if tokenizer else {},
     }

@@ -19,8 +19,7 @@ from hflm.pipeline import provenance as environment
 from hflm.pipeline import stage_state as stages
 from hflm.pipeline import steps
 from hflm.pipeline.steps import say
-from hflm.recipe import schema as recipes
-from hflm.recipe import trackers
+from hflm.recipe import dump_recipe, require_trackers
 
 
 def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
@@ -37,7 +36,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
     todo = {stage for stage, key in keys.items() if finished.get(stage) != key}
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
-    if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == recipes.dump(recipe):
+    if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe):
         say(f"{folder}: finished, and nothing in the recipe or its data has changed.")
         show(folder, recipe)
         return
@@ -47,7 +46,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
 
         models.check_quantization()
     for stage in todo & {"pretrain", "finetune"}:
-        trackers.require(getattr(recipe, stage).args.get("report_to"), stage)
+        require_trackers(getattr(recipe, stage).args.get("report_to"), stage)
     state = _start(recipe)
     if recipe.processes is not None and state.num_processes < recipe.processes:
         raise UserError(
@@ -64,7 +63,7 @@ def run(recipe, output=None, fresh=False, endpoint=None, locked=False):
         folder.mkdir(parents=True, exist_ok=True)
         if records.read_json(folder / "pretrain" / "inputs.json").get("key") != keys.get("pretrain"):
             (folder / shares.LISTED).unlink(missing_ok=True)  # it belongs to other data
-        atomic_io.write_text(recorded, recipes.dump(recipe))
+        atomic_io.write_text(recorded, dump_recipe(recipe))
         if todo != {"push"}:  # what is pushed again is what the run left
             environment.write(folder, environment.describe(recipe, state.num_processes), keys)
             _tell_cleaning(folder, recipe, corpus)

@@ -10,7 +10,7 @@ from pathlib import Path
 from hflm.core import paths
 from hflm.data import files as folders
 from hflm.models import architecture as shapes
-from hflm.recipe.presets import DEFAULTS
+from hflm.recipe import CONFIG_DEFAULTS
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
 TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
@@ -19,7 +19,7 @@ TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 def model(recipe, notes):
     """The Shape of the recipe's model, or None with a note that says why it cannot be known."""
     if recipe.model.from_ is None:
-        return shapes.of({**DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
+        return shapes.of({**CONFIG_DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
     config, why = _config(recipe.model.from_, recipe.model.revision)
     if config is None:
         notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")

@@ -18,9 +18,7 @@ from hflm.core.errors import UserError
 from hflm.models import architecture as shapes
 from hflm.planning import cost
 from hflm.planning import inputs as plan_source
-from hflm.recipe import schema as recipes
-from hflm.recipe.batch_size import Batch, derive
-from hflm.recipe.presets import PRESETS
+from hflm.recipe import PRESETS, Batch, derive_batch, dump_recipe
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def load_of(recipe, stage, shape, processes, device, labelled=1.0):
     batch = args.get("per_device_train_batch_size", 8)
     shared = Batch(batch, args.get("gradient_accumulation_steps", 1), processes)
     if section.batch_tokens is not None:
-        shared = derive(section.batch_tokens, length, processes, batch, stage)
+        shared = derive_batch(section.batch_tokens, length, processes, batch, stage)
     mixed = args.get("bf16", device.gpu and device.bf16 and not args.get("fp16"))  # as hflm.training.trainer chooses
     return cost.Load(
         batch=shared.per_device,
@@ -228,7 +226,7 @@ def _trained_alike(path, recipe, stage):
     """Whether the run's recipe.yaml has the same model and training as `recipe`."""
     if not path.exists():
         return False
-    before, now = (yaml.safe_load(text) for text in (path.read_text(encoding="utf-8"), recipes.dump(recipe)))
+    before, now = (yaml.safe_load(text) for text in (path.read_text(encoding="utf-8"), dump_recipe(recipe)))
     return all(before.get(section) == now.get(section) for section in ("tokenizer", "model", stage))
 
 

@@ -8,12 +8,12 @@ from hflm.core.hardware import CORE_WATTS, GPU_WATTS, OTHER_GPU_WATTS
 from hflm.core.markdown import fenced, inert, table
 from hflm.core.redaction import public, shown
 from hflm.data.cleaning import describe_setting
-from hflm.recipe.schema import dump, sources
+from hflm.recipe import data_sources, dump_recipe
 
 
 def data(recipe, environment):
     """Markdown blocks: a row for each data set that the run read. Its licence is the recipe's, or its own card's."""
-    stated = {key: source.license for key, source in sources(recipe)}
+    stated = {key: source.license for key, source in data_sources(recipe)}
     read = environment.get("data") or {}
 
     def count(data, *keys):
@@ -90,7 +90,7 @@ def made(recipe, environment):
         facts.append(f"Commit: {inert(git['commit'])}{' (with uncommitted changes)' if git.get('changed') else ''}")
     if environment.get("created"):
         facts.append(f"Made: {inert(environment['created'])}")
-    resolved = public(yaml.safe_load(dump(recipe)))
+    resolved = public(yaml.safe_load(dump_recipe(recipe)))
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110).rstrip()
     return [
         "## How it was made",

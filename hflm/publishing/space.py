@@ -15,7 +15,7 @@ import yaml
 from hflm.core.errors import MissingExtra, UserError
 from hflm.core.redaction import without_tokens
 from hflm.demo import tabs as demo_tabs
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 APP = '''\
 """The demo of {repo_id}, made by hflm."""
@@ -52,7 +52,7 @@ def files(run, repo_id):
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{run}: no recipe.yaml, so this is no finished run. Name a run folder")
-    recipe = recipes.load(str(path))
+    recipe = load_recipe(str(path))
     found = demo_tabs.found_examples(recipe, demo_tabs.predictions(recipe, run))
     examples = {key: [without_tokens(row) for row in rows] for key, rows in found.items()}
     ours = importlib.metadata.distribution("hflm-recipes")

@@ -37,17 +37,17 @@ class Batch:
         return f"{self.per_device} row{rows} x {self.accumulation} accumulated x {self.processes} process{processes}"
 
 
-def derive(batch_tokens, row_tokens, processes, per_device, stage):
+def derive_batch(batch_tokens, row_tokens, processes, per_device, stage):
     """Share `batch_tokens` out over `processes` in rows of `row_tokens`, at most `per_device` rows at a time.
 
-    >>> derive(16384, 256, processes=4, per_device=12, stage="pretrain")
+    >>> derive_batch(16384, 256, processes=4, per_device=12, stage="pretrain")
     Batch(per_device=8, accumulation=2, processes=4)
 
     Raises UserError for a batch that is not made of whole rows, or whose rows the processes cannot share evenly.
     """
     rows, left = divmod(batch_tokens, row_tokens)
     if left:
-        raise UserError(f"{stage}.batch_tokens: {not_whole_rows(batch_tokens, row_tokens)}")
+        raise UserError(f"{stage}.batch_tokens: {describe_partial_rows(batch_tokens, row_tokens)}")
     if rows % processes:
         lower = rows // processes * processes * row_tokens
         near = f"{lower:,} or {lower + processes * row_tokens:,}" if lower else f"{processes * row_tokens:,}"
@@ -58,10 +58,10 @@ def derive(batch_tokens, row_tokens, processes, per_device, stage):
     return _share(rows // processes, per_device, processes)
 
 
-def not_whole_rows(batch_tokens, row_tokens):
+def describe_partial_rows(batch_tokens, row_tokens):
     """Says what is wrong with a batch that is no multiple of the row's length.
 
-    >>> not_whole_rows(1000, 256)
+    >>> describe_partial_rows(1000, 256)
     '1,000 is no multiple of the row of 256 tokens. Take 768 or 1,024'
     """
     lower = batch_tokens // row_tokens * row_tokens

@@ -98,7 +98,7 @@ class _Keys:
     """The keys of a file, taken one after the other; what is wrong is added to `problems`, by line."""
 
     def __init__(self, path, problems):
-        self.file, self.problems = recipe_yaml.shown(Path(path)), problems
+        self.file, self.problems = recipe_yaml.display_path(Path(path)), problems
         found = []
         node = recipe_yaml.parse_file(Path(path), self.file, found, "task file", "task: sst2_plain")
         problems += [replace(one, text=FUNCTION) if one.text.startswith("the tag !function ") else one for one in found]

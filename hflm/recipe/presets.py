@@ -1,12 +1,12 @@
 """GPT-2 sizes by name: the four published ones, and three small ones that a laptop trains.
 
-The keys are GPT2Config's own; anything not said here is in DEFAULTS, or GPT2Config's default (n_positions 1024, vocab_size 50257).
+The keys are GPT2Config's own; anything not said here is in CONFIG_DEFAULTS, or GPT2Config's default (n_positions 1024, vocab_size 50257).
 """
 
-DEFAULTS = {"activation_function": "gelu_pytorch_tanh"}  # the same numbers as gelu_new, in one fused operation
+CONFIG_DEFAULTS = {"activation_function": "gelu_pytorch_tanh"}  # the same numbers as gelu_new, in one fused operation
 
 # Embeddings: an adapter there would be merged into one of two users.
-TIED = ("wte", "wpe", "lm_head", "embed_tokens")
+TIED_MODULES = ("wte", "wpe", "lm_head", "embed_tokens")
 
 PRESETS = {
     # The narrower a model, the larger the weights that it learns to look things up with.
@@ -29,10 +29,10 @@ TRAINING = {
 }
 
 
-def training(preset, args):
+def preset_training_args(preset, args):
     """`args` over the preset's own, unless they name an `optim`, or `fsdp`, which Muon does not work with.
 
-    >>> training("gpt2-mini", {"max_steps": 100})
+    >>> preset_training_args("gpt2-mini", {"max_steps": 100})
     {'optim': 'muon', 'learning_rate': 0.004, 'max_steps': 100}
     """
     return args if args.keys() & {"optim", "fsdp"} else {**TRAINING.get(preset, {}), **args}

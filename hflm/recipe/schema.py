@@ -14,11 +14,11 @@ from hflm.core.errors import Problem, RecipeError
 from hflm.recipe import library_options as names
 from hflm.recipe import lm_eval_import as task_file
 from hflm.recipe import yaml_tree as recipe_yaml
-from hflm.recipe.batch_size import not_whole_rows
+from hflm.recipe.batch_size import describe_partial_rows
 from hflm.recipe.library_options import NAMES, show, suggest
-from hflm.recipe.presets import PRESETS, training
+from hflm.recipe.presets import PRESETS, preset_training_args
 from hflm.recipe.section import (
-    KINDS,
+    TASK_KINDS,
     License,
     Positive,
     Section,
@@ -27,11 +27,8 @@ from hflm.recipe.section import (
     matching,
     passing,
 )
-from hflm.recipe.tasks import AnyTask, Data, Mixture
+from hflm.recipe.tasks import AnyTask, Mixture
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
-from hflm.recipe.yaml_tree import shipped
-
-__all__ = ["KINDS", "Data", "Recipe", "dump", "json_schema", "load", "load_tasks", "shipped", "sources"]
 
 
 def _either(raw, one, other):
@@ -180,7 +177,7 @@ class Recipe(Section):
         if not isinstance(tasks, dict):
             return tasks
         return {
-            name: {"kind": name, **task} if isinstance(task, dict) and name in KINDS else task
+            name: {"kind": name, **task} if isinstance(task, dict) and name in TASK_KINDS else task
             for name, task in tasks.items()
         }
 
@@ -216,7 +213,7 @@ class Recipe(Section):
                 continue
             row, tokens = size or (at("model", "preset") and min(positions, 1024)), at(stage, "batch_tokens")
             if isinstance(row, int) and isinstance(tokens, int) and row > 0 and tokens > 0 and tokens % row:
-                yield (stage, "batch_tokens"), not_whole_rows(tokens, row)
+                yield (stage, "batch_tokens"), describe_partial_rows(tokens, row)
         tasks = at("tasks") if isinstance(at("tasks"), dict) else {}
         for name in tasks:
             if not re.fullmatch(r"\w[\w-]*", str(name)):
@@ -237,18 +234,18 @@ class Recipe(Section):
                     yield where, f"{name} is language_modeling, which has no target. Use `pretrain:`"
 
 
-def load(recipe, sets=()):
+def load_recipe(recipe, sets=()):
     """Reads a recipe: a path, or a shipped name such as `quickstart`.
 
     sets: `key.path=value` texts that change it. Raises RecipeError with all problems, by file and line.
     """
-    return _checked(*recipe_yaml.read(recipe, sets))
+    return _checked(*recipe_yaml.read_tree(recipe, sets))
 
 
-def load_tasks(files, model, sets=()):
-    """A Recipe that benchmarks `model` on lm-eval's task files (`lm_eval_import`), changed by `sets` as in `load`."""
+def load_task_files(files, model, sets=()):
+    """A Recipe that benchmarks `model` on lm-eval's task files (`lm_eval_import`), changed by `sets` as in `load_recipe`."""
     tree, problems = task_file.tree(files, model)
-    recipe_yaml.change(tree, sets, problems)
+    recipe_yaml.apply_sets(tree, sets, problems)
     return _checked(tree, problems)
 
 
@@ -265,16 +262,16 @@ def _checked(tree, problems):
         raise RecipeError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0)))
     if loaded.pretrain is None:
         return loaded
-    args = training(loaded.model.preset, loaded.pretrain.args)
+    args = preset_training_args(loaded.model.preset, loaded.pretrain.args)
     return loaded.model_copy(update={"pretrain": loaded.pretrain.model_copy(update={"args": args})})
 
 
-def dump(recipe):
+def dump_recipe(recipe):
     """The resolved recipe as YAML, defaults included: it loads back to an equal Recipe."""
     return recipe_yaml.dump(_plain(recipe))
 
 
-def json_schema():
+def recipe_json_schema():
     """The recipe's JSON Schema, for editors."""
     schema = Recipe.model_json_schema(by_alias=True)
     properties = schema["properties"]
@@ -318,7 +315,7 @@ def _locate(tree, path, missing):
     return ".".join(written), node
 
 
-def sources(recipe):
+def data_sources(recipe):
     """Yield (where the recipe says it, Data) of all data that a recipe names."""
     if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
         for number, source in enumerate(recipe.tokenizer.train.data or ()):

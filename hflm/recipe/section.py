@@ -19,7 +19,7 @@ from hflm.recipe import library_options as names
 from hflm.recipe import trackers
 from hflm.recipe.library_options import NAMES, show, suggest
 
-KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
+TASK_KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
 
 
 class Section(BaseModel):
@@ -90,9 +90,9 @@ def _plain_words(detail):
         case "string_too_short":
             return "must not be empty"
         case "union_tag_not_found":
-            return f"which kind of task is it? Add `kind:`, one of {', '.join(KINDS)}"
+            return f"which kind of task is it? Add `kind:`, one of {', '.join(TASK_KINDS)}"
         case "union_tag_invalid":
-            return f"there is no kind {show(value['kind'])}.{suggest(value['kind'], KINDS)}"
+            return f"there is no kind {show(value['kind'])}.{suggest(value['kind'], TASK_KINDS)}"
         case "value_error":
             return str(context["error"])
     return detail["msg"]
@@ -176,7 +176,7 @@ def contradicted(raw):
     args = raw.get("args")
     if not isinstance(args, dict):
         return
-    if text := trackers.unknown(args.get("report_to")):
+    if text := trackers.unknown_tracker(args.get("report_to")):
         yield ("args", "report_to"), text
     if raw.get("on_spike") == "rollback" and args.get("fp16"):
         yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"

@@ -27,25 +27,25 @@ PACKAGES = {  # a tracker's name in transformers -> the modules that it works wi
 }
 
 
-def named(report_to):
+def tracker_names(report_to):
     """The trackers of an `args.report_to`: "wandb" or ["wandb"] -> ("wandb",); "none", "all" or null -> ()."""
     names = [report_to] if isinstance(report_to, str) else report_to if isinstance(report_to, list) else []
     return tuple(str(name) for name in names if name not in ("none", "all"))
 
 
-def unknown(report_to):
+def unknown_tracker(report_to):
     """What is wrong with the first name that transformers does not know, or None.
 
-    >>> unknown(["wand"])
+    >>> unknown_tracker(["wand"])
     "no such tracker: 'wand'. Did you mean wandb?"
     """
-    wrong = next((name for name in named(report_to) if name not in PACKAGES), None)
+    wrong = next((name for name in tracker_names(report_to) if name not in PACKAGES), None)
     return None if wrong is None else f"no such tracker: {wrong!r}.{suggest(wrong, PACKAGES)}"
 
 
-def require(report_to, stage):
+def require_trackers(report_to, stage):
     """Raises UserError for trackers whose package is not installed, with what to install."""
-    missing = [PACKAGES[name][0] for name in named(report_to) if not any(map(find_spec, PACKAGES[name]))]
+    missing = [PACKAGES[name][0] for name in tracker_names(report_to) if not any(map(find_spec, PACKAGES[name]))]
     if missing:
         packages = " ".join(missing)
         verb = "is" if len(missing) == 1 else "are"

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 from hflm.recipe import library_options as names
 from hflm.recipe.cleaning import Clean, misplaced
 from hflm.recipe.library_options import show
-from hflm.recipe.presets import TIED
+from hflm.recipe.presets import TIED_MODULES
 from hflm.recipe.section import (
     BatchTokens,
     BlockSize,
@@ -91,7 +91,7 @@ def _adapter_rules(adapter):
     for key in ("target_modules", "modules_to_save"):
         modules = adapter.get(key)
         for module in [modules] if isinstance(modules, str) else modules if isinstance(modules, list) else ():
-            if isinstance(module, str) and module.split(".")[-1] in TIED:
+            if isinstance(module, str) and module.split(".")[-1] in TIED_MODULES:
                 yield (key,), f"{module} belongs to the tied embeddings, where an adapter cannot be merged. Remove it"
     if isinstance(adapter.get("target_modules"), str):  # peft reads one word as a regular expression
         try:

@@ -77,7 +77,7 @@ _Dumper.add_representer(
 )
 
 
-def shipped():
+def shipped_recipes():
     """The recipes that come with hflm: {name: path}, such as `quickstart` or `sentiment/sst2`."""
     home = Path(__file__).parents[1]
     folder = home / "_recipes" if (home / "_recipes").is_dir() else home.parent / "recipes"
@@ -87,7 +87,7 @@ def shipped():
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
-def find(recipe, beside=None):
+def find_recipe(recipe, beside=None):
     """The file of a recipe: a path (relative to the folder `beside`), or a shipped name, whole or its last part.
 
     Raises LookupError with a message for users.
@@ -95,7 +95,7 @@ def find(recipe, beside=None):
     path = Path(os.path.normpath((beside or Path()) / recipe))
     if path.is_file():
         return path
-    known = shipped()
+    known = shipped_recipes()
     found = [name for name in known if recipe == name] or [name for name in known if recipe == name.split("/")[-1]]
     if len(found) == 1:
         return known[found[0]]
@@ -108,22 +108,22 @@ def find(recipe, beside=None):
     raise LookupError(f"no such file, and no shipped recipe of that name. {hint}")
 
 
-def read(recipe, sets=()):
+def read_tree(recipe, sets=()):
     """The merged tree of a recipe, its `extends` chain and the `--set` options, and the Problems found on the way.
 
     Raises RecipeError where there is no tree to go on with.
     """
     problems = []
     try:
-        path = find(recipe)
+        path = find_recipe(recipe)
     except LookupError as error:
         raise RecipeError([Problem(recipe, None, "", str(error))]) from None
-    tree = _extended(path, shown(path), (), problems)
-    change(tree, sets, problems)
+    tree = _extended(path, display_path(path), (), problems)
+    apply_sets(tree, sets, problems)
     return tree, problems
 
 
-def change(tree, sets, problems):
+def apply_sets(tree, sets, problems):
     """Applies `key.path=value` texts to a tree."""
     for text in sets:
         try:
@@ -184,7 +184,7 @@ def dump(data):
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
 
 
-def shown(path):
+def display_path(path):
     """The path as messages show it: from the working folder where it lies below it."""
     return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
@@ -202,13 +202,13 @@ def _extended(path, file, chain, problems):
     if not isinstance(base.value, str):
         raise stop("expected one path, or the name of a shipped recipe", base.line)
     try:
-        parent = find(base.value, path.parent)
+        parent = find_recipe(base.value, path.parent)
     except LookupError as error:
         raise stop(f"{base.value}: {error}", base.line) from None
     chain = (*chain, path.resolve())
     if parent.resolve() in chain:
         raise stop(f"{base.value} leads back to itself. Break the circle", base.line)
-    return _merged(_extended(parent, shown(parent), chain, problems), tree)
+    return _merged(_extended(parent, display_path(parent), chain, problems), tree)
 
 
 def _merged(base, child):

@@ -15,7 +15,7 @@ from hflm.core.atomic_io import write_text
 from hflm.core.errors import Stopped, TrainingError
 from hflm.core.run_files import read_json
 from hflm.preprocessing import streaming as stream
-from hflm.recipe import batch_size as batches
+from hflm.recipe import Batch, derive_batch
 from hflm.training import checkpoints
 from hflm.training.divergence import ROLLBACKS, Unsound
 
@@ -61,9 +61,9 @@ def batch_of(arguments, folder, batch_tokens, row_tokens, stage):
     """The Batch of a step: the recipe's, with the micro-batch that an earlier out-of-memory left."""
     most, processes = arguments.per_device_train_batch_size, arguments.world_size
     if batch_tokens:
-        batch = batches.derive(batch_tokens, row_tokens, processes, most, stage)
+        batch = derive_batch(batch_tokens, row_tokens, processes, most, stage)
     else:
-        batch = batches.Batch(most, arguments.gradient_accumulation_steps, processes)
+        batch = Batch(most, arguments.gradient_accumulation_steps, processes)
     fits = read_json(Path(folder) / MICRO_BATCH).get("rows", batch.per_device)
     while batch.per_device > fits:
         batch = batch.halved()
@@ -79,7 +79,7 @@ def _halve(trainer, error, progress):
     """After an out-of-memory: half the micro-batch, twice the accumulation; kept in the folder for a restart."""
     arguments, stage = trainer.args, trainer.guard.stage
     what = f"{stage}: out of memory ({' '.join(str(error).split())[:200]})"
-    batch = batches.Batch(
+    batch = Batch(
         arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.world_size
     ).halved()
     if batch is None or trainer.guard.stepping:

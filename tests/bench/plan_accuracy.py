@@ -52,7 +52,7 @@ def recipe_of(name):
     """(Recipe, its training stage) of a configuration."""
     import yaml
 
-    from hflm.recipe import schema as recipe
+    from hflm import recipe
 
     stage, vocabulary, model, keys, args = CONFIGURATIONS[name]
     tree = yaml.safe_load(RECIPE)
@@ -62,7 +62,7 @@ def recipe_of(name):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(tree))
-        return recipe.load(str(path)), stage
+        return recipe.load_recipe(str(path)), stage
 
 
 class Vocabulary:

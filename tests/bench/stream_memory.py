@@ -40,7 +40,7 @@ def read(folder):
     from hflm.data import corpus
     from hflm.preprocessing import streaming as stream
     from hflm.preprocessing import tokenizer
-    from hflm.recipe.tasks import Data
+    from hflm.recipe import Data
 
     sources = corpus.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
     texts = corpus.stream(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)

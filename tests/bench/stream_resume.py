@@ -31,7 +31,7 @@ from hflm.preprocessing import packing as pack
 from hflm.preprocessing import streaming as stream
 from hflm.preprocessing import token_cache as encoding
 from hflm.preprocessing import tokenizer as tokenizers
-from hflm.recipe.tasks import Data
+from hflm.recipe import Data
 from hflm.training import trainer as train
 
 

@@ -41,9 +41,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 before = peak()
-from hflm.recipe.schema import load
+from hflm.recipe import load_recipe
 from hflm.pipeline.run import run
-run(load("recipe.yaml"), "run")
+run(load_recipe("recipe.yaml"), "run")
 print("PEAK", json.dumps([before, peak()]))
 """
 

@@ -22,8 +22,7 @@ from hflm.data.cleaning import (
 )
 from hflm.data.cleaning.near_duplicates import find_near_duplicates
 from hflm.pipeline import inputs as material
-from hflm.recipe import schema as recipe
-from hflm.recipe.cleaning import Clean
+from hflm.recipe import Clean, dump_recipe, load_recipe, recipe_json_schema
 
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 
@@ -262,17 +261,17 @@ def write(tmp_path: Path, more: str) -> str:
 )
 def test_what_a_recipe_may_not_say(tmp_path, more, line, message):
     with pytest.raises(RecipeError) as caught:
-        recipe.load(write(tmp_path, more))
+        load_recipe(write(tmp_path, more))
     assert f"t.yaml:{line}" in str(caught.value)
     assert message in str(caught.value)
 
 
 def test_the_section_is_written_down_with_the_recipe(tmp_path):
     path = write(tmp_path, "clean: {normalize: NFC, words: {min: 3}, letters: {max: 0.9}, near_duplicates: 0.5}")
-    loaded = recipe.load(path)
-    (tmp_path / "again.yaml").write_text(recipe.dump(loaded))
-    assert recipe.load(str(tmp_path / "again.yaml")) == loaded
-    known = json.dumps(recipe.json_schema())
+    loaded = load_recipe(path)
+    (tmp_path / "again.yaml").write_text(dump_recipe(loaded))
+    assert load_recipe(str(tmp_path / "again.yaml")) == loaded
+    known = json.dumps(recipe_json_schema())
     assert all(f'"{key}"' in known for key in Clean.model_fields)
 
 
@@ -280,7 +279,7 @@ def test_the_section_is_written_down_with_the_recipe(tmp_path):
 def test_duplicates_are_not_looked_for_in_a_stream(tmp_path, key):
     path = write(tmp_path, f"clean: {{normalize: NFC, {key}}}")
     with pytest.raises(RecipeError, match="a stream is never whole in memory") as caught:
-        recipe.load(path, ["pretrain.data={path: big.jsonl, streaming: true}"])
+        load_recipe(path, ["pretrain.data={path: big.jsonl, streaming: true}"])
     assert len(caught.value.problems) == 1
 
 
@@ -296,7 +295,7 @@ def test_the_corpus_of_a_recipe_is_cleaned_before_anything_is_held_out(tmp_path,
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": "Cafe\u0301 of the validation"}) + "\n")
     path = write(tmp_path, f"{validation}\nclean: {{normalize: NFC, words: {{min: 3}}, exact_duplicates: true}}")
-    loaded = recipe.load(path, ["pretrain.data={path: train.jsonl}"])
+    loaded = load_recipe(path, ["pretrain.data={path: train.jsonl}"])
     corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     assert corpus.cleaning.rows_in == 63
     if held_out == "drawn":
@@ -311,7 +310,7 @@ def test_a_stream_is_cleaned_as_it_is_read_and_resumes(tmp_path, monkeypatch):
     texts = [f"Cafe\u0301 number {number}" if number % 3 else "no" for number in range(30)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "clean: {normalize: NFC, words: {min: 2}}")
-    loaded = recipe.load(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
+    loaded = load_recipe(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
     corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     expected = [f"Café number {number}" for number in range(30) if number % 3]
     assert list(corpus.texts) == expected
@@ -328,7 +327,7 @@ def test_what_is_held_out_of_a_stream_is_cleaned_like_the_stream(tmp_path, monke
     texts = [f"Cafe\u0301 number {number}" if number % 3 else f"no{number}" for number in range(60)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "validation: 0.3\nclean: {normalize: NFC, words: {min: 2}}")
-    loaded = recipe.load(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
+    loaded = load_recipe(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
     corpus = material.read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     assert len(corpus.held_out) > 3
     assert sorted([*corpus.texts, *corpus.held_out]) == sorted(
@@ -344,7 +343,7 @@ def test_what_a_mixture_repeats_for_its_weight_is_no_duplicate(tmp_path, monkeyp
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "clean: {words: {min: 3}, exact_duplicates: true}")
     sets = ["pretrain.data=[{path: many.jsonl, weight: 1}, {path: few.jsonl, weight: 1}]"]
-    corpus = material.read_corpus(recipe.load(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    corpus = material.read_corpus(load_recipe(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
     assert (corpus.cleaning.rows_in, corpus.cleaning.rows_out) == (252, 220)
     assert set(corpus.texts) == {*many, *few}
     drawn = [each.documents for each in corpus.given]
@@ -354,4 +353,4 @@ def test_what_a_mixture_repeats_for_its_weight_is_no_duplicate(tmp_path, monkeyp
         "pretrain.clean.words.min=99",
     ]
     with pytest.raises(DataError, match="leaves none of 252 documents"):
-        material.read_corpus(recipe.load(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+        material.read_corpus(load_recipe(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")

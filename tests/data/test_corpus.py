@@ -14,7 +14,7 @@ from hflm.data import readers as rows
 from hflm.data import source_stats as shares
 from hflm.pipeline import inputs as material
 from hflm.pipeline import provenance
-from hflm.recipe import schema as recipe
+from hflm.recipe import load_recipe
 
 PLACES = {  # where the file lies, what the recipe says
     "file": ("a", "a"),
@@ -390,7 +390,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
         shard.write_bytes(COMPRESS[".gz"]("".join(json.dumps(row) + "\n" for row in rows_of).encode()))
     torn = tmp_path / "en" / "00001.jsonl.gz"
     torn.write_bytes(torn.read_bytes()[:-10])
-    loaded = recipe.load("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
+    loaded = load_recipe("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
     listed = tmp_path / "skipped.jsonl"
     found = material.read_corpus(loaded, {"tokenizer", "pretrain"}, lambda said: None, listed)
     trained_on = list(found.texts)

@@ -23,7 +23,7 @@ from hflm.inference import local as answer
 from hflm.inference.token_stream import stream
 from hflm.models import load as models
 from hflm.publishing import space
-from hflm.recipe import schema as recipes
+from hflm.recipe import Recipe
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -158,7 +158,7 @@ def test_what_was_typed_is_read_back_from_a_prompt(task, columns, prompt):
 
 def test_several_tasks_of_a_kind_have_a_tab_each_and_shots_stand_before_the_prompt():
     shot = {"kind": "qa", "data": {"path": "toy", "name": "qa"}, "shots": 1}
-    recipe = recipes.Recipe.model_validate({**RECIPE, "tasks": {**RECIPE["tasks"], "open": shot}})
+    recipe = Recipe.model_validate({**RECIPE, "tasks": {**RECIPE["tasks"], "open": shot}})
     solved = "A b.\nQuestion: What?\nAnswer: b\n\n"
     rows = [{"prompt": f"{solved}C {n}.\nQuestion: Which?\nAnswer:", "prediction": "no"} for n in range(2)]
     *_, one, two = demo_tabs.tabs(recipe, {"open": rows}, demo_tabs.found_examples(recipe, {"open": rows}))

@@ -11,7 +11,7 @@ from hflm.core.run_files import read_lines
 from hflm.evaluation.benchmark import Setting, benchmark
 from hflm.inference import local as answer
 from hflm.pipeline.inputs import Material
-from hflm.recipe.tasks import LanguageModeling, Qa, Sentiment
+from hflm.recipe import LanguageModeling, Qa, Sentiment
 
 THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
 ROWS = [

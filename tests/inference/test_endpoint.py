@@ -19,7 +19,7 @@ from hflm.core.run_files import read_lines
 from hflm.evaluation import results
 from hflm.inference.endpoint import Endpoint, chosen, find
 from hflm.pipeline import run
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 SECRET = "sk-" + "q7" * 12
 
@@ -284,7 +284,7 @@ def test_bench_refuses_text_likelihoods_before_any_request(server, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
     with pytest.raises(UserError, match="stories needs the likelihood of its text"):
-        run.bench("openai:tiny", recipes.load("good.yaml"), base_url=server.url)
+        run.bench("openai:tiny", load_recipe("good.yaml"), base_url=server.url)
     assert not server.log and not Path("runs").exists()
 
 
@@ -293,7 +293,7 @@ def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatc
     Path("good.yaml").write_text(RECIPE)
     handed = []
     monkeypatch.setattr(run, "run", lambda recipe, folder, endpoint: handed.append((folder, endpoint)))
-    loaded = recipes.load("good.yaml", ["benchmark.tasks=[reviews]"])
+    loaded = load_recipe("good.yaml", ["benchmark.tasks=[reviews]"])
     run.bench("openai:org/tiny", loaded, base_url="http://localhost:1/v1", chat=True)
     folder = Path("runs/good-bench-openai--org--tiny")
     assert handed == [(folder, Endpoint("org/tiny", "http://localhost:1/v1", chat=True))]
@@ -347,7 +347,7 @@ tasks:
 def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_by_chat(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tuned.yaml").write_text(TUNED)
-    loaded = recipes.load("tuned.yaml")
+    loaded = load_recipe("tuned.yaml")
     run.run(loaded, "here")
     model = tmp_path / "here" / "model"
     with served(model) as url:
@@ -384,12 +384,12 @@ def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, 
     Path("qa.yaml").write_text(QUESTIONS)
     server.answers = [OK, OK, OK, failed(403)]
     with pytest.raises(EndpointError, match="refused with 403"):
-        run.bench("openai:tiny", recipes.load("qa.yaml"), "bench", base_url=server.url)
+        run.bench("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
     answered = {body["prompt"] for _, _, body in server.log[:3]}
     assert not Path("bench/benchmark/results.json").exists()
     server.log.clear()
     server.answers = [OK]
-    run.bench("openai:tiny", recipes.load("qa.yaml"), "bench", base_url=server.url)
+    run.bench("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
     found = results.read(Path("bench/benchmark/results.json"))
     assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
     assert all(
@@ -407,7 +407,7 @@ def test_a_bench_over_an_endpoint_reads_labels_from_the_text(server, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
     server.answers = [written(" Positive!"), written("I think so")]
-    run.bench("openai:tiny", recipes.load("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url)
+    run.bench("openai:tiny", load_recipe("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url)
     lines = read_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
     assert sorted(line["prediction"] for line in lines) == [""] * 8 + ["positive"]
     assert "log_likelihoods" not in lines[0]

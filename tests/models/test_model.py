@@ -11,7 +11,7 @@ from hflm.models import architecture as shape
 from hflm.models import load as models
 from hflm.models import loss as losses
 from hflm.preprocessing import packing as pack
-from hflm.recipe import presets
+from hflm.recipe import PRESETS
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_presets_have_exactly_the_published_parameters(preset, published):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config(**presets.PRESETS[preset]))
-    assert sum(shape.parameters(shape.of(presets.PRESETS[preset])).values()) == model.num_parameters()
+        model = GPT2LMHeadModel(GPT2Config(**PRESETS[preset]))
+    assert sum(shape.parameters(shape.of(PRESETS[preset])).values()) == model.num_parameters()
     assert published is None or model.num_parameters() == published
 
 

@@ -12,7 +12,7 @@ from sources import COMPRESS, content
 
 import hflm
 from hflm.models import load as models
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 ROOT = Path(hflm.__file__).parent.parent
 
@@ -142,7 +142,7 @@ def test_a_local_lock(tmp_path):
 
     def recipe(*paths):
         sets = [f"pretrain.data=[{', '.join(f'{{path: {tmp_path}/{path}}}' for path in paths)}]"]
-        return recipes.load("quickstart", sets)
+        return load_recipe("quickstart", sets)
 
     environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1), {})
     environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hflm.recipe import schema as recipe
+from hflm import recipe
 
 LAUNCH = Path(recipe.__file__).parents[2] / "recipes" / "launch"
 RECIPE = """
@@ -76,7 +76,7 @@ def test_accelerate_takes_the_configuration_as_it_is_meant(file):
 
 
 def test_they_are_no_recipes():
-    assert not any(name.startswith("launch") for name in recipe.shipped())
+    assert not any(name.startswith("launch") for name in recipe.shipped_recipes())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hflm.core import run_files as records
 from hflm.core.errors import UserError
 from hflm.evaluation import results
 from hflm.pipeline import run
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 TINY = """
 name: tiny
@@ -60,7 +60,7 @@ def call(tmp_path, *arguments, **options):
 def run_here(folder, *sets, fresh=False):
     """The same in this process, which has imported everything already."""
     with contextlib.chdir(folder):
-        run.run(recipes.load("tiny.yaml", sets), "run", fresh)
+        run.run(load_recipe("tiny.yaml", sets), "run", fresh)
 
 
 def weights(folder):
@@ -101,7 +101,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     ):
         assert (folder / path).is_file(), path
     assert list((folder / "plots").glob("*.png"))
-    assert recipes.load(str(folder / "recipe.yaml")) == recipes.load(str(finished / "tiny.yaml"))
+    assert load_recipe(str(folder / "recipe.yaml")) == load_recipe(str(finished / "tiny.yaml"))
     assert not list(folder.rglob(".*tmp*")), "a half-written file was left"
 
 
@@ -240,7 +240,7 @@ def test_a_folder_is_named_by_the_model_and_no_trained_run_is_overwritten(workpl
         names = [run._short(name) for name in ("exp-0.1", "exp-0.2", "a/model", "b/model", "small.v1.gguf", "org/gpt2")]
         assert names == ["exp-0.1", "exp-0.2", "a-model", "b-model", "small.v1", "org--gpt2"]
         with pytest.raises(UserError, match="--output run: a trained run lies there"):
-            run.bench("run", recipes.load("tiny.yaml"), "run")
+            run.bench("run", load_recipe("tiny.yaml"), "run")
 
 
 def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
@@ -251,7 +251,7 @@ def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
 
 def test_the_benchmark_alone_on_a_finished_run(workplace):
     with contextlib.chdir(workplace):
-        run.bench("run", recipes.load("tiny.yaml"), "bench")
+        run.bench("run", load_recipe("tiny.yaml"), "bench")
     again, first = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
     assert {name: task.metrics for name, task in again.tasks.items()} == {
         name: task.metrics for name, task in first.tasks.items()
@@ -349,7 +349,7 @@ def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
     (workplace / "set" / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     (workplace / "tiny.yaml").write_text(ADAPTER.replace("BASE", "run").replace("DATA", "set"))
     with contextlib.chdir(workplace):
-        run.run(recipes.load("tiny.yaml"))
+        run.run(load_recipe("tiny.yaml"))
     folder = workplace / "runs" / "adapter"
     assert (folder / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
     assert weights(folder) != weights(workplace / "run")

@@ -6,7 +6,7 @@ import yaml
 from hflm.core.errors import UserError
 from hflm.evaluation import results
 from hflm.pipeline import stage_state as stages
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 RECIPE = """
 name: small
@@ -26,7 +26,7 @@ ALL = ["tokenizer", "pretrain", "finetune", "model", "benchmark/sentiment", "ben
 def keys(tmp_path, *sets):
     path = tmp_path / "small.yaml"
     path.write_text(RECIPE)
-    return stages.keys(recipes.load(str(path), sets))
+    return stages.keys(load_recipe(str(path), sets))
 
 
 def test_stages_stand_in_their_order(tmp_path):
@@ -88,9 +88,9 @@ def test_a_changed_base_model_repeats_its_stages(tmp_path):
     content = yaml.safe_load(RECIPE)
     content |= {"model": {"from": str(tmp_path / "base")}, "pretrain": None, "tokenizer": None, "finetune": None}
     path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
-    before = stages.keys(recipes.load(str(path)))
+    before = stages.keys(load_recipe(str(path)))
     weights.write_bytes(b"2")
-    after = stages.keys(recipes.load(str(path)))
+    after = stages.keys(load_recipe(str(path)))
     assert before.keys() == after.keys()
     assert all(before[stage] != after[stage] for stage in before)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hflm import recipe
 from hflm.core import hardware
 from hflm.core.errors import UserError
 from hflm.models import architecture as shape
@@ -18,7 +19,6 @@ from hflm.models import loss
 from hflm.planning import cost, plan
 from hflm.planning import inputs as plan_source
 from hflm.planning import view as plan_show
-from hflm.recipe import schema as recipe
 
 ZERO = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 GPT2 = {"model_type": "gpt2", "n_layer": 3, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 500}
@@ -53,7 +53,7 @@ def build(config, device="cpu"):
 
 def load(folder, text=RECIPE, sets=()):
     (folder / "recipe.yaml").write_text(text)
-    return recipe.load(str(folder / "recipe.yaml"), sets)
+    return recipe.load_recipe(str(folder / "recipe.yaml"), sets)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch)
     (run / "pretrain").mkdir(parents=True)
     (run / "environment.json").write_text('{"processes": 1}')
     (run / "pretrain" / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0, "tokens_per_second": 2048}\n')
-    (run / "recipe.yaml").write_text(recipe.dump(load(tmp_path)))
+    (run / "recipe.yaml").write_text(recipe.dump_recipe(load(tmp_path)))
     stage = plan.plan(load(tmp_path)).stages[0]
     assert (stage.tokens_per_second, stage.seconds) == (2048, 100)
     assert stage.speed_source == "measured by the earlier run in runs/planned"

@@ -21,8 +21,7 @@ from hflm.pipeline import run
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import streaming as stream
 from hflm.preprocessing import token_cache as encoding
-from hflm.recipe import schema as recipes
-from hflm.recipe.tasks import Data
+from hflm.recipe import Data, load_recipe
 from hflm.training import checkpoints
 from hflm.training import trainer as training
 
@@ -252,7 +251,7 @@ pretrain:
 def test_a_recipe_that_streams_tells_what_it_packed(files, monkeypatch, capsys):
     (files / "streamed.yaml").write_text(RECIPE)
     monkeypatch.chdir(files)
-    run.run(recipes.load("streamed.yaml"))
+    run.run(load_recipe("streamed.yaml"))
     packing = json.loads((files / "runs/streamed/environment.json").read_text())["stages"]["pretrain"]["packing"]
     assert packing["rows"] == 60 * 2
     assert packing["tokens"] + packing["padding"] == 60 * 2 * 64
@@ -266,7 +265,7 @@ def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, cap
     monkeypatch.setattr(encoding, "home", lambda: files / "kept")
     told = []
     for name in ("first", "second"):
-        run.run(recipes.load("memory.yaml", sets), name)
+        run.run(load_recipe("memory.yaml", sets), name)
         told.append(capsys.readouterr().err)
     (kept,) = (files / "kept").iterdir()
     assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]

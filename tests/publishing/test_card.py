@@ -18,7 +18,7 @@ from hflm.evaluation.results import Bin, Calibration, Results, Score, Slice, Tas
 from hflm.pipeline import provenance as environment
 from hflm.publishing import card, card_benchmark
 from hflm.publishing import card_provenance as card_made
-from hflm.recipe import schema as recipe
+from hflm.recipe import load_recipe
 
 RECIPE = """
 name: tiny
@@ -137,7 +137,7 @@ def lines(tmp_path_factory):
 
 def loaded(folder, text):
     (folder / "recipe.yaml").write_text(text)
-    return recipe.load(str(folder / "recipe.yaml"))
+    return load_recipe(str(folder / "recipe.yaml"))
 
 
 def finished(run):
@@ -646,8 +646,8 @@ def test_cut_keeps_start_and_end_within_300():
 def test_a_card_needs_neither_torch_nor_transformers(run, load):
     load()
     script = (
-        "import sys; from hflm.publishing import card; from hflm.recipe import schema as recipe\n"
-        "card.write(sys.argv[1], recipe.load(sys.argv[2]))\n"
+        "import sys; from hflm.publishing import card; from hflm.recipe import load_recipe\n"
+        "card.write(sys.argv[1], load_recipe(sys.argv[2]))\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib.pyplot') if m in sys.modules])"
     )
     arguments = [sys.executable, "-c", script, str(run), str(run.parent.parent / "recipe.yaml")]

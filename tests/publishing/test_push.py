@@ -15,7 +15,7 @@ from hub import QUICK, File, Hub
 
 from hflm.core.errors import UserError
 from hflm.publishing import push
-from hflm.recipe import schema as recipes
+from hflm.recipe import load_recipe
 
 TOKEN = Hub.token
 RECIPE = """
@@ -105,9 +105,9 @@ def test_records_are_sent_without_this_machines_folders(run, name):
 
 def test_the_tag_is_made_of_the_name_and_the_content(run):
     (run / "recipe.yaml").write_text(RECIPE.replace("name: tiny", "name: größe..1"))
-    first, again = (push.release(run, recipes.load(str(run / "recipe.yaml"))) for _ in range(2))
+    first, again = (push.release(run, load_recipe(str(run / "recipe.yaml"))) for _ in range(2))
     (run / "model" / "tokenizer.json").write_text("{} ")
-    changed = push.release(run, recipes.load(str(run / "recipe.yaml")))
+    changed = push.release(run, load_recipe(str(run / "recipe.yaml")))
     assert first.tag == again.tag != changed.tag
     assert first.tag.startswith("gr-e-1-") and len(first.tag) == len("gr-e-1-12345678")
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hflm.core.errors import UserError
-from hflm.recipe.batch_size import Batch, derive
+from hflm.recipe import Batch, derive_batch
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from hflm.recipe.batch_size import Batch, derive
     ],
 )
 def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected):
-    batch = derive(tokens, row, processes, most, "pretrain")
+    batch = derive_batch(tokens, row, processes, most, "pretrain")
     assert batch == expected
     assert batch.rows * row == tokens
 
@@ -40,7 +40,7 @@ def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected)
 )
 def test_an_impossible_batch_names_the_next_possible_ones(tokens, row, processes, message):
     with pytest.raises(UserError) as error:
-        derive(tokens, row, processes, 8, "pretrain")
+        derive_batch(tokens, row, processes, 8, "pretrain")
     assert message in str(error.value)
 
 

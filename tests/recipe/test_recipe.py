@@ -8,11 +8,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from hflm import recipe
 from hflm.core.errors import RecipeError
+from hflm.recipe import PRESETS, Recipe, yaml_tree
 from hflm.recipe import library_options as names
-from hflm.recipe import schema as recipe
-from hflm.recipe import section as recipe_section
-from hflm.recipe.presets import PRESETS
 from hflm.recipe.yaml_tree import parse
 
 GOOD = """\
@@ -62,13 +61,13 @@ def problems(folder, text, sets=(), name="r.yaml"):
     """Every problem of a recipe's text as (line, key, message)."""
     (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError) as caught:
-        recipe.load(str(folder / name), sets)
+        recipe.load_recipe(str(folder / name), sets)
     return [(problem.line, problem.key, problem.text) for problem in caught.value.problems]
 
 
 def load(folder, text, sets=()):
     (folder / "r.yaml").write_text(text, encoding="utf-8")
-    return recipe.load(str(folder / "r.yaml"), sets)
+    return recipe.load_recipe(str(folder / "r.yaml"), sets)
 
 
 def changed(old, new):
@@ -341,7 +340,7 @@ def test_an_alias_bomb_is_refused(tmp_path):
 def test_bytes_that_are_not_utf8(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"name: a\nmodel: \xff\n")
     with pytest.raises(RecipeError, match=r"r\.yaml:2  not UTF-8 text"):
-        recipe.load(str(tmp_path / "r.yaml"))
+        recipe.load_recipe(str(tmp_path / "r.yaml"))
 
 
 def test_all_problems_at_once_in_the_order_of_lines(tmp_path):
@@ -349,7 +348,7 @@ def test_all_problems_at_once_in_the_order_of_lines(tmp_path):
     text = text.replace("source: en", "sauce: en").replace("name: good", "name: good\nname: twice")
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
-        recipe.load(str(tmp_path / "r.yaml"))
+        recipe.load_recipe(str(tmp_path / "r.yaml"))
     file = tmp_path / "r.yaml"
     assert str(caught.value).splitlines() == [
         f"{file}:3  name: duplicate key, first on line 2. Remove one",
@@ -392,8 +391,8 @@ def test_a_small_preset_brings_its_optimizer(tmp_path, preset, args, expected):
     )
     loaded = load(tmp_path, text)
     assert loaded.pretrain.args == expected
-    (tmp_path / "again.yaml").write_text(recipe.dump(loaded))
-    assert recipe.load(str(tmp_path / "again.yaml")).pretrain.args == expected
+    (tmp_path / "again.yaml").write_text(recipe.dump_recipe(loaded))
+    assert recipe.load_recipe(str(tmp_path / "again.yaml")).pretrain.args == expected
 
 
 def test_a_good_recipe(tmp_path):
@@ -467,7 +466,7 @@ def test_scalars(text, value):
     "value", [*(text for text, _ in SCALARS), "a\nb\n", " x ", "{{ a }}: b", "é\t中", 1e-05, 1e20, []]
 )
 def test_dumped_values_are_read_back_by_any_reader(value):
-    text = recipe.recipe_yaml.dump({"a": value})
+    text = yaml_tree.dump({"a": value})
     assert parse(text, "x", []).plain() == {"a": value}
     if isinstance(value, str):
         assert yaml.safe_load(text) == {"a": value}
@@ -483,10 +482,10 @@ def test_aliases_and_merge_keys(tmp_path):
 @pytest.mark.parametrize("sets", [[], ["tokenizer.train=null", "tokenizer.from=gpt2"], ["pretrain.validation=0.1"]])
 def test_a_dumped_recipe_loads_back_equal(tmp_path, sets):
     first = load(tmp_path, GOOD, sets)
-    text = recipe.dump(first)
+    text = recipe.dump_recipe(first)
     assert load(tmp_path, text) == first
     assert list(yaml.safe_load(text))[:2] == ["name", "seed"]
-    assert recipe.dump(load(tmp_path, text)) == text
+    assert recipe.dump_recipe(load(tmp_path, text)) == text
 
 
 def test_extends_merges_deeply_and_problems_point_into_the_right_file(tmp_path):
@@ -539,7 +538,7 @@ def test_extends_that_leads_nowhere(tmp_path, files, file, line, text):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(RecipeError) as caught:
-        recipe.load(str(tmp_path / "r.yaml"))
+        recipe.load_recipe(str(tmp_path / "r.yaml"))
     [problem] = caught.value.problems
     assert (Path(problem.file).name, problem.line) == (file, line)
     assert problem.text.startswith(text)
@@ -573,7 +572,7 @@ def test_extends_that_leads_nowhere(tmp_path, files, file, line, text):
     ],
 )
 def test_set(tmp_path, sets, path, value):
-    found = yaml.safe_load(recipe.dump(load(tmp_path, GOOD, sets)))
+    found = yaml.safe_load(recipe.dump_recipe(load(tmp_path, GOOD, sets)))
     for key in path.split("."):
         found = found.get(key)
     assert found == value
@@ -602,7 +601,7 @@ def test_set(tmp_path, sets, path, value):
 def test_wrong_set(tmp_path, text, key, message):
     (tmp_path / "r.yaml").write_text(GOOD)
     with pytest.raises(RecipeError) as caught:
-        recipe.load(str(tmp_path / "r.yaml"), [text])
+        recipe.load_recipe(str(tmp_path / "r.yaml"), [text])
     [problem] = caught.value.problems
     assert (problem.file, problem.line, problem.key) == (f"--set {text}", None, key)
     assert problem.text.startswith(message)
@@ -611,35 +610,35 @@ def test_wrong_set(tmp_path, text, key, message):
 def test_a_path_that_is_no_file(tmp_path):
     for name, text in [("nope", "no such file, and no shipped recipe"), (str(tmp_path), "is a folder, not a recipe")]:
         with pytest.raises(RecipeError, match=text):
-            recipe.load(name)
+            recipe.load_recipe(name)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in recipe.shipped()])
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in recipe.shipped_recipes()])
 def test_shipped_recipes_are_right(name):
-    assert recipe.load(name).name
+    assert recipe.load_recipe(name).name
     stem = name.split("/")[-1]
-    if sum(other.split("/")[-1] == stem for other in recipe.shipped()) == 1:
-        assert recipe.load(stem) == recipe.load(name)
+    if sum(other.split("/")[-1] == stem for other in recipe.shipped_recipes()) == 1:
+        assert recipe.load_recipe(stem) == recipe.load_recipe(name)
 
 
 @pytest.mark.parametrize("home", ["recipes", "hflm/_recipes"], ids=["repository", "wheel"])
 def test_shipped_recipes_by_name(tmp_path, monkeypatch, home):
-    monkeypatch.setattr(recipe.recipe_yaml, "__file__", str(tmp_path / "hflm" / "recipe" / "yaml_tree.py"))
+    monkeypatch.setattr(yaml_tree, "__file__", str(tmp_path / "hflm" / "recipe" / "yaml_tree.py"))
     for name in ("base", "qa/squad", "qa/small", "sentiment/small"):
         (tmp_path / home / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / home / f"{name}.yaml").write_text(GOOD.replace("name: good", f"name: {name.replace('/', '-')}"))
     monkeypatch.chdir(tmp_path)
-    assert list(recipe.shipped()) == ["base", "qa/small", "qa/squad", "sentiment/small"]
-    assert recipe.load("squad") == recipe.load("qa/squad")
+    assert list(recipe.shipped_recipes()) == ["base", "qa/small", "qa/squad", "sentiment/small"]
+    assert recipe.load_recipe("squad") == recipe.load_recipe("qa/squad")
     assert load(tmp_path, "extends: squad\nseed: 3\n").seed == 3
     for name, text in [("small", "Write one of: qa/small, sentiment/small"), ("sqad", "Did you mean squad?")]:
         with pytest.raises(RecipeError, match=text):
-            recipe.load(name)
+            recipe.load_recipe(name)
     Path("squad").write_text(GOOD)  # a file comes before a name
-    assert recipe.load("squad").name == "good"
+    assert recipe.load_recipe("squad").name == "good"
 
 
-def sections(section=recipe_section.Section):
+def sections(section=Recipe.__mro__[1]):
     for below in section.__subclasses__():
         yield below
         yield from sections(below)
@@ -652,7 +651,7 @@ def test_every_key_of_a_recipe_is_described(section):
 
 
 def test_the_schema_knows_sections_tasks_and_passed_names():
-    schema = recipe.json_schema()
+    schema = recipe.recipe_json_schema()
     assert json.loads(json.dumps(schema)) == schema
     assert {"name", "extends", "model", "tasks"} <= set(schema["properties"])
     sections = schema["$defs"]
@@ -663,7 +662,7 @@ def test_the_schema_knows_sections_tasks_and_passed_names():
     assert args["additionalProperties"] is False
     assert "output_dir" not in args["properties"]
     assert "from" in sections["TokenizerRecipe"]["properties"]
-    assert set(schema["properties"]["tasks"]["properties"]) == set(recipe.KINDS)
+    assert set(schema["properties"]["tasks"]["properties"]) == set(recipe.TASK_KINDS)
     assert schema["properties"]["tasks"]["additionalProperties"]["required"] == ["kind"]
 
 
@@ -708,7 +707,7 @@ def test_refusals_name_real_options():
 def test_loading_imports_no_heavy_library(tmp_path):
     (tmp_path / "r.yaml").write_text(GOOD)
     code = (
-        "import sys; from hflm.recipe import schema; schema.dump(schema.load(sys.argv[1])); schema.json_schema();"
+        "import sys; from hflm import recipe; recipe.dump_recipe(recipe.load_recipe(sys.argv[1])); recipe.recipe_json_schema();"
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft', 'numpy') if name in sys.modules])"
     )
     made = subprocess.run(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hflm import recipe
 from hflm.core.errors import RecipeError
 from hflm.recipe import lm_eval_import as task_file
-from hflm.recipe import schema as recipe
 
 CHOICE = """\
 task: sst2_plain
@@ -189,7 +189,7 @@ def test_what_a_task_file_becomes(tmp_path, text, old, new, task, change):
     path = written(tmp_path, text + more, old, new)
     expected = {**task, **{key: value for key, value in change.items() if key != "text"}}
     assert task_file.read(path) == json.loads(json.dumps(expected).replace("FOLDER", str(tmp_path)))
-    loaded = recipe.load_tasks([path], "org/model", ["seed=7"])
+    loaded = recipe.load_task_files([path], "org/model", ["seed=7"])
     [name] = loaded.tasks
     assert (loaded.name, loaded.seed, loaded.model.from_, loaded.benchmark.tasks) == (name, 7, "org/model", (name,))
     assert loaded.tasks[name].kind == task["kind"]
@@ -200,7 +200,7 @@ def test_wrong_task_files(tmp_path, monkeypatch, text, old, new, line, key, mess
     monkeypatch.chdir(tmp_path)
     written(tmp_path, text, old, new)
     with pytest.raises(RecipeError) as caught:
-        recipe.load_tasks(["t.yaml"], "org/model")
+        recipe.load_task_files(["t.yaml"], "org/model")
     assert [(one.file, one.line, one.key) for one in caught.value.problems] == [("t.yaml", line, key)], caught.value
     assert caught.value.problems[0].text.startswith(message)
 
@@ -220,7 +220,7 @@ def test_all_problems_of_all_files_at_once(tmp_path, monkeypatch):
     written(tmp_path, CHOICE, "doc_to_target: label", "doc_to_target: 0\ninclude: x", "a.yaml")
     written(tmp_path, CHOICE, "test_split: test", "test_split: te/st", "b.yaml")
     with pytest.raises(RecipeError) as caught:
-        recipe.load_tasks(["a.yaml", "b.yaml"], "org/model")
+        recipe.load_task_files(["a.yaml", "b.yaml"], "org/model")
     found = [(one.file, one.line, one.key) for one in caught.value.problems]
     twice = ("b.yaml", 1, "task")
     assert found == [("a.yaml", 7, "doc_to_target"), ("a.yaml", 8, "include"), twice,
@@ -265,7 +265,7 @@ benchmark: {{tasks: [sst2_plain]}}
     from hflm.pipeline import inputs as material
 
     found = []
-    for loaded in (recipe.load_tasks([path], "org/model"), recipe.load(str(by_hand))):
+    for loaded in (recipe.load_task_files([path], "org/model"), recipe.load_recipe(str(by_hand))):
         task = material.read_tasks(loaded, {"benchmark/sst2_plain"}, print)["sst2_plain", "test"]
         found.append(
             [(e.prompt, e.target, e.references) for e in tasks.with_shots(task.task, task.examples, task.shots)]

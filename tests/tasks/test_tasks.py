@@ -5,18 +5,18 @@ import pytest
 
 from hflm import tasks
 from hflm.core.errors import DataError
-from hflm.recipe import tasks as recipe_tasks
+from hflm.recipe import Choice, Generation, LanguageModeling, Qa, Sentiment, Summarization, Translation
 from hflm.tasks.cells import BadValue, label
 from hflm.tasks.sentences import lead, sentences
 
 KINDS = {
-    "translation": recipe_tasks.Translation,
-    "summarization": recipe_tasks.Summarization,
-    "sentiment": recipe_tasks.Sentiment,
-    "qa": recipe_tasks.Qa,
-    "generation": recipe_tasks.Generation,
-    "choice": recipe_tasks.Choice,
-    "language_modeling": recipe_tasks.LanguageModeling,
+    "translation": Translation,
+    "summarization": Summarization,
+    "sentiment": Sentiment,
+    "qa": Qa,
+    "generation": Generation,
+    "choice": Choice,
+    "language_modeling": LanguageModeling,
 }
 COLUMNS = {
     "translation": {"source": "en", "target": "de"},

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from hflm.core.errors import Stopped, TrainingError, UserError
 from hflm.models import load as models
 from hflm.preprocessing import packing as pack
-from hflm.recipe import trackers
+from hflm.recipe import require_trackers, trackers, unknown_tracker
 from hflm.training import checkpoints
 from hflm.training import divergence as guards
 from hflm.training import metrics_log as progress
@@ -387,7 +387,7 @@ def test_a_tracker_that_is_not_installed_names_what_to_install(monkeypatch, repo
     with pytest.raises(
         UserError, match=r"finetune.args.report_to: no_such_package is not.*uv pip install no_such_package"
     ):
-        trackers.require(report_to, "finetune")
+        require_trackers(report_to, "finetune")
 
 
 def test_every_tracker_of_transformers_is_known():
@@ -395,7 +395,7 @@ def test_every_tracker_of_transformers_is_known():
 
     assert trackers.PACKAGES.keys() == INTEGRATION_TO_CALLBACK.keys()
     for fine in (None, "none", "all", "wandb", ["mlflow", "trackio"]):
-        assert trackers.unknown(fine) is None
+        assert unknown_tracker(fine) is None
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
