@@ -6,11 +6,14 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     cli.py                commands and exit codes; imports late, so that `--help` answers at once
 
     pipeline/             a run, from the recipe to the model card
-      run.py                `hflm run` and `hflm bench`: the stages in order, and which of them are skipped
-      steps.py              what each stage does: tokenizer, pretrain, finetune, benchmark
-      stage_state.py        which stages are finished, and what moves aside when their inputs change
+      run.py                `hflm run`: a loop over the stages, and which of them are skipped
+      bench.py              `hflm bench`: the benchmark alone, on any model
+      inputs.py             the data and models of a recipe, resolved once: files, fingerprints, commits, licences
+      reading.py            all rows and text that a recipe names, read and checked before training starts
+      stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
+      stage_keys.py         what each stage depends on, as one hash; stage_state.py: which stages are finished, and what
+                            is set aside when their inputs change
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
-      inputs.py             all rows and text that a recipe names, read and checked before training starts
       fetch.py              `hflm fetch`
 
     publishing/           what leaves the machine
@@ -101,6 +104,6 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       redaction.py          keeps secrets and local paths private; markdown.py, html.py: text that stays inert
       scripts.py            words in any script; Chinese, Japanese and Korean
 
-Stages do not import each other: `pipeline/steps.py` passes plain objects along. Nothing imports torch or transformers
-before a command needs it.
+Stages do not import each other: `pipeline/run.py` hands each of them the same `Run`. Nothing imports torch or
+transformers before a command needs it.
 """

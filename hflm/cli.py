@@ -56,11 +56,11 @@ def run(
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
-    from hflm.pipeline import run as run_room
+    from hflm.pipeline import run_recipe
     from hflm.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or ())
-    run_room.run(loaded, output, fresh, locked=locked)
+    run_recipe(loaded, output, fresh, locked=locked)
 
 
 @app.command()
@@ -91,10 +91,10 @@ def fetch(recipe: RecipeArgument, sets: Sets = None):
 
     Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
     """
-    from hflm.pipeline import fetch as fetch_room
+    from hflm.pipeline import fetch_recipe
     from hflm.recipe import load_recipe
 
-    fetch_room.fetch(load_recipe(recipe, sets or ()), print)
+    fetch_recipe(load_recipe(recipe, sets or ()), print)
 
 
 @app.command()
@@ -184,7 +184,7 @@ def bench(
 
     openai:NAME is a model behind an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY.
     """
-    from hflm.pipeline import run as run_room
+    from hflm.pipeline import benchmark_model
     from hflm.recipe import load_recipe, load_task_files
 
     if (recipe is None) == (not task_file):
@@ -193,7 +193,7 @@ def bench(
         loaded = load_task_files(task_file, model, sets or ())
     else:
         loaded = load_recipe(recipe, sets or ())
-    run_room.bench(model, loaded, output, base_url, chat)
+    benchmark_model(model, loaded, output, base_url, chat)
 
 
 @app.command()

@@ -21,9 +21,9 @@ tasks:
 """
 
 AGAIN = "Free some and run the same command again: it continues."
-# Runs the command line with a module of ours in place of hflm.pipeline.run.
+# Runs the command line with a function of ours in place of hflm.pipeline.run_recipe.
 WITH_RUN = """
-import errno, sys, types
+import errno, sys
 import hflm.pipeline
 from hflm.core.errors import *
 from hflm import cli
@@ -31,7 +31,7 @@ from hflm import cli
 def run(recipe, output, fresh, locked):
     {act}
 
-hflm.pipeline.run = sys.modules["hflm.pipeline.run"] = types.SimpleNamespace(run=run)
+hflm.pipeline.run_recipe = run
 cli.main()
 """
 
@@ -51,14 +51,17 @@ def hflm(*arguments, cwd, **more):
 def told(monkeypatch):
     """The command line in this process; gives what a command hands on to `run` and `generate`."""
     calls = []
-    run = SimpleNamespace(
-        run=lambda recipe, output, fresh, locked: calls.append((recipe.name, recipe.seed, output, fresh, locked)),
-        bench=lambda model, recipe, *more: calls.append((model, recipe.name, *more)),
+    monkeypatch.setitem(
+        vars(pipeline),
+        "run_recipe",
+        lambda recipe, output, fresh, locked: calls.append((recipe.name, recipe.seed, output, fresh, locked)),
+    )
+    monkeypatch.setitem(
+        vars(pipeline), "benchmark_model", lambda model, recipe, *more: calls.append((model, recipe.name, *more))
     )
     generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
-    for package, name, module in ((pipeline, "run", run), (inference, "generate", generate)):
-        monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", module)
-        monkeypatch.setattr(package, name, module, raising=False)
+    monkeypatch.setitem(sys.modules, "hflm.inference.generate", generate)
+    monkeypatch.setattr(inference, "generate", generate, raising=False)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hflm", *arguments])

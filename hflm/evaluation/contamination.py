@@ -46,7 +46,7 @@ class Overlap:
 def check(recipe, names, material, corpus, state) -> dict[str, Overlap]:
     """The Overlap of each task in `names` with all training text that can be read again, {} where there is none.
 
-    `material` and `corpus` are those of hflm.pipeline.inputs. A stream is not read again. Each process reads its part
+    `material` and `corpus` are those of hflm.pipeline.reading. A stream is not read again. Each process reads its part
     of the text, and all of them get the whole result.
     """
     from accelerate.utils import gather_object

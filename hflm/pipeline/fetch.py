@@ -1,21 +1,23 @@
 """`hflm fetch`: everything that a recipe needs into the Hugging Face cache, so that it then runs without a network."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hflm.core.errors import UserError
-from hflm.data import hub_cache as snapshot
+from hflm.data import hub_cache
 from hflm.data import load as data
-from hflm.recipe import data_sources
+from hflm.recipe import Data, Recipe, data_sources
 
 ADAPTER = "adapter_config.json"
-# Beside the weights: what transformers and peft read of a model. Weights of other formats are not used.
+# Apart from the weights: what transformers and peft read of a model. Weights of other formats are not used.
 TEXT = (".json", ".txt", ".model", ".jinja", "LICENSE", "README.md")
 
 
 @dataclass(frozen=True)
-class Brought:
+class Fetched:
     """A repository of the Hub in the cache: what needs it, its id and commit, how many files, their bytes."""
 
     used_as: str
@@ -24,32 +26,32 @@ class Brought:
     files: int
     size: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.repo_id}@{self.commit[:12]}  {self.files} files, {sized(self.size)}  ({self.used_as})"
 
 
-def fetch(recipe, say):
-    """Bring the data sets, the base model, the tokenizer and the encoders of a recipe; tells each with `say`.
+def fetch_recipe(recipe: Recipe, say: Callable[[str], None]) -> list[Fetched]:
+    """Fetch the data sets, the base model, the tokenizer and the encoders of a recipe; `say` reports each.
 
-    Returns [Brought]. What lies on this machine must be there. Raises UserError with all that is missing, at its end.
+    Local files must exist. Raises UserError with all that is missing, at its end.
     """
-    brought, problems = [], []
-    for used_as, bring in _needed(recipe):
+    fetched, problems = [], []
+    for used_as, fetch in _needed(recipe):
         try:
-            found = bring(used_as)
+            repositories = fetch(used_as)
         except UserError as error:
             problems.append(f"{used_as}: {error}")
             continue
-        for each in found:
+        for each in repositories:
             say(str(each))
-        brought += found
+        fetched += repositories
     if problems:
-        raise UserError("\n".join([*problems, "The rest was fetched." if brought else "Nothing was fetched."]))
-    say(f"{sized(sum(each.size for each in brought))} in all")
-    return brought
+        raise UserError("\n".join([*problems, "The rest was fetched." if fetched else "Nothing was fetched."]))
+    say(f"{sized(sum(each.size for each in fetched))} in all")
+    return fetched
 
 
-def sized(size):
+def sized(size: float) -> str:
     """1234567 -> '1.2 MB'."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
@@ -60,48 +62,45 @@ def sized(size):
     return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
-def _needed(recipe):
-    """(where the recipe says it, a function of that which brings it) of everything outside the recipe."""
+def _needed(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], list[Fetched]]]]:
+    """(where the recipe says it, a function of that which fetches it) of everything outside the recipe."""
     for key, source in data_sources(recipe):
         if source.path != "toy":
-            yield key, lambda used_as, source=source: _data(source, used_as)
+            yield key, partial(_data, source)
     if recipe.model.from_ is not None:
-        yield "model.from", lambda used_as: _model(recipe.model.from_, recipe.model.revision, used_as)
+        yield "model.from", partial(_model, recipe.model.from_, recipe.model.revision)
     tokenizer = recipe.tokenizer
     if tokenizer is not None and tokenizer.from_ is not None:
-        yield "tokenizer.from", lambda used_as: _model(tokenizer.from_, tokenizer.revision, used_as, weights=False)
+        yield "tokenizer.from", partial(_model, tokenizer.from_, tokenizer.revision, weights=False)
     for name, task in recipe.tasks.items():
         if "bertscore" in (getattr(task, "metrics", None) or ()):
-            yield (
-                f"tasks.{name}.bertscore_model",
-                lambda used_as, path=task.bertscore_model: _model(path, None, used_as),
-            )
+            yield f"tasks.{name}.bertscore_model", partial(_model, getattr(task, "bertscore_model"), None)  # noqa: B009
 
 
-def _data(source, used_as):
+def _data(source: Data, used_as: str) -> list[Fetched]:
     if not data.of_hub(source):
         data.check_local(source)
         return []
     options = {key: value for key, value in source.options.items() if key not in data.READING}
-    folder, files = snapshot.fetch(source.path, options)
-    return [_brought(used_as, source.path, folder, files)]
+    folder, files = hub_cache.fetch(source.path, options)
+    return [_fetched(used_as, source.path, folder, files)]
 
 
-def _model(path, revision, used_as, weights=True):
-    """[Brought] of a model or tokenizer, and of the model that an adapter was trained on; [] for local files."""
-    if snapshot.is_hub_id(path):
-        folder, files = snapshot.fetch_model(path, revision, TEXT, weights)
-        brought = [_brought(used_as, path, folder, files)]
+def _model(path: str, revision: str | None, used_as: str, weights: bool = True) -> list[Fetched]:
+    """A model or tokenizer, and the model that an adapter was trained on; nothing for local files."""
+    if hub_cache.is_hub_id(path):
+        folder, files = hub_cache.fetch_model(path, revision, TEXT, weights)
+        fetched = [_fetched(used_as, path, folder, files)]
     else:
         from hflm.models import load as models
 
-        folder, brought = Path(models.locate(path)), []
+        folder, fetched = Path(models.locate(path)), []
     if (folder / ADAPTER).is_file() and weights:
         base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
         if base:
-            brought += _model(base, None, f"{used_as}, the adapter's base")
-    return brought
+            fetched += _model(base, None, f"{used_as}, the adapter's base")
+    return fetched
 
 
-def _brought(used_as, repo_id, folder, files):
-    return Brought(used_as, repo_id, folder.name, len(files), sum(file.stat().st_size for file in files))
+def _fetched(used_as: str, repo_id: str, folder: Path, files: list[Path]) -> Fetched:
+    return Fetched(used_as, repo_id, folder.name, len(files), sum(file.stat().st_size for file in files))

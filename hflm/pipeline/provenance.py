@@ -1,4 +1,4 @@
-"""What a run ran on: versions, git commit, hardware, seed and a fingerprint of each data set and base model."""
+"""environment.json: what a run ran on (versions, git commit, hardware) and what it read; `--locked` compares with it."""
 
 import json
 import os
@@ -6,27 +6,27 @@ import platform
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from hflm.core import fingerprint, hardware, paths
+from hflm.core import hardware
 from hflm.core.atomic_io import write_text
 from hflm.core.errors import UserError
-from hflm.core.redaction import hub_id
 from hflm.core.run_files import read_json
-from hflm.data import hub_cache as snapshot
-from hflm.data import load as data
-from hflm.data import source_stats as shares
-from hflm.recipe import data_sources
+from hflm.data import source_stats
+from hflm.pipeline.inputs import Inputs
+from hflm.recipe import Recipe
 
+FILE = "environment.json"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "peft", "sacrebleu")
 
 
-def describe(recipe, processes):
+def describe(recipe: Recipe, inputs: Inputs, processes: int) -> dict[str, Any]:
     """The content of environment.json at the start of a run, as plain values."""
+    read = inputs.described()
     return {
         "hflm": metadata.version("hflm-recipes"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,30 +37,18 @@ def describe(recipe, processes):
         "hardware": _hardware(),
         "processes": processes,
         "seed": recipe.seed,
-        **inputs(recipe),
+        **read,
+        "model": {"preset": recipe.model.preset, **read["model"]},
         "stages": {},
     }
 
 
-def inputs(recipe):
-    """{"data": {key: {path, fingerprint, commit?}}, "model": {...}, "tokenizer": {...}}: all that a recipe reads.
-
-    `fingerprint` is of the content where that lies on this machine; `commit` is the Hub's, at this moment.
-    """
-    tokenizer = recipe.tokenizer
-    return {
-        "data": {key: _data(source) for key, source in data_sources(recipe)},
-        "model": {"preset": recipe.model.preset, **_model(recipe.model.from_, recipe.model.revision)},
-        "tokenizer": _model(tokenizer.from_, tokenizer.revision) if tokenizer else {},
-    }
-
-
-def locked(run, recipe):
-    """Raises UserError when anything that the recipe reads differs from what `run`/environment.json recorded."""
-    path = Path(run) / "environment.json"
-    recorded, now = read_json(path), inputs(recipe)
+def check_locked(run: Path, inputs: Inputs) -> None:
+    """Raise UserError when anything that the recipe reads differs from what `run`/environment.json recorded."""
+    path = run / FILE
+    recorded, now = read_json(path), inputs.described()
     if not recorded:
-        raise UserError(f"--locked compares with {path}, which is not there. Run once without it, or put it there")
+        raise UserError(f"--locked compares with {path}, which does not exist. Run once without it, or copy it there")
     pairs = [
         (key, recorded.get("data", {}).get(key), now["data"].get(key))
         for key in dict.fromkeys([*now["data"], *recorded.get("data", {})])
@@ -78,40 +66,44 @@ def locked(run, recipe):
         raise UserError("\n".join([f"not what {path} recorded:", *problems, "Nothing was run."]))
 
 
-def write(run, described, keys):
-    """Write environment.json, keeping what an earlier part of the same run recorded about its stages, those of `keys`."""
-    path = Path(run) / "environment.json"
+def write_environment(run: Path, described: Mapping[str, Any], stages: Collection[str]) -> None:
+    """Write environment.json, keeping what an earlier part of the same run recorded about its `stages`."""
+    path = run / FILE
     earlier = read_json(path)
     kept = {
         stage: record
         for stage, record in earlier.get("stages", {}).items()
-        if stage in keys or stage.startswith("benchmark/")
+        if stage in stages or stage.startswith("benchmark/")
     }
     merged = {**described, "stages": kept}
     for key, now in described["data"].items():
         before = earlier.get("data", {}).get(key, {})
         if all(before.get(what) == now.get(what) for what in ("fingerprint", "commit")):
-            merged["data"] = {**merged["data"], key: {**before, **now}}  # what was counted in it still holds
+            merged["data"] = {**merged["data"], key: {**before, **now}}  # what was counted in it is still true
     if "parameters" in earlier.get("model", {}):
         merged["model"] = {**merged["model"], "parameters": earlier["model"]["parameters"]}
-    write_text(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")
+    _write(path, merged)
 
 
-def note(run, *, parameters=None, data=None, **stage):
+def note(
+    run: Path, *, parameters: int | None = None, data: Mapping[str, Mapping] | None = None, **stages: Mapping
+) -> None:
     """Add to environment.json: the model's parameters, {data key: {...}}, or `pretrain={"seconds": ...}`."""
-    path = Path(run) / "environment.json"
+    path = run / FILE
     described = read_json(path)
-    described["stages"].update(stage)
+    described["stages"].update(stages)
     if parameters is not None:
         described["model"]["parameters"] = parameters
     for key, more in (data or {}).items():
         described["data"][key].update(more)
-    write_text(path, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+    _write(path, described)
 
 
-def note_sources(folder, given, encode, begun, say):
+def note_sources(
+    folder: Path, given: Sequence, encode: Callable, begun: int | None, say: Callable[[str], None]
+) -> None:
     """Note in environment.json what each source gives; `begun`: counted over so many documents of a stream, or None."""
-    found = shares.shares(given, encode)
+    found = source_stats.shares(given, encode)
     over = {"counted_over": f"the first {begun:,} documents of the mixture"} if begun else {}
     note(folder, data={key: {**counts, **over} for key, counts in found.items()})
     if len(found) > 1:
@@ -119,56 +111,22 @@ def note_sources(folder, given, encode, begun, say):
         say(f"pretrain: of {sum(counts['tokens'] for counts in found.values()):,} tokens {listed}")
 
 
-def note_skipped(folder, say):
+def note_skipped(folder: Path, say: Callable[[str], None]) -> None:
     """Note in environment.json how many rows of each source were left out, and where they are listed."""
-    bad = shares.skipped(folder / shares.LISTED)
+    bad = source_stats.skipped(folder / source_stats.LISTED)
     counts = Counter(each.source for each in bad)
-    note(folder, data={key: {"skipped_rows": n, "listed": shares.LISTED} for key, n in counts.items()})
+    note(folder, data={key: {"skipped_rows": n, "listed": source_stats.LISTED} for key, n in counts.items()})
     if bad:
-        shares.write_skipped(bad, folder / shares.LISTED)  # several passes and processes have met the same ones
-        say(f"pretrain: {len(bad):,} rows were left out; {folder / shares.LISTED} lists them")
+        # Several passes and processes have met the same ones.
+        source_stats.write_skipped(bad, folder / source_stats.LISTED)
+        say(f"pretrain: {len(bad):,} rows were left out; {folder / source_stats.LISTED} lists them")
 
 
-def _data(source):
-    described = {"path": source.path, "fingerprint": data.fingerprint(source)}
-    described |= {key: source.options[key] for key in ("name", "revision") if key in source.options}
-    if license := _license(source):
-        described["license"] = license
-    if data.of_hub(source):
-        described["commit"] = snapshot.commit(source.path, source.options.get("revision"))
-    return described
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _model(path, revision):
-    described = {"from": path, "fingerprint": fingerprint.of_model(path)}
-    if path is not None and snapshot.is_hub_id(path):
-        described["commit"] = snapshot.commit(path, revision, "model")
-    return described
-
-
-def _license(source):
-    """The licence in the front matter of a data set's card, when the card is on this machine; else None."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.repocard import metadata_load
-
-    place = paths.place(source.path)
-    if place.exists():
-        card = (place if place.is_dir() else place.parent) / "README.md"
-    elif hub_id(source.path):
-        card = try_to_load_from_cache(
-            source.path, "README.md", repo_type="dataset", revision=source.options.get("revision")
-        )
-    else:
-        return None
-    try:
-        stated = (metadata_load(card) or {}).get("license") if isinstance(card, str | Path) else None
-    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that the Hub would not read either
-        return None
-    stated = [stated] if isinstance(stated, str) else stated
-    return ", ".join(map(str, stated)) if isinstance(stated, list) else None
-
-
-def _git():
+def _git() -> dict[str, Any] | None:
     """The commit of the folder that hflm is run in, or None outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -178,7 +136,7 @@ def _git():
     return {"commit": commit, "changed": bool(changes)}
 
 
-def _hardware():
+def _hardware() -> dict[str, Any]:
     import psutil
     import torch
 

@@ -42,8 +42,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 before = peak()
 from hflm.recipe import load_recipe
-from hflm.pipeline.run import run
-run(load_recipe("recipe.yaml"), "run")
+from hflm.pipeline import run_recipe
+run_recipe(load_recipe("recipe.yaml"), "run")
 print("PEAK", json.dumps([before, peak()]))
 """
 

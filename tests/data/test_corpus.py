@@ -12,8 +12,8 @@ from hflm.data import corpus
 from hflm.data import load as data
 from hflm.data import readers as rows
 from hflm.data import source_stats as shares
-from hflm.pipeline import inputs as material
 from hflm.pipeline import provenance
+from hflm.pipeline.reading import read_corpus
 from hflm.recipe import load_recipe
 
 PLACES = {  # where the file lies, what the recipe says
@@ -392,7 +392,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-10])
     loaded = load_recipe("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
     listed = tmp_path / "skipped.jsonl"
-    found = material.read_corpus(loaded, {"tokenizer", "pretrain"}, lambda said: None, listed)
+    found = read_corpus(loaded, {"tokenizer", "pretrain"}, lambda said: None, listed)
     trained_on = list(found.texts)
     assert set(trained_on) | set(found.held_out) <= set(written)
     assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents

@@ -10,7 +10,7 @@ from hflm.core.errors import DataError
 from hflm.core.run_files import read_lines
 from hflm.evaluation.benchmark import Setting, benchmark
 from hflm.inference import local as answer
-from hflm.pipeline.inputs import Material
+from hflm.pipeline.reading import TaskRows
 from hflm.recipe import LanguageModeling, Qa, Sentiment
 
 THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
@@ -43,7 +43,7 @@ def model(tiny):
 def material(name, rows=ROWS):
     examples, skipped = tasks.read(TASKS[name], rows, "rows.jsonl")
     shots = examples[:1] if name == "shots" else []
-    return Material(TASKS[name], examples, shots, len(skipped), "rows.jsonl")
+    return TaskRows(TASKS[name], examples, shots, len(skipped), "rows.jsonl")
 
 
 def measure(model, tokenizer, name, path, batch_tokens=None, rows=ROWS, key="a"):

@@ -107,11 +107,11 @@ def test_a_hub_id_is_no_folder_and_nothing_is_fetched():
 
 def test_the_extra_is_named_before_training(encoder, monkeypatch):
     from hflm.evaluation.metrics import bertscore
-    from hflm.pipeline import inputs as material
+    from hflm.pipeline.reading import check_metrics
     from hflm.recipe import Summarization
 
     task = Summarization(kind="summarization", data={"path": "x"}, metrics=["bertscore"], bertscore_model=str(encoder))
-    material._check_metrics(task)
+    check_metrics(task)
     monkeypatch.setattr(bertscore.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="--extra bertscore"):
-        material._check_metrics(task)
+        check_metrics(task)

@@ -14,7 +14,7 @@ from hflm.core import run_files as records
 from hflm.data.cleaning import shingles
 from hflm.evaluation import contamination, results
 from hflm.evaluation.contamination import Index
-from hflm.pipeline import run
+from hflm.pipeline import benchmark_model, run_recipe
 from hflm.recipe import load_recipe
 
 DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -175,7 +175,7 @@ def finished(tmp_path_factory):
     )
     (folder / "t.yaml").write_text(RECIPE)
     with contextlib.chdir(folder):
-        run.run(load_recipe("t.yaml"), "run")
+        run_recipe(load_recipe("t.yaml"), "run")
     return folder
 
 
@@ -232,7 +232,7 @@ def test_a_run_tells_what_was_cleaned(finished):
 def again(folder, output, *sets):
     shutil.copytree(folder / "run", folder / output)
     with contextlib.chdir(folder):
-        run.run(load_recipe("t.yaml", sets), output)
+        run_recipe(load_recipe("t.yaml", sets), output)
     return results.read(folder / output / "benchmark" / "results.json").tasks
 
 
@@ -261,7 +261,7 @@ def test_it_can_be_turned_off(finished):
 
 def test_a_model_whose_training_text_is_unknown_is_not_compared(finished):
     with contextlib.chdir(finished):
-        run.bench("run", load_recipe("t.yaml"), "foreign")
+        benchmark_model("run", load_recipe("t.yaml"), "foreign")
     tasks = results.read(finished / "foreign" / "benchmark" / "results.json").tasks
     assert {task.contamination for task in tasks.values()} == {None}
     assert "contaminat" not in (finished / "foreign" / "README.md").read_text().split("## How it was made")[0]

@@ -18,7 +18,9 @@ from hflm.core.errors import EndpointError, MissingExtra, UserError
 from hflm.core.run_files import read_lines
 from hflm.evaluation import results
 from hflm.inference.endpoint import Endpoint, chosen, find
-from hflm.pipeline import run
+from hflm.pipeline import bench, resolve_inputs, run_recipe
+from hflm.pipeline.bench import benchmark_model
+from hflm.pipeline.stage_keys import stage_keys
 from hflm.recipe import load_recipe
 
 SECRET = "sk-" + "q7" * 12
@@ -284,7 +286,7 @@ def test_bench_refuses_text_likelihoods_before_any_request(server, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
     with pytest.raises(UserError, match="stories needs the likelihood of its text"):
-        run.bench("openai:tiny", load_recipe("good.yaml"), base_url=server.url)
+        benchmark_model("openai:tiny", load_recipe("good.yaml"), base_url=server.url)
     assert not server.log and not Path("runs").exists()
 
 
@@ -292,12 +294,13 @@ def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
     handed = []
-    monkeypatch.setattr(run, "run", lambda recipe, folder, endpoint: handed.append((folder, endpoint)))
+    monkeypatch.setattr(bench, "run_recipe", lambda recipe, folder, endpoint: handed.append((folder, endpoint)))
     loaded = load_recipe("good.yaml", ["benchmark.tasks=[reviews]"])
-    run.bench("openai:org/tiny", loaded, base_url="http://localhost:1/v1", chat=True)
+    benchmark_model("openai:org/tiny", loaded, base_url="http://localhost:1/v1", chat=True)
     folder = Path("runs/good-bench-openai--org--tiny")
     assert handed == [(folder, Endpoint("org/tiny", "http://localhost:1/v1", chat=True))]
-    keys = [run.stages.keys(loaded, at) for at in (None, handed[0][1], Endpoint("org/tiny", "http://localhost:2/v1"))]
+    endpoints = (None, handed[0][1], Endpoint("org/tiny", "http://localhost:2/v1"))
+    keys = [stage_keys(loaded, resolve_inputs(loaded), endpoint) for endpoint in endpoints]
     assert len({key["benchmark/reviews"] for key in keys}) == 3
 
 
@@ -348,11 +351,11 @@ def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_b
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tuned.yaml").write_text(TUNED)
     loaded = load_recipe("tuned.yaml")
-    run.run(loaded, "here")
+    run_recipe(loaded, "here")
     model = tmp_path / "here" / "model"
     with served(model) as url:
         for place, chat in (("completions", False), ("chat", True)):
-            run.bench(f"openai:{model}", loaded, place, url, chat)
+            benchmark_model(f"openai:{model}", loaded, place, url, chat)
         here, *there = (
             read_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl")
             for place in ("here", "completions", "chat")
@@ -384,12 +387,12 @@ def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, 
     Path("qa.yaml").write_text(QUESTIONS)
     server.answers = [OK, OK, OK, failed(403)]
     with pytest.raises(EndpointError, match="refused with 403"):
-        run.bench("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
+        benchmark_model("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
     answered = {body["prompt"] for _, _, body in server.log[:3]}
     assert not Path("bench/benchmark/results.json").exists()
     server.log.clear()
     server.answers = [OK]
-    run.bench("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
+    benchmark_model("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
     found = results.read(Path("bench/benchmark/results.json"))
     assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
     assert all(
@@ -407,7 +410,9 @@ def test_a_bench_over_an_endpoint_reads_labels_from_the_text(server, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
     server.answers = [written(" Positive!"), written("I think so")]
-    run.bench("openai:tiny", load_recipe("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url)
+    benchmark_model(
+        "openai:tiny", load_recipe("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url
+    )
     lines = read_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
     assert sorted(line["prediction"] for line in lines) == [""] * 8 + ["positive"]
     assert "log_likelihoods" not in lines[0]

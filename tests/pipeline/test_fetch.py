@@ -135,7 +135,7 @@ def test_what_is_missing_is_told_together(tmp_path, hub):
 
 def test_a_local_lock(tmp_path):
     from hflm.core.errors import UserError
-    from hflm.pipeline import provenance as environment
+    from hflm.pipeline import provenance, resolve_inputs
 
     (tmp_path / "a.jsonl").write_bytes(content("jsonl"))
     (tmp_path / "b.jsonl").write_bytes(content("jsonl"))
@@ -144,16 +144,19 @@ def test_a_local_lock(tmp_path):
         sets = [f"pretrain.data=[{', '.join(f'{{path: {tmp_path}/{path}}}' for path in paths)}]"]
         return load_recipe("quickstart", sets)
 
-    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1), {})
-    environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))
-    environment.note(tmp_path, data={key: {"documents": 3} for key in ("pretrain.data.0", "pretrain.data.1")})
+    def write(recipe):
+        provenance.write_environment(tmp_path, provenance.describe(recipe, resolve_inputs(recipe), 1), {})
+
+    write(recipe("a.jsonl", "b.jsonl"))
+    provenance.check_locked(tmp_path, resolve_inputs(recipe("a.jsonl", "b.jsonl")))
+    provenance.note(tmp_path, data={key: {"documents": 3} for key in ("pretrain.data.0", "pretrain.data.1")})
     (tmp_path / "b.jsonl").write_bytes(content("jsonl", ["changed"]))
     with pytest.raises(UserError, match=r"pretrain.data.1: fingerprint sha256:\w+ then, sha256:\w+ now"):
-        environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl"))
+        provenance.check_locked(tmp_path, resolve_inputs(recipe("a.jsonl", "b.jsonl")))
     with pytest.raises(UserError, match="pretrain.data.1: is no longer in the recipe"):
-        environment.locked(tmp_path, recipe("a.jsonl"))
+        provenance.check_locked(tmp_path, resolve_inputs(recipe("a.jsonl")))
     with pytest.raises(UserError, match="pretrain.data.2: is new in the recipe"):
-        environment.locked(tmp_path, recipe("a.jsonl", "b.jsonl", "a.jsonl"))
-    environment.write(tmp_path, environment.describe(recipe("a.jsonl", "b.jsonl"), 1), {})
+        provenance.check_locked(tmp_path, resolve_inputs(recipe("a.jsonl", "b.jsonl", "a.jsonl")))
+    write(recipe("a.jsonl", "b.jsonl"))
     described = json.loads((tmp_path / "environment.json").read_text())["data"]
     assert described["pretrain.data.0"]["documents"] == 3 and "documents" not in described["pretrain.data.1"]

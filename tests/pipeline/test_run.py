@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from hflm import cli
 from hflm.core import run_files as records
 from hflm.core.errors import UserError
 from hflm.evaluation import results
-from hflm.pipeline import run
+from hflm.pipeline import benchmark_model, run_recipe
+from hflm.pipeline.bench import _short_name
 from hflm.recipe import load_recipe
 
 TINY = """
@@ -60,7 +62,7 @@ def call(tmp_path, *arguments, **options):
 def run_here(folder, *sets, fresh=False):
     """The same in this process, which has imported everything already."""
     with contextlib.chdir(folder):
-        run.run(load_recipe("tiny.yaml", sets), "run", fresh)
+        run_recipe(load_recipe("tiny.yaml", sets), "run", fresh)
 
 
 def weights(folder):
@@ -79,8 +81,6 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def workplace(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished, tmp_path / "work")
     return tmp_path / "work"
 
@@ -199,7 +199,7 @@ def test_a_copy_of_the_model_that_failed_is_made_again(workplace, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.shutil, "copytree", full)
+        patch.setattr(shutil, "copytree", full)
         with pytest.raises(OSError, match="No space"):
             run_here(workplace, "finetune.args.max_steps=3")
     run_here(workplace, "finetune.args.max_steps=3")
@@ -237,10 +237,12 @@ def test_a_folder_is_named_by_the_model_and_no_trained_run_is_overwritten(workpl
         (workplace / name).mkdir(parents=True)
     (workplace / "small.v1.gguf").touch()
     with contextlib.chdir(workplace):
-        names = [run._short(name) for name in ("exp-0.1", "exp-0.2", "a/model", "b/model", "small.v1.gguf", "org/gpt2")]
+        names = [
+            _short_name(name) for name in ("exp-0.1", "exp-0.2", "a/model", "b/model", "small.v1.gguf", "org/gpt2")
+        ]
         assert names == ["exp-0.1", "exp-0.2", "a-model", "b-model", "small.v1", "org--gpt2"]
         with pytest.raises(UserError, match="--output run: a trained run lies there"):
-            run.bench("run", load_recipe("tiny.yaml"), "run")
+            benchmark_model("run", load_recipe("tiny.yaml"), "run")
 
 
 def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
@@ -251,7 +253,7 @@ def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
 
 def test_the_benchmark_alone_on_a_finished_run(workplace):
     with contextlib.chdir(workplace):
-        run.bench("run", load_recipe("tiny.yaml"), "bench")
+        benchmark_model("run", load_recipe("tiny.yaml"), "bench")
     again, first = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
     assert {name: task.metrics for name, task in again.tasks.items()} == {
         name: task.metrics for name, task in first.tasks.items()
@@ -349,7 +351,7 @@ def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
     (workplace / "set" / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     (workplace / "tiny.yaml").write_text(ADAPTER.replace("BASE", "run").replace("DATA", "set"))
     with contextlib.chdir(workplace):
-        run.run(load_recipe("tiny.yaml"))
+        run_recipe(load_recipe("tiny.yaml"))
     folder = workplace / "runs" / "adapter"
     assert (folder / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
     assert weights(folder) != weights(workplace / "run")

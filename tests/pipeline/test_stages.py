@@ -5,7 +5,9 @@ import yaml
 
 from hflm.core.errors import UserError
 from hflm.evaluation import results
+from hflm.pipeline import resolve_inputs
 from hflm.pipeline import stage_state as stages
+from hflm.pipeline.stage_keys import stage_keys
 from hflm.recipe import load_recipe
 
 RECIPE = """
@@ -23,10 +25,14 @@ push: {repo_id: somebody/small}
 ALL = ["tokenizer", "pretrain", "finetune", "model", "benchmark/sentiment", "benchmark/qa", "push"]
 
 
+def keys_of(recipe):
+    return stage_keys(recipe, resolve_inputs(recipe))
+
+
 def keys(tmp_path, *sets):
     path = tmp_path / "small.yaml"
     path.write_text(RECIPE)
-    return stages.keys(load_recipe(str(path), sets))
+    return keys_of(load_recipe(str(path), sets))
 
 
 def test_stages_stand_in_their_order(tmp_path):
@@ -88,25 +94,25 @@ def test_a_changed_base_model_repeats_its_stages(tmp_path):
     content = yaml.safe_load(RECIPE)
     content |= {"model": {"from": str(tmp_path / "base")}, "pretrain": None, "tokenizer": None, "finetune": None}
     path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
-    before = stages.keys(load_recipe(str(path)))
+    before = keys_of(load_recipe(str(path)))
     weights.write_bytes(b"2")
-    after = stages.keys(load_recipe(str(path)))
+    after = keys_of(load_recipe(str(path)))
     assert before.keys() == after.keys()
     assert all(before[stage] != after[stage] for stage in before)
 
 
 def test_finished_stages_are_remembered(tmp_path):
-    assert stages.finished(tmp_path) == {}
+    assert stages.finished_stages(tmp_path) == {}
     stages.finish(tmp_path, "tokenizer", "a")
     stages.finish(tmp_path, "pretrain", "b")
     stages.finish(tmp_path, "tokenizer", "c")
-    assert stages.finished(tmp_path) == {"tokenizer": "c", "pretrain": "b"}
+    assert stages.finished_stages(tmp_path) == {"tokenizer": "c", "pretrain": "b"}
 
 
 def test_the_same_inputs_continue_in_their_folder(tmp_path):
-    assert stages.begin(tmp_path / "pretrain", "a") is False
+    assert stages.begin(tmp_path / "pretrain", "a") is None
     (tmp_path / "pretrain" / "checkpoint-1").mkdir()
-    assert stages.begin(tmp_path / "pretrain", "a") is False
+    assert stages.begin(tmp_path / "pretrain", "a") is None
     assert (tmp_path / "pretrain" / "checkpoint-1").is_dir()
 
 
@@ -115,7 +121,8 @@ def test_other_inputs_move_the_folder_aside(tmp_path):
         stages.begin(tmp_path / "pretrain", key)
         (tmp_path / "pretrain" / key).mkdir()
     assert {path.name for path in (tmp_path / "pretrain").iterdir()} == {"inputs.json", "c"}
-    assert {path.name for path in (tmp_path / "pretrain.previous").iterdir()} == {"inputs.json", "b"}
+    assert {path.name for path in (tmp_path / "pretrain.previous").iterdir()} == {"inputs.json", "a"}
+    assert {path.name for path in (tmp_path / "pretrain.previous-2").iterdir()} == {"inputs.json", "b"}
 
 
 def test_another_bertscore_encoder_measures_again_and_trains_nothing(tmp_path):
@@ -133,17 +140,17 @@ def test_what_was_moved_aside_no_longer_counts_as_finished(tmp_path):
     stages.begin(tmp_path / "finetune", "a")
     stages.finish(tmp_path, "finetune", "a")
     stages.begin(tmp_path / "finetune", "a")
-    assert stages.finished(tmp_path) == {"finetune": "a"}
+    assert stages.finished_stages(tmp_path) == {"finetune": "a"}
     stages.begin(tmp_path / "finetune", "b")
-    assert stages.finished(tmp_path) == {}
+    assert stages.finished_stages(tmp_path) == {}
 
 
 def test_a_measured_task_counts_only_while_its_results_are_there(tmp_path):
     stages.finish(tmp_path, "benchmark/qa", "a")
-    assert stages.finished(tmp_path) == {}
+    assert stages.finished_stages(tmp_path) == {}
     scores = tmp_path / "benchmark" / "results.json"
     results.write(results.Results("run", {"qa": results.TaskResult("qa", 1, {}, {}, "toy", "", "", 0, 0)}), scores)
-    assert stages.finished(tmp_path) == {"benchmark/qa": "a"}
+    assert stages.finished_stages(tmp_path) == {"benchmark/qa": "a"}
     scores.write_text('{"tasks": {"qa": ')
     with pytest.raises(UserError, match=r"results\.json: not a results\.json"):
-        stages.finished(tmp_path)
+        stages.finished_stages(tmp_path)

@@ -17,7 +17,7 @@ from conftest import TEXTS
 from hflm.core.errors import DataError, UserError
 from hflm.data import corpus
 from hflm.models import load as models
-from hflm.pipeline import run
+from hflm.pipeline import run_recipe
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import streaming as stream
 from hflm.preprocessing import token_cache as encoding
@@ -251,7 +251,7 @@ pretrain:
 def test_a_recipe_that_streams_tells_what_it_packed(files, monkeypatch, capsys):
     (files / "streamed.yaml").write_text(RECIPE)
     monkeypatch.chdir(files)
-    run.run(load_recipe("streamed.yaml"))
+    run_recipe(load_recipe("streamed.yaml"))
     packing = json.loads((files / "runs/streamed/environment.json").read_text())["stages"]["pretrain"]["packing"]
     assert packing["rows"] == 60 * 2
     assert packing["tokens"] + packing["padding"] == 60 * 2 * 64
@@ -265,7 +265,7 @@ def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, cap
     monkeypatch.setattr(encoding, "home", lambda: files / "kept")
     told = []
     for name in ("first", "second"):
-        run.run(load_recipe("memory.yaml", sets), name)
+        run_recipe(load_recipe("memory.yaml", sets), name)
         told.append(capsys.readouterr().err)
     (kept,) = (files / "kept").iterdir()
     assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]

@@ -1,0 +1,68 @@
+"""`hflm bench`: the benchmark of a recipe alone, on any model."""
+
+import re
+from pathlib import Path
+
+from hflm.core import paths
+from hflm.core.errors import UserError
+from hflm.inference import endpoint as endpoints
+from hflm.pipeline.run import run_recipe
+from hflm.recipe import Recipe
+
+
+def benchmark_model(
+    model: str,
+    recipe: Recipe,
+    output: str | Path | None = None,
+    base_url: str | None = None,
+    chat: bool = False,
+) -> None:
+    """Run only the benchmark of `recipe` on `model`: a run, a folder, a .gguf file, a Hub id.
+
+    `openai:NAME` is a model behind the endpoint at `base_url`, asked by completions or by `chat`.
+    """
+    if recipe.benchmark is None:
+        raise UserError(f"the recipe {recipe.name} has no benchmark section")
+    endpoint = None
+    if model.startswith(endpoints.PREFIX):
+        _check_without_likelihoods(recipe)
+        endpoint = endpoints.find(model, base_url, chat)
+    elif base_url is not None or chat:
+        raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
+    folder = paths.place(output) if output else Path("runs") / f"{recipe.name}-bench-{_short_name(model)}"
+    if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
+        raise UserError(f"--output {folder}: it holds a trained run, which this would overwrite. Name another folder")
+    benchmarked = {
+        "processes": None,  # asked for the training
+        "model": type(recipe.model).model_validate({"from": model}),
+        "tokenizer": None,
+        "pretrain": None,
+        "finetune": None,
+        "push": None,
+    }
+    run_recipe(recipe.model_copy(update=benchmarked), folder, endpoint=endpoint)
+
+
+def _short_name(model: str) -> str:
+    """A model's name as part of a folder's name: the last part of a path.
+
+    >>> _short_name("openai-community/gpt2")
+    'openai-community--gpt2'
+    """
+    place = paths.place(model)
+    if not place.exists():
+        return re.sub("[/:]+", "--", model)
+    place = place.resolve()
+    if place.is_file():
+        return place.stem
+    return f"{place.parent.name}-{place.name}" if place.name in ("model", "adapter") else place.name
+
+
+def _check_without_likelihoods(recipe: Recipe) -> None:
+    """Raise UserError for a task that needs likelihoods, which an endpoint does not give."""
+    for name in recipe.benchmark.tasks if recipe.benchmark else ():
+        if recipe.tasks[name].kind == "language_modeling":
+            raise UserError(
+                f"benchmark.tasks: {name} needs the likelihood of its text, which an endpoint does not give. "
+                "Leave it out with --set benchmark.tasks=[...]"
+            )

@@ -1,0 +1,220 @@
+"""Read and check all rows and text that a recipe's stages need, before anything is trained."""
+
+import dataclasses
+import functools
+import itertools
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hflm import tasks
+from hflm.core.errors import DataError
+from hflm.data import corpus as corpora
+from hflm.data import load as data
+from hflm.recipe import Recipe
+from hflm.recipe.tasks import Task
+from hflm.recipe.training import PretrainRecipe
+
+STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows of one split of a task; `shots` are the solved examples to show before each of them in a benchmark."""
+
+    task: Any  # the recipe's task, of any kind
+    examples: list[tasks.Example]
+    shots: list[tasks.Example]
+    skipped: int
+    where: str
+
+
+# By task name and what the rows are for: "train", "validation" or "test".
+RowsByUse = Mapping[tuple[str, str], TaskRows]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
+
+    `cleaning` is the report of what cleaned a list. `given` holds what each source gives: over the whole corpus as it
+    was cleaned and mixed, or over the beginning of a stream as it was read. `skipped` are the bad rows that were left
+    out. `begun`: how many documents of a stream the two cover.
+    """
+
+    texts: Any
+    held_out: list[str] | None
+    cleaning: Any
+    given: tuple
+    skipped: tuple
+    begun: int | None
+
+
+def read_tasks(recipe: Recipe, todo: Collection[str], say: Say) -> dict[tuple[str, str], TaskRows]:
+    """The rows of every task that the stages in `todo` need, by task and use."""
+    rows = {}
+    for name, task in recipe.tasks.items():
+        trained = recipe.finetune is not None and name in recipe.finetune.tasks
+        needed = {
+            "train": trained and ("finetune" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)),
+            "validation": trained and "finetune" in todo and task.splits.validation is not None,
+            "test": f"benchmark/{name}" in todo,
+        }
+        for use in (use for use, needs in needed.items() if needs):
+            rows[name, use] = found = _task_rows(task, use, recipe.seed, say)
+            say(f"read {len(found.examples):,} rows of {found.where} for {name}")
+    return rows
+
+
+def _task_rows(task: Task, use: str, seed: int, say: Say) -> TaskRows:
+    examples, skipped, where = _read(task, use)
+    shots = []
+    if use == "test":
+        check_metrics(task)
+        examples = examples[: task.limit]
+        shots = _shots(task, seed)
+    for line in skipped[:10]:
+        say(f"left out: {line}")
+    return TaskRows(task, examples, shots, len(skipped), where)
+
+
+def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -> Corpus | None:
+    """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do.
+
+    With `on_bad_row: skip` a stream appends each row that it leaves out to the file `listed`.
+    """
+    stage = recipe.pretrain
+    if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
+        return None
+    sources = corpora.Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    fraction = stage.validation if isinstance(stage.validation, float) else None
+    validation = _validation(recipe, stage) if stage.validation is not None and fraction is None else None
+    held_out = validation and _normalized(stage, validation.texts)
+    if sources.streamed:
+        corpus = _streamed(stage, sources, fraction, held_out, say, listed)
+    else:
+        read = corpora.read(sources, _cleaner(stage, held_out or ()))
+        say(f"read {len(read.texts):,} texts of {sources}")
+        texts = read.texts
+        if fraction is not None:
+            texts, held_out = corpora.held_out(texts, fraction, stage.rows)
+            if not texts or not held_out:
+                raise _too_few(f"{len(read.texts):,} texts", fraction)
+        corpus = Corpus(texts, held_out, read.cleaning, read.given, read.skipped, None)
+    if validation is not None:
+        corpus = dataclasses.replace(corpus, skipped=(*corpus.skipped, *validation.skipped))
+    return corpus
+
+
+def _streamed(
+    stage: PretrainRecipe,
+    sources: corpora.Sources,
+    fraction: float | None,
+    held_out: list[str] | None,
+    say: Say,
+    listed: Path,
+) -> Corpus:
+    begun = corpora.sample(sources, fraction)
+    say(f"streams {sources}")
+    texts = corpora.stream(sources, listed, fraction)
+    if stage.clean is not None:
+        from hflm.data.cleaning import clean_stream
+
+        texts = dataclasses.replace(texts, dataset=clean_stream(texts.dataset, stage.clean))
+    if fraction is not None:
+        cleaner = _cleaner(stage)
+        held_out = cleaner(begun.texts)[1] if cleaner and begun.texts else begun.texts
+        if not held_out:
+            raise _too_few(f"the first {corpora.STREAM_SAMPLE:,} documents", fraction)
+    documents = sum(each.documents for each in begun.given)
+    return Corpus(texts, held_out, None, begun.given, begun.skipped, documents)
+
+
+def _validation(recipe: Recipe, stage: PretrainRecipe) -> corpora.Read:
+    """The data set that `pretrain.validation` names."""
+    sources = corpora.Sources(
+        (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
+    )
+    if sources.streamed:
+        raise DataError(f"pretrain.validation: {sources} is a stream. Read it without `streaming`")
+    return corpora.read(sources)
+
+
+def _too_few(seen: str, fraction: float) -> DataError:
+    return DataError(f"pretrain.validation: {seen} are too few to hold {fraction} of them out")
+
+
+def _cleaner(stage: PretrainRecipe, held_out: Collection[str] = ()) -> Callable | None:
+    """What cleans a list of texts as `pretrain.clean` says, or None."""
+    if stage.clean is None:
+        return None
+    from hflm.data.cleaning import select_documents
+
+    return functools.partial(select_documents, section=stage.clean, held_out=held_out)
+
+
+def _normalized(stage: PretrainRecipe, texts: list[str]) -> list[str]:
+    if stage.clean is None:
+        return texts
+    from hflm.data.cleaning import normalize_texts
+
+    return normalize_texts(texts, stage.clean)
+
+
+def tokenizer_texts(recipe: Recipe, corpus: Corpus | None, rows: RowsByUse, listed: Path) -> Iterator[str]:
+    """The text that a tokenizer is trained on: its own data, or the corpus and the tasks' training examples."""
+    assert recipe.tokenizer is not None and recipe.tokenizer.train is not None
+    own = recipe.tokenizer.train.data
+    if own is not None:
+        stage = recipe.pretrain
+        sources = corpora.Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
+        if sources.streamed:
+            yield from itertools.islice(corpora.stream(sources, listed), STREAMED_TEXTS)
+        else:
+            yield from corpora.read(sources).texts
+        return
+    if corpus is not None:
+        # A stream may have no end: its beginning represents it.
+        yield from itertools.islice(corpus.texts, None if isinstance(corpus.texts, list) else STREAMED_TEXTS)
+    for (_, use), found in rows.items():
+        if use == "train":
+            yield from (f"{example.prompt} {example.target}" for example in found.examples)
+
+
+def _trains_tokenizer(recipe: Recipe, todo: Collection[str]) -> bool:
+    training = recipe.tokenizer.train if recipe.tokenizer else None
+    return "tokenizer" in todo and training is not None and training.data is None
+
+
+def _compares(recipe: Recipe, todo: Collection[str]) -> bool:
+    """Whether a benchmark that is to do is compared with the training text."""
+    benchmark = recipe.benchmark
+    return benchmark is not None and benchmark.contamination and any(name.startswith("benchmark/") for name in todo)
+
+
+def _read(task: Task, use: str) -> tuple[list[tasks.Example], list[str], str]:
+    split = getattr(task.splits, use)
+    where = data.where(task.data, split)
+    return *tasks.read(task, data.load(task.data, split), where), where
+
+
+def check_metrics(task: Any) -> None:
+    """Report an encoder or a package that is missing before the hours of training."""
+    if "bertscore" in (task.metrics or ()):
+        from hflm.evaluation.metrics import bertscore
+
+        bertscore.check(task.bertscore_model)
+
+
+def _shots(task: Any, seed: int) -> list[tasks.Example]:
+    """`shots` solved examples of the training split, the same ones for every row and every run of a seed."""
+    if task.kind == "language_modeling" or not task.shots:
+        return []
+    examples, _, where = _read(task, "train")
+    if len(examples) < task.shots:
+        raise DataError(f"{where} has {len(examples)} rows, fewer than the {task.shots} shots")
+    return random.Random(seed).sample(examples, task.shots)

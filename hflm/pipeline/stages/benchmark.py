@@ -1,0 +1,83 @@
+"""The benchmark: each task is measured, its predictions and scores are written to `benchmark/`."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hflm.evaluation import results
+from hflm.inference.endpoint import Endpoint
+from hflm.pipeline import provenance
+from hflm.pipeline.console import say
+from hflm.pipeline.stages.base import Run
+
+if TYPE_CHECKING:
+    from hflm.evaluation.contamination import Overlap
+    from hflm.inference.local import Local
+
+
+class Benchmark:
+    name = "benchmark"
+    inputs = ("model",)
+
+    def due(self, run: Run) -> bool:
+        return bool(self._tasks(run))
+
+    def run(self, run: Run) -> None:
+        from hflm.evaluation import benchmark, contamination
+
+        recipe, folder, tasks = run.recipe, run.folder, self._tasks(run)
+        assert recipe.benchmark is not None
+        asked, context_length, revision = _asked(run)
+        path = folder / "benchmark" / "results.json"
+        kept = results.read(path).tasks if path.exists() else {}
+        kept = {task: found for task, found in kept.items() if task not in tasks}
+        overlaps: dict[str, Overlap] = {}
+        if recipe.benchmark.contamination:
+            overlaps = contamination.check(recipe, tasks, run.rows, run.corpus, run.state)
+        if overlaps:
+            say(f"compared {', '.join(overlaps)} with the training text")
+        model = str(folder) if _trained(run) else recipe.model.from_
+        for name in tasks:
+            started, stage = time.monotonic(), f"benchmark/{name}"
+            run.forget(stage)
+            setting = benchmark.Setting(
+                context_length=context_length,
+                resamples=recipe.benchmark.resamples,
+                seed=recipe.seed,
+                key=run.keys[stage],
+                model_revision=revision,
+                overlap=overlaps.get(name),
+            )
+            predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
+            found = benchmark.benchmark(asked, name, run.rows[name, "test"], setting, predictions)
+            if run.state.is_main_process:
+                provenance.note(folder, **{stage: {"seconds": time.monotonic() - started}})
+                kept = {**kept, name: found}
+                results.write(results.Results(model, kept), path)
+            run.record(stage)
+
+    def finish(self, run: Run) -> None:
+        """Every task was recorded as it ended."""
+
+    def _tasks(self, run: Run) -> Sequence[str]:
+        tasks = run.recipe.benchmark.tasks if run.recipe.benchmark else ()
+        return [name for name in tasks if f"benchmark/{name}" in run.todo]
+
+
+def _trained(run: Run) -> bool:
+    return run.recipe.pretrain is not None or run.recipe.finetune is not None
+
+
+def _asked(run: Run) -> "tuple[Local | Endpoint, int | None, str | None]":
+    """What is measured, its context in tokens and its revision."""
+    if run.endpoint is not None:
+        return run.endpoint, None, None
+    from hflm.inference import local
+    from hflm.models import load as models
+
+    recipe = run.recipe
+    assert recipe.benchmark is not None
+    path, revision = (str(run.folder), None) if _trained(run) else (recipe.model.from_, recipe.model.revision)
+    model, tokenizer = models.load(path, revision, recipe.model.dtype or "float32")
+    asked = local.Local(model.to(run.state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    return asked, models.context_length(model), models.revision(path, revision)

@@ -1,0 +1,39 @@
+"""The model card: README.md, its plots, and the summary in the terminal."""
+
+from pathlib import Path
+
+from hflm.evaluation import results
+from hflm.pipeline.console import say
+from hflm.pipeline.stages.base import Run
+from hflm.recipe import Recipe
+
+
+class Card:
+    name = "card"
+    inputs = ("tokenizer", "pretrain", "finetune", "model", "benchmark")
+
+    def due(self, run: Run) -> bool:
+        return True
+
+    def run(self, run: Run) -> None:
+        if not run.state.is_main_process:
+            return
+        from hflm.publishing import card
+
+        if run.recipe.benchmark is not None:
+            results.keep_only(run.recipe.benchmark.tasks, run.folder / "benchmark" / "results.json")
+        card.write(run.folder, run.recipe)
+
+    def finish(self, run: Run) -> None:
+        if run.state.is_main_process:
+            show_summary(run.folder, run.recipe)
+        run.state.wait_for_everyone()
+
+
+def show_summary(folder: Path, recipe: Recipe) -> None:
+    """Print the benchmark's table and where the card is."""
+    from rich.console import Console
+
+    if recipe.benchmark is not None:
+        Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
+    say(f"card: {folder / 'README.md'}")

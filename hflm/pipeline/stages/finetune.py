@@ -1,0 +1,74 @@
+"""Fine-tuning: all listed tasks together, loss on the target only.
+
+The result, any adapter merged, is `finetune/model/`.
+"""
+
+from typing import TYPE_CHECKING
+
+from hflm.pipeline.console import say
+from hflm.pipeline.stages.base import RecordedStage, Run
+from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from hflm.preprocessing.packing import Packed
+
+
+class Finetune(RecordedStage):
+    name = "finetune"
+    inputs = ("tokenizer", "pretrain")
+
+    def run(self, run: Run) -> None:
+        from hflm.models import load as models
+        from hflm.preprocessing import packing
+        from hflm.tasks import chat_template
+
+        recipe = run.recipe
+        stage = recipe.finetune
+        assert stage is not None
+        model, tokenizer = _initial_model(run)
+        tokenizer.chat_template = chat_template.template({name: recipe.tasks[name] for name in stage.tasks})
+        block_size = block_size_of(stage.block_size, model)
+        packed = _packed(run, "train", tokenizer, block_size)
+        validation = _packed(run, "validation", tokenizer, block_size)
+        assert packed is not None
+        say(f"finetune: {packing.told(packed.counts())}")
+        model = models.mend_loss(model, stage.z_loss)
+        if stage.adapter is not None:
+            model = models.add_adapter(model, stage.adapter)
+        train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
+
+
+def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "Packed | None":
+    """The examples of all tasks that have rows for `use`, packed; None where none has."""
+    from hflm.preprocessing import packing
+    from hflm.preprocessing.truncation import fit
+
+    assert run.recipe.finetune is not None
+    pairs, cut = [], 0
+    for name in run.recipe.finetune.tasks:
+        rows = run.rows.get((name, use))
+        if rows is None:
+            continue
+        lengths = packing.target_lengths([example.target for example in rows.examples], tokenizer)
+        budgets = [block_size - length for length in lengths]
+        examples, shortened = fit(rows.task, rows.examples, tokenizer, budgets, rows.where)
+        cut += shortened
+        pairs += [(example.prompt, example.target) for example in examples]
+    return packing.pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
+
+
+def _initial_model(run: Run) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    from accelerate.utils import set_seed
+
+    from hflm.models import load as models
+
+    recipe = run.recipe
+    assert recipe.finetune is not None
+    quantization = recipe.finetune.quantization
+    if recipe.pretrain is None:
+        return initial_model(recipe, run.folder, quantization)
+    set_seed(recipe.seed)  # the same adapter and dropout, whether or not pretraining ran in this process
+    dtype = recipe.model.dtype or "float32"
+    return models.load(run.folder / "pretrain" / "model", dtype=dtype, quantization=quantization)

@@ -1,0 +1,38 @@
+"""The tokenizer: trained on the recipe's own text, or the one that it names; saved in `tokenizer/`."""
+
+import time
+
+from hflm.data import source_stats
+from hflm.pipeline import provenance
+from hflm.pipeline.console import say
+from hflm.pipeline.reading import tokenizer_texts
+from hflm.pipeline.stages.base import RecordedStage, Run
+
+
+class Tokenizer(RecordedStage):
+    name = "tokenizer"
+    inputs = ()
+
+    def run(self, run: Run) -> None:
+        from hflm.models import load as models
+        from hflm.preprocessing import tokenizer as tokenizers
+
+        run.forget(self.name)
+        if not run.state.is_main_process:
+            return
+        section = run.recipe.tokenizer
+        assert section is not None
+        training = section.train
+        if training is None:
+            tokenizer = tokenizers.load(section.from_, section.revision)
+        else:
+            started = time.monotonic()
+            tokenizer = tokenizers.train(
+                tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / source_stats.LISTED),
+                training.algorithm,
+                training.vocab_size,
+                training.min_frequency,
+            )
+            say(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
+            provenance.note(run.folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
+        models.save(run.folder / "tokenizer", tokenizer)

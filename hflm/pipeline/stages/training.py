@@ -1,0 +1,115 @@
+"""What pretraining and fine-tuning share: the model they start from, and one stage through the Trainer."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hflm.core.errors import UserError
+from hflm.pipeline import provenance, stage_state
+from hflm.pipeline.console import say
+from hflm.pipeline.stages.base import Run
+from hflm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from hflm.preprocessing.packing import Packed
+    from hflm.preprocessing.streaming import PackedStream
+
+
+def initial_model(
+    recipe: Recipe, folder: Path, quantization: dict[str, Any] | None = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """What training starts from: a new model of the recipe's size, or the one that it names."""
+    from accelerate.utils import set_seed
+
+    from hflm.models import load as models
+    from hflm.preprocessing import tokenizer as tokenizers
+
+    set_seed(recipe.seed)
+    if recipe.model.from_ is None:
+        tokenizer = tokenizers.load(folder / "tokenizer")
+        return models.build(recipe.model.config, tokenizer), tokenizer
+    dtype = recipe.model.dtype or "float32"
+    model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype, quantization)
+    if recipe.tokenizer is not None:
+        tokenizer = tokenizers.load(folder / "tokenizer")
+        if len(tokenizer) > model.config.vocab_size:
+            raise UserError(
+                f"tokenizer: it has {len(tokenizer):,} entries, the model {recipe.model.from_} only "
+                f"{model.config.vocab_size:,}. Remove the section: the model brings its own tokenizer"
+            )
+        if recipe.tokenizer.train is not None:
+            say("tokenizer: a new vocabulary on a trained model: its embeddings were trained with another one")
+    return model, tokenizer
+
+
+def block_size_of(block_size: int | None, model: "PreTrainedModel") -> int:
+    """Tokens in a packed row: the recipe's, or the model's context up to 1024."""
+    from hflm.models import load as models
+
+    longest = models.context_length(model)
+    if block_size is not None and block_size > longest:
+        raise UserError(f"block_size {block_size} is more than the model's context of {longest} tokens")
+    return block_size or min(longest, 1024)
+
+
+def train_stage(
+    run: Run,
+    stage: str,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    packed: "Packed | PackedStream",
+    validation: "Packed | None",
+    block_size: int,
+) -> None:
+    """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done."""
+    from hflm.models import load as models
+    from hflm.planning import plan
+    from hflm.preprocessing import packing
+    from hflm.preprocessing import streaming as stream
+    from hflm.training import trainer
+
+    recipe, folder, state = run.recipe, run.folder, run.state
+    if state.is_main_process and (aside := stage_state.begin(folder / stage, run.keys[stage])):
+        say(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
+    state.wait_for_everyone()
+    section = getattr(recipe, stage)
+    trained = trainer.train(
+        model,
+        packed.rows,
+        folder / stage,
+        section.args,
+        stage=stage,
+        seed=recipe.seed,
+        collate=partial(packing.collate, pad_token_id=tokenizer.pad_token_id),
+        eval_rows=validation.rows if validation else None,
+        tokens_per_row=packed.tokens_per_row,
+        row_tokens=block_size,
+        batch_tokens=section.batch_tokens,
+        on_spike=section.on_spike,
+    )
+    counts = packed.counts()
+    if isinstance(packed, stream.PackedStream):  # known only now
+        say(f"{stage}: {packing.told(counts)}")
+    models.gather(model)
+    if state.is_main_process:
+        if stage == "finetune" and section.adapter is not None:
+            model = models.merge(model, folder / stage / "adapter", section.quantization is not None)
+        models.save(folder / stage / "model", model, tokenizer)
+        prediction = plan.beside(model, packed.rows, recipe, stage, state.num_processes, folder)
+        if prediction is not None:
+            say(f"{stage}: {plan.told(prediction)}")
+        record = {
+            "seconds": trained.seconds,
+            "steps": trained.steps,
+            "tokens": trained.tokens,
+            "final_loss": trained.loss,
+            "final_eval_loss": trained.eval_loss,
+            "packing": counts,
+            "skipped_steps": list(trained.skipped),
+            **trained.speed,
+            "plan": prediction,
+        }
+        provenance.note(folder, parameters=model.num_parameters(), **{stage: record})
+    state.wait_for_everyone()
