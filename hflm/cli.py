@@ -17,8 +17,15 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
-from hflm.core import atomic_io
-from hflm.core.errors import HubError, RecipeError, Stopped, UserError
+from hflm.core import (
+    HubError,
+    RecipeError,
+    Stopped,
+    UserError,
+    atomic_write_bytes,
+    atomic_write_text,
+    configure_logging,
+)
 from hflm.recipe import library_options as names
 from hflm.recipe import yaml_tree as recipe_yaml
 
@@ -216,7 +223,7 @@ def compare(
 
     found = compare_room.compare(runs, tasks or (), resamples, seed)
     if html is not None:
-        atomic_io.write_text(html, compare_page.page(found))
+        atomic_write_text(html, compare_page.page(found))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -253,9 +260,9 @@ def score(
     found, seen = score_room.measure(model, text, revision, attention is not None)
     picture = plots.attention(*seen) if seen else None
     if attention is not None:
-        atomic_io.write_bytes(attention, picture)
+        atomic_write_bytes(attention, picture)
     if html is not None:
-        atomic_io.write_text(html, score_page.page(found, model, picture))
+        atomic_write_text(html, score_page.page(found, model, picture))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -310,7 +317,7 @@ def push(
         return
     push_room.files(run)  # an unfinished run stays as it is
     if sets:  # the run remembers where it went, and its card's example names the repository
-        atomic_io.write_text(run / "recipe.yaml", dump_recipe(loaded))
+        atomic_write_text(run / "recipe.yaml", dump_recipe(loaded))
         card.write(run, loaded)
     print(push_room.push(run, loaded, space))
 
@@ -408,6 +415,7 @@ app.command("generate", cls=_Generate)(_with_generation_options(_generate))
 def main():
     """The console script: runs a command and exits as the module's docstring says."""
     # A line of our source says nothing to the person who reads a warning.
+    configure_logging()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()

@@ -1,14 +1,15 @@
-"""Write a file or a folder so that it is whole or not there, even if the machine stops."""
+"""Files and folders that are complete or absent, even if the machine stops while they are written."""
 
 import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_bytes(path, content):
-    """Write `content` (bytes) so that `path` holds all of it or what it held before, even if the machine stops."""
+def atomic_write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` so that `path` holds all of it or what it held before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -22,22 +23,33 @@ def write_bytes(path, content):
         partial.unlink(missing_ok=True)
 
 
-def write_text(path, text):
-    """`write_bytes` of `text` in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """`atomic_write_bytes` of `text` in UTF-8."""
+    atomic_write_bytes(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager
-def whole_folder(path):
-    """A folder to write into that takes the place of `path` at the end; until then, and after an error, `path` stays."""
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `path` when the block ends without an error.
+
+    An existing `path` is renamed first and removed last, so that its content is on disk until the new folder is in
+    place.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    old = new.with_name(f"{new.name}.old")
     try:
-        yield beside
-        os.chmod(beside, 0o755)
+        yield new
+        os.chmod(new, 0o755)
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(beside, path)
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)

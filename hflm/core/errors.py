@@ -1,19 +1,20 @@
-"""The errors that hflm shows to people.
+"""The errors that hflm reports to users.
 
 HflmError
 ├── UserError              the user must change something: one message, exit code 2, no traceback
 │   ├── RecipeError        every problem of a recipe, each as `file:line  key.path: what is wrong. What to do`
 │   ├── DataError          a data set, file or row that cannot be used as the recipe says
 │   ├── ModelError         a model or tokenizer that cannot be found, read or built
-│   ├── TrainingError      training that cannot go on: a loss that is not finite, out of memory, a full disk
-│   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or answers nonsense
+│   ├── TrainingError      training that cannot continue: a loss that is not finite, out of memory, a full disk
+│   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or returns an invalid answer
 │   └── MissingExtra       an optional package that is not installed, with the command that installs it
-├── HubError               the Hub, or the way to it, kept failing: one message, exit code 1
+├── HubError               the Hub or the connection to it kept failing: one message, exit code 1
 └── Stopped                SIGTERM arrived, a checkpoint is saved: exit code 143
 
-Anything else that reaches the command line is a bug of ours: a traceback and exit code 1.
+Anything else that reaches the command line is a bug in hflm: a traceback and exit code 1.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -38,15 +39,15 @@ class Problem:
     key: str
     text: str
 
-    def __str__(self):
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}  {self.key}: {self.text}" if self.key else f"{place}  {self.text}"
+    def __str__(self) -> str:
+        position = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{position}  {self.key}: {self.text}" if self.key else f"{position}  {self.text}"
 
 
 class RecipeError(UserError):
     """All problems of a recipe, reported together."""
 
-    def __init__(self, problems):
+    def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
         closing = f"{count} problem{'s' * (count != 1)}; nothing was run."
@@ -62,11 +63,11 @@ class ModelError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on: a loss that is not finite, too little memory, a full disk."""
+    """Training cannot continue: a loss that is not finite, too little memory, a full disk."""
 
 
 class EndpointError(UserError):
-    """A model's endpoint that cannot be reached, refuses, or answers nonsense."""
+    """A model's endpoint that cannot be reached, refuses, or returns an invalid answer."""
 
 
 class MissingExtra(UserError):
@@ -76,13 +77,13 @@ class MissingExtra(UserError):
     "reading a .gguf file needs an optional package: uv sync --extra gguf (or pip install 'hflm-recipes[gguf]')"
     """
 
-    def __init__(self, extra, purpose, command=None):
-        way = f"`uv run --extra {extra} {command}`" if command else f"uv sync --extra {extra}"
-        super().__init__(f"{purpose} needs an optional package: {way} (or pip install 'hflm-recipes[{extra}]')")
+    def __init__(self, extra: str, purpose: str, command: str | None = None) -> None:
+        install = f"`uv run --extra {extra} {command}`" if command else f"uv sync --extra {extra}"
+        super().__init__(f"{purpose} needs an optional package: {install} (or pip install 'hflm-recipes[{extra}]')")
 
 
 class HubError(HflmError):
-    """The Hub could not be reached or kept failing; the message names the command that tries again."""
+    """The Hub could not be reached or kept failing; the message names the command that retries."""
 
 
 class Stopped(HflmError):

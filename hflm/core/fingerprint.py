@@ -1,42 +1,48 @@
-"""Fingerprints of files: they tell whether what a finished stage has read is still the same."""
+"""Fingerprints of files, by which a finished stage recognizes that its inputs have not changed."""
 
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from hflm.core import paths
-
-
-def of_files(files, beside=()):
-    """'sha256:...' of the files' names and bytes, wherever they lie, and of `beside`, a JSON value."""
-    described = ((file, file.stat()) for file in files)
-    sums = ((file.name, _sum(file.resolve(), there.st_size, there.st_mtime_ns)) for file, there in described)
-    return of_sums(sums, beside)
+from hflm.core.paths import expand_path
 
 
-def of_sums(sums, beside):
-    """'sha256:...' of (name, checksum) pairs and of `beside`, a JSON value."""
-    digest = hashlib.sha256(json.dumps(beside, sort_keys=True).encode())
-    for name, checksum in sums:
+def fingerprint_files(files: Iterable[Path], extra: Any = ()) -> str:
+    """'sha256:...' of the files' names and contents, independent of their folder, and of `extra`, a JSON value."""
+    return fingerprint_checksums(((file.name, _file_checksum(file)) for file in files), extra)
+
+
+def fingerprint_checksums(checksums: Iterable[tuple[str, str]], extra: Any) -> str:
+    """'sha256:...' of (name, checksum) pairs and of `extra`, a JSON value."""
+    digest = hashlib.sha256(json.dumps(extra, sort_keys=True).encode())
+    for name, checksum in checksums:
         digest.update(f"{name} {checksum}".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def of_model(path):
-    """'sha256:...' of a model's files when `path` is local, else the path itself (a Hub id, or None)."""
+def fingerprint_model(path: str | Path | None) -> str | None:
+    """'sha256:...' of a model's files when `path` is local (a run, a folder or a file), else the Hub id or None."""
     if path is None:
         return None
-    place = paths.place(path)
-    if not place.exists():
-        return path
-    if (place / "model").is_dir():
-        place = place / "model"
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
-    return of_files(files)
+    local = expand_path(path)
+    if not local.exists():
+        return str(path)
+    if (local / "model").is_dir():
+        local = local / "model"
+    files = [local] if local.is_file() else sorted(file for file in local.rglob("*") if file.is_file())
+    return fingerprint_files(files)
+
+
+def _file_checksum(file: Path) -> str:
+    status = file.stat()
+    return _cached_checksum(file.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
-def _sum(file, size, mtime_ns):
+def _cached_checksum(file: Path, size: int, mtime_ns: int) -> str:
     """The sha256 of a file; a run asks for the same files several times, and each is read once."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,46 +1,23 @@
-"""One self-contained HTML page: no script, nothing asked from elsewhere, all data escaped."""
+"""Self-contained HTML pages: no script, no request to another server, all data escaped."""
 
+from typing import Any
+
+import jinja2
 import jinja2.sandbox
 
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; }
-.small { color: #555; font-size: 13px; }
-{{ style }}
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{{ body | safe }}
-</body>
-</html>
-"""
-
-_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(autoescape=True, undefined=jinja2.StrictUndefined)
+# Templates are files beside the module that renders them, named from the package's root: "core/page.html".
+_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    loader=jinja2.PackageLoader("hflm", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+)
 
 
-def render(template, **values):
-    """A piece of HTML from a jinja template; values are escaped.
+def render_html(template: str, **values: Any) -> str:
+    """The HTML of a template file; `values` are escaped, except markupsafe.Markup.
 
-    >>> render("<p>{{ text }}</p>", text="<script>")
-    '<p>&lt;script&gt;</p>'
+    `template` is named from hflm's root; a whole page extends "core/page.html", whose blocks are `style` and `body`
+    and whose variable is `title`.
     """
-    return _ENVIRONMENT.from_string(template).render(**values)
-
-
-def page(title, body, style=""):
-    """The page, one text. `title` is escaped; `body` is HTML of `render`'s making, `style` CSS of our own."""
-    return render(PAGE, title=title, body=body, style=style)
+    return _ENVIRONMENT.get_template(template).render(**values)

@@ -1,49 +1,51 @@
-"""Markdown that stays what it is meant to be, whatever text a data set or a model puts into it."""
+"""Markdown in which text of a data set or a model stays text."""
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
-from hflm.core.redaction import without_tokens
+from hflm.core.redaction import mask_tokens
 
 LONGEST_SAMPLE = 300  # characters of a prompt, a prediction or a reference
 
 
-def inert(text):
-    r"""`text` on one line, safe in a markdown table: no markup, no HTML, no new column.
+def escape_markdown(text: object) -> str:
+    r"""`text` on one line, safe in a markdown table: no markup, no HTML, no new column, no control characters.
 
-    >>> inert("a|b <script>")
+    >>> escape_markdown("a|b <script>")
     'a\\|b \\<script\\>'
     """
-    return re.sub(r"([\\`*\[\]|~<>&])", r"\\\1", " ".join(without_tokens(str(text)).split()))
+    line = escape_controls(" ".join(mask_tokens(str(text)).split()))
+    return re.sub(r"([\\`*\[\]|~<>&])", r"\\\1", line)
 
 
-def fenced(text, language="text"):
-    """`text` as a code block that it cannot leave: the fence is longer than any run of backticks inside."""
+def code_block(text: str, language: str = "text") -> str:
+    """`text` as a code block that it cannot end: the fence is longer than any run of backticks inside."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def table(headings, rows):
-    """A markdown table; every cell is made inert."""
-    lines = [headings, ["---"] * len(headings), *([inert(cell) for cell in row] for row in rows)]
+def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A markdown table; every cell is escaped."""
+    lines = [headings, ["---"] * len(headings), *([escape_markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cut(text):
-    """At most LONGEST_SAMPLE characters, start and end (a prompt's question stands last); controls made visible."""
-    text = without_tokens(text)
+def shorten(text: str) -> str:
+    """At most LONGEST_SAMPLE characters, start and end (the question of a prompt is at its end), controls escaped."""
+    text = mask_tokens(text)
     if len(text) > LONGEST_SAMPLE:
         text = f"{text[:200]} [...] {text[-(LONGEST_SAMPLE - 207) :]}"
-    return visible(text)
+    return escape_controls(text)
 
 
-def visible(text):
-    """`text` with its control characters, but for line ends and tabs, written as escapes: a bell as \\u0007."""
+def escape_controls(text: str) -> str:
+    """`text` with its control characters, except line ends and tabs, written as escapes: a bell as \\u0007."""
     return "".join(char if char.isprintable() or char in "\n\t" else _escaped(char) for char in text)
 
 
-def _escaped(char):
+def _escaped(char: str) -> str:
     # Spaces and joiners of other scripts are "not printable" for Python, and belong to the text.
     hidden = unicodedata.category(char) in ("Cc", "Cs") or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
     return f"\\u{ord(char):04x}" if hidden else char

@@ -1,18 +1,29 @@
-"""What a run wrote, read back: .json files, .jsonl files, a stage's metrics.jsonl."""
+"""Reads what a run wrote: .json files, .jsonl files, the loss curves of a stage's metrics.jsonl."""
 
 import json
 import math
 import re
 import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
 
 
-def read_json(path):
+@dataclass(frozen=True)
+class LossCurves:
+    """A stage's losses, {"training": {step: loss}, "validation": ...}, and its median speed in tokens per second."""
+
+    curves: dict[str, dict[int, float]]
+    tokens_per_second: float | None
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a .json file, or {} when there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def read_lines(path):
-    """The objects of a .jsonl file, [] without one. A line that a killed process left torn is passed over."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, [] without one. A line that a killed process left incomplete is skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
@@ -22,21 +33,22 @@ def read_lines(path):
     return rows
 
 
-def learning(path):
-    """A stage's curves by step, and its median speed. A resumed run logs some steps twice: the last one counts."""
-    curves, speeds = {}, []
-    for row in read_lines(path):
+def read_loss_curves(path: Path) -> LossCurves:
+    """The LossCurves of a metrics.jsonl. A resumed run logs some steps twice: the last value counts."""
+    curves: dict[str, dict[int, float]] = {}
+    speeds = []
+    for row in read_json_lines(path):
         for key, value in row.items():
             validation = re.fullmatch(r"eval_(?:(.+)_)?loss", key)
             name = "training" if key == "loss" else "validation" if validation else None
-            if name and "step" in row and finite(value):
+            if name and "step" in row and is_finite_number(value):
                 name += f" ({validation[1]})" if validation and validation[1] else ""
                 curves.setdefault(name, {})[row["step"]] = value
-        if finite(row.get("tokens_per_second")):
+        if is_finite_number(row.get("tokens_per_second")):
             speeds.append(row["tokens_per_second"])
-    return {"curves": curves, "speed": statistics.median(speeds) if speeds else None}
+    return LossCurves(curves, statistics.median(speeds) if speeds else None)
 
 
-def finite(value):
+def is_finite_number(value: object) -> TypeGuard[int | float]:
     """Whether a logged value is a number that can be drawn."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data import load as data
 from hflm.data import readers as rows
 from hflm.data import source_stats as shares

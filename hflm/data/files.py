@@ -4,9 +4,7 @@ import glob
 import re
 from pathlib import Path
 
-from hflm.core import paths
-from hflm.core.errors import DataError
-from hflm.core.paths import BUILDERS
+from hflm.core import BUILDER_BY_SUFFIX, DataError, expand_path
 from hflm.data import readers as rows
 
 ALIASES = {"validation": ("validation", "valid", "val", "dev")}
@@ -15,12 +13,12 @@ ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 def kind(file):
     """'a/train.jsonl.gz' -> 'json'; None for a file of no known kind."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in rows.COMPRESSED]
-    return BUILDERS.get(suffixes[-1]) if suffixes else None
+    return BUILDER_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
 
 
 def matches(pattern):
     """The files that a pattern matches, sorted; a path without any wildcard matches itself."""
-    return sorted(Path(file) for file in glob.iglob(str(paths.place(pattern)), recursive=True) if Path(file).is_file())
+    return sorted(Path(file) for file in glob.iglob(str(expand_path(pattern)), recursive=True) if Path(file).is_file())
 
 
 def contents(folder):

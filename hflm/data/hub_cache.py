@@ -5,7 +5,7 @@ import glob
 import re
 from pathlib import Path
 
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError
 
 # What datasets reads beside the data files: configurations, splits and features.
 BESIDE = ("README.md", ".huggingface.yaml", "dataset_infos.json")

@@ -11,10 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-from hflm.core import fingerprint as fingerprints
-from hflm.core import paths
-from hflm.core.errors import DataError
-from hflm.core.paths import BUILDERS, KINDS
+from hflm.core import BUILDER_BY_SUFFIX, FILE_KINDS, DataError, expand_path, fingerprint_checksums, fingerprint_files
 from hflm.data import files as folders
 from hflm.data import hub_cache as snapshot
 from hflm.data import readers as rows
@@ -103,9 +100,9 @@ def fingerprint(data):
     A Hub id without `revision` is identified by its name alone, since its content cannot be known without a network.
     """
     if data.path == "toy":
-        return fingerprints.of_sums([("toy.py", toy.VERSION)], [data.options])
+        return fingerprint_checksums([("toy.py", toy.VERSION)], [data.options])
     files = all_files(data)
-    return fingerprints.of_files(files, [data.options] if files else [data.path, data.options])
+    return fingerprint_files(files, [data.options] if files else [data.path, data.options])
 
 
 def _quiet():
@@ -128,16 +125,16 @@ def _toy(data, part):
 
 def _local(path, options, split):
     """(path, options, files) for load_dataset: a local folder, file or glob becomes a builder and its files."""
-    place = paths.place(path)
+    place = expand_path(path)
     if "data_files" in options or "data_dir" in options:
-        if not place.exists() and path not in KINDS and not snapshot.is_hub_id(path):
+        if not place.exists() and path not in FILE_KINDS and not snapshot.is_hub_id(path):
             raise DataError(f"data.path: no file or folder '{path}'")
         return path, options, []
     matched = [] if place.exists() else folders.matches(path)
     if not place.exists() and not matched:
         if glob.has_magic(path):
             raise DataError(f"data.path: no file matches '{path}'")
-        if path not in KINDS and not snapshot.is_hub_id(path):
+        if path not in FILE_KINDS and not snapshot.is_hub_id(path):
             raise DataError(f"data.path: no file or folder '{path}'")
         return path, options, []
     name = options.get("name")
@@ -160,7 +157,7 @@ def _local(path, options, split):
         files = matched or [place]
         unknown = [file for file in files if folders.kind(file) is None]
         if unknown:
-            raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDERS)}")
+            raise DataError(f"{unknown[0]}: not a kind of file that can be read; known: {', '.join(BUILDER_BY_SUFFIX)}")
     else:
         files = split_files(place, splits.name(split))
         if not files:
@@ -184,7 +181,7 @@ def check_local(data):
 
 def of_hub(data):
     """Whether the data lie on the Hub, under the name `data.path`."""
-    return data.path not in ("toy", *KINDS) and snapshot.is_hub_id(data.path)
+    return data.path not in ("toy", *FILE_KINDS) and snapshot.is_hub_id(data.path)
 
 
 def _located(path, options, split):
@@ -193,7 +190,7 @@ def _located(path, options, split):
     A data set of the Hub is named with its commit; without a network it is its folder in the cache, as `hflm fetch` or
     an earlier run left it.
     """
-    if path in KINDS or not snapshot.is_hub_id(path):
+    if path in FILE_KINDS or not snapshot.is_hub_id(path):
         return _local(path, options, split)
     revision = options.get("revision")
     if snapshot.reachable(path, revision):
@@ -216,8 +213,8 @@ def _check(file, options):
 def all_files(data):
     """Every local file that `data` may read, with what else lies in its folder, sorted; none for a Hub id."""
     named, folder = data.options.get("data_files") or [], data.options.get("data_dir") or ""
-    if data.path not in KINDS or not (named or folder):
-        place = paths.place(data.path)
+    if data.path not in FILE_KINDS or not (named or folder):
+        place = expand_path(data.path)
         if place.is_file():
             return [place]
         if place.is_dir():
@@ -225,7 +222,7 @@ def all_files(data):
         if matched := folders.matches(data.path):
             return matched
     elif not named:
-        return folders.contents(paths.place(folder))
+        return folders.contents(expand_path(folder))
     flat = named.values() if isinstance(named, dict) else [named] if isinstance(named, str) else named
     flat = [each["path"] if isinstance(each, dict) else each for each in flat]  # [{split: train, path: a.jsonl}]
     patterns = [pattern for entry in flat for pattern in ([entry] if isinstance(entry, str) else entry)]
@@ -248,7 +245,7 @@ def _explained(error, data, split, files):
         more = f"\n... and {len(bad) - MOST_ROWS_SHOWN} more" if len(bad) > MOST_ROWS_SHOWN else ""
         return DataError(f"{data.path}: rows that cannot be read:\n{shown}{more}")
     cause = " ".join(str(error.__cause__ or error).split())
-    place = paths.place(data.path)
+    place = expand_path(data.path)
     if isinstance(error, (ConnectionError, datasets.exceptions.DatasetNotFoundError)) or "offline" in cause.lower():
         return DataError(
             f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "

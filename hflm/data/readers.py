@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 DECOMPRESS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}

@@ -9,8 +9,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 
-from hflm.core.atomic_io import write_text
-from hflm.core.run_files import read_lines
+from hflm.core import atomic_write_text, read_json_lines
 from hflm.data import readers as rows
 
 MOST_ROWS_SHOWN = 10
@@ -75,7 +74,7 @@ def shares(given, encode):
 
 def skipped(listed):
     """The rows.Bad in a file of skipped rows, each once, though several processes and passes may have met it."""
-    return tuple(dict.fromkeys(rows.Bad(**row) for row in read_lines(listed)))
+    return tuple(dict.fromkeys(rows.Bad(**row) for row in read_json_lines(listed)))
 
 
 def list_skipped(bad, listed):
@@ -87,7 +86,7 @@ def list_skipped(bad, listed):
 
 def write_skipped(bad, listed):
     """Write rows.Bad to the file `listed`, in place of what it held."""
-    write_text(listed, _lines(bad))
+    atomic_write_text(listed, _lines(bad))
 
 
 def _lines(bad):

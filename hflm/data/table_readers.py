@@ -11,7 +11,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data.readers import COMPRESSED, NOT_UTF8, Bad, check_names, checked, lines_of, opened, reason, valid
 
 PARQUET_BATCH = 1000  # rows decoded at once, so that memory stays small however large a row group is

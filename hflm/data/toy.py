@@ -17,8 +17,7 @@ opinion, the facts) belongs to one split by its checksum. A story is made of mat
 import random
 from zlib import crc32
 
-from hflm.core.errors import DataError
-from hflm.core.paths import TOY as NAMES
+from hflm.core import TOY_DATASETS, DataError
 
 # Stands for these data in every fingerprint. Change it together with the rows, so that finished stages run again.
 VERSION = "0940799505e748de49a33bcc20cbbe7aff3144e36ac0b7b6ae3ab6db1348b739"
@@ -81,8 +80,8 @@ def rows(name: str, split: str, size: int | None = None, seed: int = 0) -> list[
     {'text': 'Ella found that the cake was not perfect and the cheese was not great.', 'label': 0}
     """
     problems = []
-    if name not in NAMES:
-        problems.append(f"toy: no data set is called {name!r}; there are {', '.join(NAMES)}")
+    if name not in TOY_DATASETS:
+        problems.append(f"toy: no data set is called {name!r}; there are {', '.join(TOY_DATASETS)}")
     if split not in SPLITS:
         problems.append(f"toy: no split is called {split!r}; there are {', '.join(SPLITS)}")
     if size is not None and size < 0:

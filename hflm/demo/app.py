@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-from hflm.core.errors import MissingExtra, UserError
+from hflm.core import MissingExtra, UserError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 try:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hflm import tasks
-from hflm.core import paths
-from hflm.core.errors import RecipeError, UserError
-from hflm.core.redaction import shown
+from hflm.core import RecipeError, UserError, display_name, expand_path
 from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
 from hflm.evaluation import plots
 from hflm.inference import local as answer
@@ -105,7 +103,7 @@ def load(path, revision=None, examples=None) -> Shown:
     return Shown(
         model.eval(),
         tokenizer,
-        title=recipe.name if recipe else shown(str(path)),
+        title=recipe.name if recipe else display_name(str(path)),
         line=first_line(card.read_text(encoding="utf-8", errors="replace")) if card else "",
         facts=f"{model.num_parameters():,} parameters \u00b7 a context of {models.context_length(model):,} tokens \u00b7 "
         f"a vocabulary of {model.config.vocab_size:,}",
@@ -143,7 +141,7 @@ def _file(path, name, revision):
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    place = paths.place(path)
+    place = expand_path(path)
     if place.exists():
         return place / name if (place / name).is_file() else None
     with contextlib.suppress(EntryNotFoundError):  # offline, a file that is not in the cache is not found either

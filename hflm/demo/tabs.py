@@ -10,9 +10,7 @@ import re
 from dataclasses import dataclass
 
 from hflm import tasks
-from hflm.core import paths
-from hflm.core import run_files as records
-from hflm.core.errors import DataError, UserError
+from hflm.core import DataError, UserError, expand_path, read_json_lines
 from hflm.recipe import Data, Qa, Sentiment, Summarization, Translation
 
 LONGEST = 20_000  # characters of one text that somebody types
@@ -108,8 +106,8 @@ def found_examples(recipe, predictions):
 
 def predictions(recipe, path):
     """{task: rows} that the run's benchmark wrote down, of the tasks that ask with a prompt."""
-    folder = paths.place(path) / "benchmark" / "predictions"
-    found = {name: records.read_lines(folder / f"{name}.jsonl") for name in (recipe.tasks if recipe else {})}
+    folder = expand_path(path) / "benchmark" / "predictions"
+    found = {name: read_json_lines(folder / f"{name}.jsonl") for name in (recipe.tasks if recipe else {})}
     rows = {name: [row for row in each if row.get("prompt")] for name, each in found.items()}
     return {name: each for name, each in rows.items() if each}
 

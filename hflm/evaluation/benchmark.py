@@ -18,8 +18,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from hflm import tasks
-from hflm.core.atomic_io import write_text
-from hflm.core.run_files import read_lines
+from hflm.core import atomic_write_text, read_json_lines
 from hflm.data import load as data
 from hflm.evaluation import metrics, slices
 from hflm.evaluation.contamination import Overlap
@@ -61,7 +60,7 @@ def benchmark(asked, name, material, setting, predictions):
     if found is None:
         return None
     lines, result = found
-    write_text(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    atomic_write_text(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     shutil.rmtree(predictions.with_suffix(".partial"))
     return TaskResult(
         kind=material.task.kind,
@@ -243,14 +242,14 @@ def _answered(name, order, answers, kept, key):
     own = list(order)[state.process_index :: state.num_processes]
     earlier = {}
     for path in sorted(kept.glob("*.jsonl")):
-        lines = read_lines(path)
+        lines = read_json_lines(path)
         if lines and lines[0] == key:
             earlier |= {number: found for numbers, answered in lines[1:] for number, found in zip(numbers, answered)}
     state.wait_for_everyone()
     found = {number: earlier[number] for number in own if number in earlier}
     path = kept / f"{state.process_index}.jsonl"
     # Written anew, so that a line which a kill left torn does not spoil the next one.
-    write_text(path, "".join(json.dumps(line) + "\n" for line in (key, [list(found), list(found.values())])))
+    atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in (key, [list(found), list(found.values())])))
     done = {place for place, number in enumerate(own) if number in found}
     with _bar(name, len(own), len(found)) as progress, open(path, "a", encoding="utf-8") as file:
         for places, batch in answers(own, done):

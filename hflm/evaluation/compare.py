@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hflm.core.errors import UserError
-from hflm.core.redaction import public
+from hflm.core import UserError, redact
 from hflm.evaluation import metrics, results
 from hflm.evaluation.metrics import paired
 
@@ -268,7 +267,7 @@ def _note_differences(task, letters, asked, names, notes):
     for what in ("prompt_hash", "decoding", "data"):
         if len({getattr(one, what) for one in asked}) > 1:
             told = ", ".join(
-                f"{letter} {public(getattr(one, what))}" for letter, one in zip(letters, asked, strict=True)
+                f"{letter} {redact(getattr(one, what))}" for letter, one in zip(letters, asked, strict=True)
             )
             notes.append(f"{task}: the prompts differ" if what == "prompt_hash" else f"{task}: {what} differs: {told}")
     for name in names:

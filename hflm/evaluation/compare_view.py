@@ -2,54 +2,10 @@
 
 import base64
 
-from hflm.core import html as html_page
-from hflm.core.markdown import cut
+from hflm.core import render_html, shorten
 from hflm.evaluation import plots, results
 
 SHOWN_END = 160  # characters of a prompt: its question stands last
-
-STYLE = """\
-.changes { table-layout: fixed; width: 100%; }
-.changes th:nth-child(1) { width: 9rem; }
-.changes th:nth-child(2) { width: 40%; }
-.note { background: #fff6e0; padding: .3rem .7rem; }"""
-
-BODY = """\
-<ul>
-{%- for letter, name in runs.items() %}
-<li><strong>{{ letter }}</strong> {{ name }}{{ " (the reference)" if loop.first }}</li>
-{%- endfor %}
-</ul>
-{%- for note in notes %}
-<p class="note">{{ note }}</p>
-{%- endfor %}
-<p class="small">{{ method }}</p>
-{%- for task in tasks %}
-<h2>{{ task.name }}</h2>
-<p>{{ task.rows }}</p>
-<table>
-<tr>{% for heading in headings %}<th{{ ' class=number' if not loop.first }}>{{ heading }}</th>{% endfor %}</tr>
-{%- for cells in task.table %}
-<tr>{% for cell in cells %}<td{{ ' class=number' if not loop.first }}>{{ cell }}</td>{% endfor %}</tr>
-{%- endfor %}
-</table>
-<img alt="Differences of {{ task.name }} with their 95 % intervals, as in the table" src="data:image/png;base64,{{ task.picture }}">
-{%- for group in task.groups %}
-<h3>{{ group.title }}</h3>
-<table class="changes">
-<tr><th>row</th><th>prompt (its end)</th><th>references</th><th>A</th><th>{{ group.letter }}</th></tr>
-{%- for change in group.changes %}
-<tr><td class="text">{{ change.id }}</td><td class="text">{{ change.prompt }}</td>
-<td class="text">{{ change.references }}</td>
-{%- for score, prediction in change.answers %}
-<td class="text"><strong>{{ score }}</strong>
-{{ prediction }}</td>
-{%- endfor %}</tr>
-{%- endfor %}
-</table>
-{%- endfor %}
-{%- endfor %}
-"""
 
 
 def page(comparison):
@@ -67,15 +23,15 @@ def page(comparison):
         }
         for name, task in comparison.tasks.items()
     ]
-    body = html_page.render(
-        BODY,
+    return render_html(
+        "evaluation/compare.html",
+        title=f"{' and '.join(comparison.runs.values())} compared",
         runs=comparison.runs,
         notes=comparison.notes,
         method=method(comparison),
         headings=_headings(comparison),
         tasks=tasks,
     )
-    return html_page.page(f"{' and '.join(comparison.runs.values())} compared", body, STYLE)
 
 
 def show(comparison, console):
@@ -183,11 +139,11 @@ def _seen(task, change):
     """A changed row's texts, short and with control characters visible."""
     prompts = [prompt if len(prompt) <= SHOWN_END else f"[...] {prompt[-SHOWN_END:]}" for prompt in change.prompts]
     return {
-        "id": cut(change.id),
-        "prompt": cut("\n\n".join(dict.fromkeys(prompts))),
-        "references": cut("\n".join(dict.fromkeys(change.references))),
+        "id": shorten(change.id),
+        "prompt": shorten("\n\n".join(dict.fromkeys(prompts))),
+        "references": shorten("\n".join(dict.fromkeys(change.references))),
         "answers": [
-            (results.number(task.main, score), cut(prediction))
+            (results.number(task.main, score), shorten(prediction))
             for score, prediction in zip(change.scores, change.predictions, strict=True)
         ],
     }

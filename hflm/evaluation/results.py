@@ -14,8 +14,7 @@ import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
-from hflm.core.atomic_io import write_text
-from hflm.core.errors import UserError
+from hflm.core import UserError, atomic_write_text
 
 SCHEMA_VERSION = 1
 
@@ -163,7 +162,7 @@ def write(results, path):
             if not all(map(math.isfinite, (score.value, *score.ci95))):
                 raise ValueError(f"{name}: {metric} is not a finite number: {score}")
     shape = {"schema_version": SCHEMA_VERSION, **asdict(results)}
-    write_text(path, json.dumps(shape, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json.dumps(shape, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(path) -> Results:

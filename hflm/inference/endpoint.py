@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import urlsplit
 
-from hflm.core.errors import EndpointError, MissingExtra, UserError
+from hflm.core import EndpointError, MissingExtra, UserError
 
 PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"

@@ -3,7 +3,7 @@
 import json
 import warnings
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.models import load as models
 from hflm.preprocessing.tokenizer import encode, first_line
 

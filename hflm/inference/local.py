@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hflm.core.errors import ModelError
+from hflm.core import ModelError
 from hflm.inference import batching as grouping
 from hflm.preprocessing.tokenizer import encode, plain
 

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from hflm.core.errors import ModelError, UserError
+from hflm.core import ModelError, UserError
 from hflm.inference.local import text_windows
 from hflm.models import load as models
 from hflm.preprocessing import tokenizer as tokenizers

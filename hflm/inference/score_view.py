@@ -5,9 +5,9 @@ The colours are ColorBrewer's YlOrRd (safe for the colour-blind): the less likel
 
 import base64
 
-from hflm.core import html as html_page
-from hflm.core.markdown import visible
-from hflm.core.redaction import shown
+from markupsafe import Markup
+
+from hflm.core import display_name, escape_controls, render_html
 
 # (least p, what the legend says, background, letters)
 SHADES = (
@@ -32,46 +32,22 @@ STYLE = """\
     for number, (_, _, background, letters) in enumerate(SHADES)
 )
 
-BODY = """\
-<p>{{ summary }}</p>
-<p class="small legend">
-{%- for _, told, _, _ in shades %}
-<span class="s{{ loop.index0 }}">{{ told }}</span>
-{%- endfor %}
-Point at a token to see what the model expected there.</p>
-<div class="strip text">
-{%- for token in tokens -%}
-<span class="s{{ token.shade }}" title="{{ token.title }}">{{ token.text }}</span>
-{%- endfor -%}
-</div>
-<h2>{{ told }}</h2>
-<table>
-<tr>{% for heading in headings %}<th{{ ' class=number' if 0 < loop.index0 < 4 }}>{{ heading }}</th>{% endfor %}</tr>
-{%- for cells in rows %}
-<tr>
-{%- for cell in cells %}<td class="{{ 'number' if 0 < loop.index0 < 4 else 'text' }}">{{ cell }}</td>{% endfor -%}
-</tr>
-{%- endfor %}
-</table>
-{%- if picture %}
-<h2>Attention</h2>
-<p class="small">A square for each head of each layer. A row is a token that looks, a column one that is looked at; the
-weights of a row sum to 1.</p>
-<img alt="The attention weights of each layer and head" src="data:image/png;base64,{{ picture }}">
-{%- endif %}
-"""
-
 
 def page(score, model, picture=None):
     """The score as an HTML page, one text: no script, no request, all data escaped. `picture`: PNG bytes to show too."""
-    return html_page.page(f"What {shown(model)} expects", body(score, picture), STYLE)
+    return render_html(
+        "inference/score.html",
+        title=f"What {display_name(model)} expects",
+        style=Markup(STYLE),
+        body=Markup(body(score, picture)),
+    )
 
 
 def body(score, picture=None):
     """What stands under the page's title, without the STYLE that it needs: one text of HTML, all data escaped."""
     told, rows = _rows(score)
-    return html_page.render(
-        BODY,
+    return render_html(
+        "inference/score_body.html",
         summary=summary(score),
         shades=SHADES,
         tokens=[
@@ -147,7 +123,7 @@ def _p(p):
 
 def _seen(text):
     """The token with its line ends marked and its control characters visible."""
-    return visible(text).replace("\n", "\u21b5\n").replace("\t", "\u21e5")
+    return escape_controls(text).replace("\n", "\u21b5\n").replace("\t", "\u21e5")
 
 
 def _quoted(text):

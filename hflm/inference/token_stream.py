@@ -2,7 +2,7 @@
 
 import torch
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.inference.local import cut_at, end_tokens
 from hflm.models import load as models
 from hflm.preprocessing.tokenizer import encode

@@ -8,8 +8,7 @@ import json
 import warnings
 from pathlib import Path
 
-from hflm.core import atomic_io, fingerprint, paths
-from hflm.core.errors import MissingExtra, ModelError
+from hflm.core import MissingExtra, ModelError, atomic_folder, expand_path, fingerprint_model
 from hflm.preprocessing import tokenizer as tokenizers_room
 from hflm.recipe import CONFIG_DEFAULTS, TIED_MODULES
 
@@ -104,7 +103,7 @@ def locate(path):
 
     Raises ModelError for a path that does not exist or holds no model.
     """
-    place = paths.place(path)
+    place = expand_path(path)
     if (place / "model" / "config.json").is_file():
         return str(place / "model")
     if place.is_dir() and not any((place / file).is_file() for file in ("config.json", ADAPTER)):
@@ -123,8 +122,8 @@ def revision(path, wanted=None):
     """What exactly a loaded model or adapter was: its commit on the Hub, or the fingerprint of its local files."""
     from huggingface_hub import try_to_load_from_cache
 
-    if paths.place(path).exists():
-        return fingerprint.of_model(path)
+    if expand_path(path).exists():
+        return fingerprint_model(path)
     cached = (try_to_load_from_cache(path, file, revision=wanted) for file in ("config.json", ADAPTER))
     # .../snapshots/<commit>/config.json; no text where the repository has no such file
     return next((Path(file).parent.name for file in cached if isinstance(file, str)), None)
@@ -301,7 +300,7 @@ def gather(model):
 
 def save(folder, *parts):
     """Write each part (a model as safetensors, a tokenizer) so that `folder` appears whole or not at all."""
-    with atomic_io.whole_folder(folder) as beside:
+    with atomic_folder(folder) as beside:
         for part in parts:
             part.save_pretrained(beside)
 

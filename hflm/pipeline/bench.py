@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from hflm.core import paths
-from hflm.core.errors import UserError
+from hflm.core import UserError, expand_path
 from hflm.inference import endpoint as endpoints
 from hflm.pipeline.run import run_recipe
 from hflm.recipe import Recipe
@@ -29,7 +28,7 @@ def benchmark_model(
         endpoint = endpoints.find(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
-    folder = paths.place(output) if output else Path("runs") / f"{recipe.name}-bench-{_short_name(model)}"
+    folder = expand_path(output) if output else Path("runs") / f"{recipe.name}-bench-{_short_name(model)}"
     if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
         raise UserError(f"--output {folder}: it holds a trained run, which this would overwrite. Name another folder")
     benchmarked = {
@@ -49,7 +48,7 @@ def _short_name(model: str) -> str:
     >>> _short_name("openai-community/gpt2")
     'openai-community--gpt2'
     """
-    place = paths.place(model)
+    place = expand_path(model)
     if not place.exists():
         return re.sub("[/:]+", "--", model)
     place = place.resolve()

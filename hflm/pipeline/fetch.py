@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hflm.core.errors import UserError
+from hflm.core import UserError, format_bytes
 from hflm.data import hub_cache
 from hflm.data import load as data
 from hflm.recipe import Data, Recipe, data_sources
@@ -27,7 +27,7 @@ class Fetched:
     size: int
 
     def __str__(self) -> str:
-        return f"{self.repo_id}@{self.commit[:12]}  {self.files} files, {sized(self.size)}  ({self.used_as})"
+        return f"{self.repo_id}@{self.commit[:12]}  {self.files} files, {format_bytes(self.size)}  ({self.used_as})"
 
 
 def fetch_recipe(recipe: Recipe, say: Callable[[str], None]) -> list[Fetched]:
@@ -47,19 +47,8 @@ def fetch_recipe(recipe: Recipe, say: Callable[[str], None]) -> list[Fetched]:
         fetched += repositories
     if problems:
         raise UserError("\n".join([*problems, "The rest was fetched." if fetched else "Nothing was fetched."]))
-    say(f"{sized(sum(each.size for each in fetched))} in all")
+    say(f"{format_bytes(sum(each.size for each in fetched))} in all")
     return fetched
-
-
-def sized(size: float) -> str:
-    """1234567 -> '1.2 MB'."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def _needed(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], list[Fetched]]]]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from hflm.core import fingerprint, paths
-from hflm.core.redaction import hub_id
+from hflm.core import expand_path, fingerprint_model, is_hub_id
 from hflm.data import hub_cache
 from hflm.data import load as data
 from hflm.recipe import Data, Recipe, data_sources
@@ -118,17 +117,17 @@ def resolve_inputs(recipe: Recipe) -> Inputs:
 
 
 def _model(path: str | None, revision: str | None = None) -> ResolvedModel:
-    return ResolvedModel(path, revision, fingerprint.of_model(path))
+    return ResolvedModel(path, revision, fingerprint_model(path))
 
 
 def _license(source: Data) -> str | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
-    place = paths.place(source.path)
+    place = expand_path(source.path)
     if place.exists():
         card = (place if place.is_dir() else place.parent) / "README.md"
-    elif hub_id(source.path):
+    elif is_hub_id(source.path):
         revision = source.options.get("revision")
         card = try_to_load_from_cache(source.path, "README.md", repo_type="dataset", revision=revision)
     else:

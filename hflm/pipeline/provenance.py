@@ -12,10 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hflm.core import hardware
-from hflm.core.atomic_io import write_text
-from hflm.core.errors import UserError
-from hflm.core.run_files import read_json
+from hflm.core import UserError, atomic_write_text, hardware, read_json
 from hflm.data import source_stats
 from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe
@@ -123,7 +120,7 @@ def note_skipped(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git() -> dict[str, Any] | None:

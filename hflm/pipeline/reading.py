@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hflm import tasks
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data import corpus as corpora
 from hflm.data import load as data
 from hflm.recipe import Recipe

@@ -8,13 +8,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hflm.core import atomic_io, paths
-from hflm.core.errors import UserError
-from hflm.core.run_files import read_json
+from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, read_json
 from hflm.data import source_stats
 from hflm.inference.endpoint import Endpoint
 from hflm.pipeline import provenance, stage_state
-from hflm.pipeline.console import say
 from hflm.pipeline.inputs import resolve_inputs
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks
 from hflm.pipeline.stage_keys import stage_keys
@@ -38,7 +35,8 @@ def run_recipe(
     `locked`: only when all data and models are those of the folder's environment.json. With an Endpoint its answers
     are measured, in place of a model that is loaded here.
     """
-    folder = paths.place(output) if output else Path("runs") / recipe.name
+    configure_logging()
+    folder = expand_path(output) if output else Path("runs") / recipe.name
     inputs = resolve_inputs(recipe)
     if locked:
         provenance.check_locked(folder, inputs)
@@ -48,7 +46,7 @@ def run_recipe(
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
     if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe):
-        say(f"{folder}: finished, and nothing in the recipe or its data has changed.")
+        logger.info(f"{folder}: finished, and nothing in the recipe or its data has changed.")
         show_summary(folder, recipe)
         return
 
@@ -56,15 +54,15 @@ def run_recipe(
     state = _start(recipe)
     _check_processes(recipe, state)
     with state.main_process_first():  # the others find what the first one cached
-        rows = read_tasks(recipe, todo, say)
-        corpus = read_corpus(recipe, todo, say, folder / source_stats.LISTED)
+        rows = read_tasks(recipe, todo, logger.info)
+        corpus = read_corpus(recipe, todo, logger.info, folder / source_stats.LISTED)
     run = Run(recipe, folder, inputs, keys, todo, rows, corpus, state, endpoint)
     if state.is_main_process:
         if fresh and folder.exists():
-            say(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
+            logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
         _write_records(run)
     state.wait_for_everyone()
-    say(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
+    logger.info(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
 
     for stage in STAGES:
         if stage.due(run):
@@ -98,7 +96,7 @@ def _write_records(run: Run) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if read_json(folder / "pretrain" / stage_state.MARKER).get("key") != run.keys.get("pretrain"):
         (folder / source_stats.LISTED).unlink(missing_ok=True)  # it belongs to other data
-    atomic_io.write_text(folder / "recipe.yaml", dump_recipe(run.recipe))
+    atomic_write_text(folder / "recipe.yaml", dump_recipe(run.recipe))
     if run.todo != {"push"}:  # what is pushed again is what the run left
         described = provenance.describe(run.recipe, run.inputs, run.state.num_processes)
         provenance.write_environment(folder, described, run.keys)

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from hflm.core import atomic_io
-from hflm.core.run_files import read_json
+from hflm.core import atomic_write_text, read_json
 from hflm.evaluation import results
 
 FILE = "stages.json"
@@ -48,7 +47,7 @@ def begin(folder: Path, key: str) -> Path | None:
         forget(folder.parent, folder.name)
         aside = set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_io.write_text(folder / MARKER, json.dumps({"key": key}) + "\n")
+    atomic_write_text(folder / MARKER, json.dumps({"key": key}) + "\n")
     return aside
 
 
@@ -63,4 +62,4 @@ def set_aside(path: Path) -> Path:
 
 
 def _write(folder: Path, keys: dict[str, str]) -> None:
-    atomic_io.write_text(folder / FILE, json.dumps(keys, indent=1) + "\n")
+    atomic_write_text(folder / FILE, json.dumps(keys, indent=1) + "\n")

@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from hflm.core import paths
+from hflm.core import expand_path
 from hflm.data import files as folders
 from hflm.models import architecture as shapes
 from hflm.recipe import CONFIG_DEFAULTS
@@ -34,7 +34,7 @@ def model(recipe, notes):
 
 def _config(place, revision):
     """(the content of a model's config.json, None) or (None, why not)."""
-    path = paths.place(place)
+    path = expand_path(place)
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return json.loads((folder / "config.json").read_text(encoding="utf-8")), None
@@ -52,7 +52,7 @@ def _config(place, revision):
 
 
 def stored(recipe):
-    path = paths.place(recipe.model.from_)
+    path = expand_path(recipe.model.from_)
     return shapes.stored_parameters(path / "model" if (path / "model").is_dir() else path)
 
 
@@ -72,7 +72,7 @@ def _vocabulary(recipe, notes):
     if training is not None:
         notes.append(f"vocabulary: {training.vocab_size:,} entries, if the text gives that many")
         return training.vocab_size
-    place = paths.place(recipe.tokenizer.from_)
+    place = expand_path(recipe.tokenizer.from_)
     files = [file for file in (place / "model/tokenizer.json", place / "tokenizer.json") if file.is_file()]
     file = files[0] if files else _cached(str(place), "tokenizer.json")
     if file is None:
@@ -118,7 +118,7 @@ def _train_files(source):
     """The local files of plain text that a corpus is read from."""
     from hflm.data import load as data
 
-    place = paths.place(source.path)
+    place = expand_path(source.path)
     if place.is_dir():
         inner = place / str(source.options.get("name"))
         files = folders.split_files(inner if inner.is_dir() else place, "train")
@@ -136,7 +136,7 @@ def task_tokens(recipe, section, shape, notes):
     unread = []
     for name in section.tasks:
         task = recipe.tasks[name]
-        if task.data.path != "toy" and not paths.place(task.data.path).exists():
+        if task.data.path != "toy" and not expand_path(task.data.path).exists():
             unread.append(name)
             continue
         rows = data.load(task.data, task.splits.train)

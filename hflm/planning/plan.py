@@ -12,9 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from hflm.core import hardware
-from hflm.core import run_files as records
-from hflm.core.errors import UserError
+from hflm.core import UserError, hardware, read_json, read_loss_curves
 from hflm.models import architecture as shapes
 from hflm.planning import cost
 from hflm.planning import inputs as plan_source
@@ -206,8 +204,8 @@ def _advice(shape, load, available, stage):
 def _speed(recipe, name, load, device, asked, flops):
     """(tokens per second of all processes, where the number comes from)."""
     run = Path("runs") / recipe.name
-    if asked is None and records.read_json(run / "environment.json").get("processes") == load.processes:
-        measured = records.learning(run / name / "metrics.jsonl")["speed"]
+    if asked is None and read_json(run / "environment.json").get("processes") == load.processes:
+        measured = read_loss_curves(run / name / "metrics.jsonl").tokens_per_second
         if measured and _trained_alike(run / "recipe.yaml", recipe, name):
             return measured, f"measured by the earlier run in {run}"
     quick = load.mixed or load.weight_bytes == 2
@@ -269,7 +267,7 @@ def beside(model, rows, recipe, stage, processes, run):
         },
         "measured": {
             "parameters": model.num_parameters(),
-            "tokens_per_second": records.learning(run / stage / "metrics.jsonl")["speed"],
+            "tokens_per_second": read_loss_curves(run / stage / "metrics.jsonl").tokens_per_second,
             "memory_bytes": hardware.peak_memory_bytes(),
         },
     }

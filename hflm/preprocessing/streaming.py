@@ -25,8 +25,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from hflm.core.atomic_io import write_text
-from hflm.core.errors import DataError, UserError
+from hflm.core import DataError, UserError, atomic_write_text
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import token_cache as encoding
 
@@ -162,7 +161,7 @@ class Loader:
         After an `unfinished` step it is where that step began.
         """
         taken = self.before if unfinished else self.taken
-        write_text(_file(checkpoint, taken["process"]), json.dumps(taken) + "\n")
+        atomic_write_text(_file(checkpoint, taken["process"]), json.dumps(taken) + "\n")
 
 
 def rows(packed, reader, readers, place):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.preprocessing.tokenizer import encode, plain
 
 # Texts a call of the tokenizer, so that all cores are used and memory stays bounded.

@@ -3,8 +3,7 @@
 All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text comes back exactly.
 """
 
-from hflm.core import paths
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError, expand_path
 
 END_OF_TEXT = "<|endoftext|>"
 # WordPiece marks a piece inside a word by a prefix. "##" may stand in the text itself; this character is outside the
@@ -73,7 +72,7 @@ def load(path, revision=None):
     """
     from transformers import AutoTokenizer
 
-    place = paths.place(path)
+    place = expand_path(path)
     if (place / "model" / "tokenizer.json").is_file():
         place = place / "model"
     try:

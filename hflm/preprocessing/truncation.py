@@ -1,7 +1,7 @@
 """Make prompts fit into a model's context, counting what was cut."""
 
 from hflm import tasks
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.preprocessing.tokenizer import encode
 
 

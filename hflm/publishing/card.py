@@ -9,10 +9,18 @@ from pathlib import Path
 
 import yaml
 
-from hflm.core import atomic_io
-from hflm.core import run_files as records
-from hflm.core.markdown import fenced, inert
-from hflm.core.redaction import hub_id, public, shown, without_tokens
+from hflm.core import (
+    atomic_write_bytes,
+    atomic_write_text,
+    code_block,
+    display_name,
+    escape_markdown,
+    is_hub_id,
+    mask_tokens,
+    read_json,
+    read_loss_curves,
+    redact,
+)
 from hflm.evaluation import plots, results
 from hflm.publishing import card_benchmark
 from hflm.publishing import card_provenance as card_made
@@ -35,19 +43,19 @@ def write(run, recipe):
     {pretrain,finetune}/metrics.jsonl, benchmark/results.json, benchmark/predictions/*.jsonl, model/config.json.
     """
     run = Path(run)
-    environment = records.read_json(run / "environment.json")
-    config = records.read_json(run / "model" / "config.json")
+    environment = read_json(run / "environment.json")
+    config = read_json(run / "model" / "config.json")
     scores = run / "benchmark" / "results.json"
     found = results.read(scores) if scores.exists() else results.Results("", {})
     logs = {
-        stage: records.learning(run / stage / "metrics.jsonl")
+        stage: read_loss_curves(run / stage / "metrics.jsonl")
         for stage in ("pretrain", "finetune")
         if getattr(recipe, stage)
     }
-    logs = {stage: log for stage, log in logs.items() if log["curves"]}
+    logs = {stage: log for stage, log in logs.items() if log.curves}
     samples = {name: card_benchmark.samples(run, name, task) for name, task in found.tasks.items()}
 
-    _picture(run / "plots" / "learning_curve.png", plots.learning_curves, {s: log["curves"] for s, log in logs.items()})
+    _picture(run / "plots" / "learning_curve.png", plots.learning_curves, {s: log.curves for s, log in logs.items()})
     _picture(run / "plots" / "benchmark.png", plots.benchmark, found if found.tasks else None)
     calibrated = {name: task for name, task in found.tasks.items() if task.calibration}
     _picture(run / "plots" / "reliability.png", plots.reliability, calibrated)
@@ -55,7 +63,7 @@ def write(run, recipe):
     repo_id = recipe.push.repo_id if recipe.push else run.resolve().name
     sections = [
         f"---\n{_metadata(recipe, found, config)}\n---",
-        f"# {inert(recipe.name)}",
+        f"# {escape_markdown(recipe.name)}",
         _sentence(recipe, environment, config),
         *_purpose(recipe, config),
         *card_benchmark.section(found, samples),
@@ -63,17 +71,17 @@ def write(run, recipe):
         *_use(repo_id, samples, config),
         *_limits(recipe, found, config),
         *card_made.data(recipe, environment),
-        *card_made.cleaning(records.read_json(run / "data" / "cleaning.json")),
+        *card_made.cleaning(read_json(run / "data" / "cleaning.json")),
         *card_made.made(recipe, environment),
     ]
-    atomic_io.write_text(run / "README.md", "\n\n".join(sections) + "\n")
+    atomic_write_text(run / "README.md", "\n\n".join(sections) + "\n")
     _leaderboard(run / ".eval_results" / "hflm.yaml", recipe, found, environment)
 
 
 def _picture(path, draw, what):
     """Draw `what` at `path`; with nothing to draw, take away what an earlier run drew there."""
     if what:
-        atomic_io.write_bytes(path, draw(what))
+        atomic_write_bytes(path, draw(what))
     else:
         path.unlink(missing_ok=True)
 
@@ -89,7 +97,7 @@ def _trained_on(recipe):
 
 def _called(data):
     name = data.options.get("name")
-    return shown(data.path) + (f" ({name})" if name else "")
+    return display_name(data.path) + (f" ({name})" if name else "")
 
 
 def _metadata(recipe, found, config):
@@ -105,8 +113,8 @@ def _metadata(recipe, found, config):
                 EvalResult(
                     task_type=HUB_TASKS.get(task.kind, "text-generation"),
                     task_name=name,
-                    dataset_type=shown(asked.data.path) if asked else "unknown",
-                    dataset_name=public(task.data),
+                    dataset_type=display_name(asked.data.path) if asked else "unknown",
+                    dataset_name=redact(task.data),
                     dataset_config=options.get("name"),
                     dataset_split=asked.splits.test if asked else None,
                     dataset_revision=options.get("revision"),
@@ -120,8 +128,8 @@ def _metadata(recipe, found, config):
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["hflm", config.get("model_type", "gpt2")],
-        datasets=list(dict.fromkeys(data.path for data in trained if hub_id(data.path))) or None,
-        base_model=base if base and trained and hub_id(base) else None,
+        datasets=list(dict.fromkeys(data.path for data in trained if is_hub_id(data.path))) or None,
+        base_model=base if base and trained and is_hub_id(base) else None,
         license=recipe.push.license if recipe.push else None,
         model_name=recipe.name if scores else None,
         eval_results=scores or None,
@@ -140,7 +148,7 @@ def _leaderboard(path, recipe, found, environment):
     entries = []
     for name, task in found.tasks.items():
         asked = recipe.tasks.get(name)
-        if asked is None or not hub_id(asked.data.path):
+        if asked is None or not is_hub_id(asked.data.path):
             continue
         metric, options = task.main()[0], asked.data.options
         score = task.metrics[metric]
@@ -158,7 +166,7 @@ def _leaderboard(path, recipe, found, environment):
             )
         )
     if entries:
-        atomic_io.write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+        atomic_write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     else:
         path.unlink(missing_ok=True)
 
@@ -169,7 +177,7 @@ def _purpose(recipe, config):
         return []
     uses = []
     if recipe.finetune:
-        tasks = ", ".join(map(inert, recipe.finetune.tasks))
+        tasks = ", ".join(map(escape_markdown, recipe.finetune.tasks))
         uses.append(f"For {tasks}, asked in the form of its training's prompts (the samples show it).")
     elif recipe.pretrain:
         uses.append("For continuing text of the kind that it was trained on. It follows no instructions.")
@@ -182,19 +190,20 @@ def _purpose(recipe, config):
 
 
 def _sentence(recipe, environment, config):
-    family = "GPT-2-style" if config.get("model_type", "gpt2") == "gpt2" else inert(config["model_type"])
+    family = "GPT-2-style" if config.get("model_type", "gpt2") == "gpt2" else escape_markdown(config["model_type"])
     count = (environment.get("model") or {}).get("parameters")
     what = f"A {family} language model" + (f" with {count:,} parameters" if count else "")
-    base = f"`{shown(recipe.model.from_).replace('`', '')}`" if recipe.model.from_ else None
+    base = f"`{display_name(recipe.model.from_).replace('`', '')}`" if recipe.model.from_ else None
     if not recipe.pretrain and not recipe.finetune:
         return f"{what}{f' ({base})' if base else ''}, benchmarked as it is; nothing was trained."
     steps = []
     if recipe.pretrain:
-        texts = ", ".join(inert(_called(data)) for data in recipe.pretrain.data)
+        texts = ", ".join(escape_markdown(_called(data)) for data in recipe.pretrain.data)
         steps.append(f"pretrained further from {base} on {texts}" if base else f"trained from scratch on {texts}")
     if recipe.finetune:
         tasks = ", ".join(
-            f"{inert(name)} ({inert(_called(recipe.tasks[name].data))})" for name in recipe.finetune.tasks
+            f"{escape_markdown(name)} ({escape_markdown(_called(recipe.tasks[name].data))})"
+            for name in recipe.finetune.tasks
         )
         how = "fine-tuned with an adapter" if recipe.finetune.adapter else "fine-tuned"
         start = f" from {base}" if base and not recipe.pretrain else ""
@@ -210,9 +219,9 @@ def _learning(logs):
         return []
     facts = []
     for stage, log in logs.items():
-        last = ", ".join(f"{name} loss {losses[max(losses)]:.3f}" for name, losses in log["curves"].items())
-        speed = f", {log['speed']:,.0f} tokens/s (median)" if log["speed"] else ""
-        facts.append(f"{stage}: {inert(last)}{speed}")
+        last = ", ".join(f"{name} loss {losses[max(losses)]:.3f}" for name, losses in log.curves.items())
+        speed = f", {log.tokens_per_second:,.0f} tokens/s (median)" if log.tokens_per_second else ""
+        facts.append(f"{stage}: {escape_markdown(last)}{speed}")
     return [
         "## Learning curve",
         "![Loss by optimizer step](plots/learning_curve.png)",
@@ -228,9 +237,9 @@ def _use(repo_id, samples, config):
     code = (
         "from transformers import pipeline\n"
         f'generate = pipeline("text-generation", model={json.dumps(repo_id)})\n'
-        f'print(generate({without_tokens(prompt)!r}, max_new_tokens=40)[0]["generated_text"])'
+        f'print(generate({mask_tokens(prompt)!r}, max_new_tokens=40)[0]["generated_text"])'
     )
-    return ["## How to use it", fenced(code, "python")]
+    return ["## How to use it", code_block(code, "python")]
 
 
 def _limits(recipe, found, config):
@@ -240,7 +249,7 @@ def _limits(recipe, found, config):
     toys = [name for name in found.tasks if name in recipe.tasks and recipe.tasks[name].data.path == "toy"]
     if toys:
         limits.append(
-            f"Scores on {', '.join(map(inert, toys))} are on generated toy rows, far easier than real ones; "
+            f"Scores on {', '.join(map(escape_markdown, toys))} are on generated toy rows, far easier than real ones; "
             "their few sentence patterns recur, in training text too."
         )
     longest = config.get("n_positions") or config.get("max_position_embeddings")

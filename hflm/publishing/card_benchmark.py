@@ -1,8 +1,6 @@
 """The benchmark in a model card: all scores side by side, then each task with its calibration, slices and samples."""
 
-from hflm.core.markdown import cut, fenced, inert, table
-from hflm.core.redaction import public
-from hflm.core.run_files import read_lines
+from hflm.core import code_block, escape_markdown, markdown_table, read_json_lines, redact, shorten
 from hflm.evaluation import results
 
 RULE = (
@@ -32,7 +30,7 @@ def section(found, samples):
         pictures.append("![Accuracy by confidence; on the diagonal they are equal](plots/reliability.png)")
     return [
         "## Benchmark",
-        table(headings, rows),
+        markdown_table(headings, rows),
         *([RULE] if checked else []),
         *pictures,
         *(block for name, task in found.tasks.items() for block in _task(name, task, samples[name])),
@@ -41,7 +39,7 @@ def section(found, samples):
 
 def _task(name, task, samples):
     return [
-        f"### {inert(name)}",
+        f"### {escape_markdown(name)}",
         _facts(task),
         *_contamination(task),
         *_calibration(task),
@@ -81,15 +79,15 @@ def _contamination(task):
 
 def _facts(task):
     """What exactly was measured, on one line."""
-    facts = [inert(public(task.data)), f"decoding {inert(task.decoding)}"]
+    facts = [escape_markdown(redact(task.data)), f"decoding {escape_markdown(task.decoding)}"]
     facts += [f"shots: {task.shots}"] * bool(task.shots)
     facts += [f"prompts cut to fit: {task.truncated:,}"] * bool(task.truncated)
     facts += [f"unusable rows left out: {task.skipped:,}"] * bool(task.skipped)
-    facts += [f"prompt {inert(task.prompt_hash)}"] * bool(task.prompt_hash)
-    facts += [f"data {inert(task.data_fingerprint)}"] * bool(task.data_fingerprint)
-    facts += [f"model {inert(task.model_revision)}"] * bool(task.model_revision)
+    facts += [f"prompt {escape_markdown(task.prompt_hash)}"] * bool(task.prompt_hash)
+    facts += [f"data {escape_markdown(task.data_fingerprint)}"] * bool(task.data_fingerprint)
+    facts += [f"model {escape_markdown(task.model_revision)}"] * bool(task.model_revision)
     signatures = dict.fromkeys(score.signature for score in task.metrics.values() if score.signature)
-    facts += [f"signature {inert(signature)}" for signature in signatures]
+    facts += [f"signature {escape_markdown(signature)}" for signature in signatures]
     return "; ".join(facts)
 
 
@@ -108,7 +106,7 @@ def _slices(task):
     rows = [
         [each.by, each.name, f"{each.n:,}", each.metric, *_numbers(each.metric, each.score)] for each in task.slices
     ]
-    return [table(["by", "slice", "n", "metric", "value", "95 % interval"], rows)] if rows else []
+    return [markdown_table(["by", "slice", "n", "metric", "value", "95 % interval"], rows)] if rows else []
 
 
 def _samples(samples):
@@ -117,8 +115,8 @@ def _samples(samples):
         references = row.get("references") or []
         parts = [("PROMPT", row.get("prompt")), ("PREDICTION", row.get("prediction"))]
         parts += [("REFERENCE", reference) for reference in references[:3]]
-        text = "\n\n".join(f"{heading}\n{cut(str(part))}" for heading, part in parts if part is not None)
-        blocks += [f"{why}:", fenced(text)]
+        text = "\n\n".join(f"{heading}\n{shorten(str(part))}" for heading, part in parts if part is not None)
+        blocks += [f"{why}:", code_block(text)]
     if any("log_likelihoods" in row for _, row in samples):
         blocks.insert(0, "The margin is the log-likelihood of the right label less that of the best other, in nats.")
     return blocks
@@ -130,7 +128,7 @@ def samples(run, name, task):
     By the main metrics of each row; a choice among labels by its margin: how many nats the right label is likelier
     than the best of the others. Fewer than four rows have one best and one worst.
     """
-    rows = [row for row in read_lines(run / "benchmark" / "predictions" / f"{name}.jsonl") if "prompt" in row]
+    rows = [row for row in read_json_lines(run / "benchmark" / "predictions" / f"{name}.jsonl") if "prompt" in row]
     if not rows:
         return []
     metrics = [metric for metric in task.main() if all(metric in row.get("scores", {}) for row in rows)]

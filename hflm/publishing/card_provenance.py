@@ -4,9 +4,8 @@ import json
 
 import yaml
 
+from hflm.core import code_block, display_name, escape_markdown, format_duration, markdown_table, redact
 from hflm.core.hardware import CORE_WATTS, GPU_WATTS, OTHER_GPU_WATTS
-from hflm.core.markdown import fenced, inert, table
-from hflm.core.redaction import public, shown
 from hflm.data.cleaning import describe_setting
 from hflm.recipe import data_sources, dump_recipe
 
@@ -22,7 +21,7 @@ def data(recipe, environment):
     rows = [
         [
             key,
-            shown(data["path"]) if "path" in data else "",
+            display_name(data["path"]) if "path" in data else "",
             count(data, "rows", "documents"),
             count(data, "tokens"),
             f"{data['share']:.1%}" if data.get("share") is not None else "",
@@ -34,9 +33,9 @@ def data(recipe, environment):
         for key, data in read.items()
     ]
     begun = {data["counted_over"] for data in read.values() if data.get("counted_over")}
-    note = [f"Of a stream, rows and tokens are those of {inert(', '.join(begun))}."] if begun else []
+    note = [f"Of a stream, rows and tokens are those of {escape_markdown(', '.join(begun))}."] if begun else []
     headings = ["used as", "data set", "rows", "tokens", "share", "left out", "licence", "commit or fingerprint"]
-    return ["## Data", table(headings, rows), *note] if rows else []
+    return ["## Data", markdown_table(headings, rows), *note] if rows else []
 
 
 def cleaning(report):
@@ -54,8 +53,8 @@ def cleaning(report):
     return [
         "## Cleaning",
         f"{facts}.",
-        *([table(["step", "setting", "left out"], rows)] if rows else []),
-        *([table(["step", "left out, for example", "why"], samples)] if samples else []),
+        *([markdown_table(["step", "setting", "left out"], rows)] if rows else []),
+        *([markdown_table(["step", "left out, for example", "why"], samples)] if samples else []),
     ]
 
 
@@ -68,35 +67,37 @@ def made(recipe, environment):
     parts += [f"{hardware['memory_gb']:.0f} GB of memory"] if hardware.get("memory_gb") else []
     parts += [gpu if isinstance(gpu, str) else json.dumps(gpu) for gpu in hardware.get("gpus") or []]
     if parts:
-        facts.append(f"Hardware: {inert(', '.join(parts))}")
+        facts.append(f"Hardware: {escape_markdown(', '.join(parts))}")
     if (environment.get("processes") or 1) > 1:
         facts.append(f"Processes: {environment['processes']}")
     for stage, spent in (environment.get("stages") or {}).items():
-        said = [duration(spent["seconds"])] if "seconds" in spent else []
+        said = [format_duration(spent["seconds"])] if "seconds" in spent else []
         said += [f"{spent['steps']:,} steps"] if "steps" in spent else []
         said += [f"{spent['tokens']:,} tokens"] if "tokens" in spent else []
         if said:
-            facts.append(f"{inert(stage).capitalize()}: {', '.join(said)}")
+            facts.append(f"{escape_markdown(stage).capitalize()}: {', '.join(said)}")
     facts += [fact for fact in (_tokens(environment), energy(environment)) if fact]
     if environment.get("command"):
-        facts.append(f"Command: {inert(public(environment['command']))}")
+        facts.append(f"Command: {escape_markdown(redact(environment['command']))}")
     versions = {"hflm": environment.get("hflm"), "Python": environment.get("python")}
     versions |= environment.get("packages") or {}
     if any(versions.values()):
         listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        facts.append(f"Versions: {inert(listed)}")
+        facts.append(f"Versions: {escape_markdown(listed)}")
     git = environment.get("git") or {}
     if git.get("commit"):
-        facts.append(f"Commit: {inert(git['commit'])}{' (with uncommitted changes)' if git.get('changed') else ''}")
+        facts.append(
+            f"Commit: {escape_markdown(git['commit'])}{' (with uncommitted changes)' if git.get('changed') else ''}"
+        )
     if environment.get("created"):
-        facts.append(f"Made: {inert(environment['created'])}")
-    resolved = public(yaml.safe_load(dump_recipe(recipe)))
+        facts.append(f"Made: {escape_markdown(environment['created'])}")
+    resolved = redact(yaml.safe_load(dump_recipe(recipe)))
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110).rstrip()
     return [
         "## How it was made",
         *(["\n".join(f"- {fact}" for fact in facts)] if facts else []),
         "The whole recipe; `hflm run recipe.yaml` does it again:",
-        fenced(text, "yaml"),
+        code_block(text, "yaml"),
     ]
 
 
@@ -134,13 +135,5 @@ def energy(environment):
     amount = f"{hours / 1000:.2g} kWh" if hours >= 1000 else f"{hours:.2g} Wh"
     return (
         f"Energy: about {amount}. An estimate, not a measurement: {' and '.join(parts)}, at full load for "
-        f"{duration(seconds)}; nothing else of the machine and no cooling is counted"
+        f"{format_duration(seconds)}; nothing else of the machine and no cooling is counted"
     )
-
-
-def duration(seconds):
-    """41.23 -> '41 s', 125 -> '2 min 5 s', 7300 -> '2 h 1 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -14,8 +14,7 @@ import logging
 import os
 from pathlib import Path
 
-from hflm.core.errors import MissingExtra, ModelError, UserError
-from hflm.core.redaction import last_part
+from hflm.core import MissingExtra, ModelError, UserError, last_path_part
 from hflm.models import load as models
 
 # What tokenizer.json says about the cutting of text, less its defaults -> llama.cpp's name for the same.
@@ -32,7 +31,7 @@ def export(path, form="folder", output=None, dtype=None):
     Without `output` it is written in the run's export/. Raises ModelError for what the format cannot hold, and
     UserError for an `output` that exists.
     """
-    name = Path(path).resolve().name if Path(path).exists() else last_part(path)
+    name = Path(path).resolve().name if Path(path).exists() else last_path_part(path)
     if output is None:
         folder = Path(path) / "export" if Path(path).is_dir() else Path("export")
         output = folder / {"folder": name, "gguf": f"{name}.gguf", "onnx": f"{name}-onnx"}[form]

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from hflm.core.errors import HubError, UserError
-from hflm.core.redaction import URL, public, without_tokens
+from hflm.core import URL, HubError, UserError, format_bytes, logger, mask_tokens, redact
 
 WORKING = {"README.md", "trainer_state.json"}
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
@@ -64,10 +63,10 @@ def _working(path):
 def content(name, path):
     """What of a file is sent: `path` itself, or the bytes of our own records without what is only ours to know."""
     if name == "recipe.yaml":
-        shape = public(yaml.safe_load(path.read_text(encoding="utf-8")))
+        shape = redact(yaml.safe_load(path.read_text(encoding="utf-8")))
         return yaml.safe_dump(shape, sort_keys=False, allow_unicode=True).encode()
     if name in ("environment.json", "benchmark/results.json"):
-        shape = public(json.loads(path.read_text(encoding="utf-8")))
+        shape = redact(json.loads(path.read_text(encoding="utf-8")))
         return (json.dumps(shape, indent=2, ensure_ascii=False) + "\n").encode()
     return path
 
@@ -85,7 +84,7 @@ class Release:
 
     def __str__(self):
         visibility = "private" if self.private else "public"
-        total = _size(sum(self.sizes.values()))
+        total = format_bytes(sum(self.sizes.values()))
         return f"{self.repo_id} ({visibility}), tag {self.tag}: {len(self.sizes)} files, {total}"
 
 
@@ -117,10 +116,10 @@ def release(run, recipe):
 
 def listing(run, found, space=False):
     """A Release as lines of text: what would go up, and how large it is; with `space` the Space's files too."""
-    lines = [f"{_size(size):>9}  {name}" for name, size in found.sizes.items()]
+    lines = [f"{format_bytes(size):>9}  {name}" for name, size in found.sizes.items()]
     if space:
         sizes = {each.path_in_repo: each.upload_info.size for each in _space(run, found)}
-        lines += [f"the Space {found.repo_id}:", *(f"{_size(size):>9}  {name}" for name, size in sizes.items())]
+        lines += [f"the Space {found.repo_id}:", *(f"{format_bytes(size):>9}  {name}" for name, size in sizes.items())]
     return "\n".join([f"{found}", *lines, "A dry run: nothing was sent or asked."])
 
 
@@ -145,7 +144,7 @@ def push(run, recipe, space=False):
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:  # transformers switched them off for its own downloads
         (enable_progress_bars if sys.stderr.isatty() else disable_progress_bars)()
     logging.set_verbosity_error()  # its warnings quote signed URLs; the retries worth knowing are told below
-    _say(f"push: {found}")
+    logger.info(f"push: {found}")
     try:
         get_session().timeout = TIMEOUT
         url, changed = _publish(HfApi(token=token), found, token)
@@ -157,7 +156,7 @@ def push(run, recipe, space=False):
         # `from None`: the cause may hold the token in a header.
         kind = HubError if _passing(error) else UserError
         raise kind(_failed(run, found, _reason(error, found, token), token)) from None
-    _say(f"push: {'released' if changed else 'unchanged, no commit was made'}, tag {found.tag}")
+    logger.info(f"push: {'released' if changed else 'unchanged, no commit was made'}, tag {found.tag}")
     return str(url)
 
 
@@ -171,7 +170,7 @@ def _publish(api, found, token):
             "Make it private in its settings on the Hub, or say private: false"
         )
     if before.private and not found.private:
-        _say(f"push: {found.repo_id} stays private, as it is on the Hub; its settings there can change that")
+        logger.info(f"push: {found.repo_id} stays private, as it is on the Hub; its settings there can change that")
     commit = _again(token, lambda: _commit(api, found))
     # A tag that exists was made by an earlier push of the same content.
     _again(token, lambda: api.create_tag(found.repo_id, tag=found.tag, revision=commit.oid, exist_ok=True))
@@ -227,7 +226,7 @@ def _again(token, call):
         except Exception as error:
             if not _passing(error):
                 raise
-            _say(f"push: {_shown(error, token)}; again in {wait} s")
+            logger.info(f"push: {_shown(error, token)}; again in {wait} s")
         time.sleep(wait)
     return call()
 
@@ -274,7 +273,7 @@ def _shown(error, token):
 
 
 def _hidden(text, token):
-    return without_tokens(URL.sub(r"\1\2", text.replace(token, "(token)") if token else text))
+    return mask_tokens(URL.sub(r"\1\2", text.replace(token, "(token)") if token else text))
 
 
 def _reason(error, found, token):
@@ -305,16 +304,3 @@ def _refuse_token(operations, token):
             with each.as_file() as file:
                 if token.encode() in file.read():
                     raise UserError(f"{each.path_in_repo} holds your Hub token. Nothing was sent. Remove it there")
-
-
-def _size(count):
-    """1234567 -> '1.2 MB'."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def _say(text):
-    print(text, file=sys.stderr, flush=True)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from hflm.core.errors import MissingExtra, UserError
-from hflm.core.redaction import without_tokens
+from hflm.core import MissingExtra, UserError, mask_tokens
 from hflm.demo import tabs as demo_tabs
 from hflm.recipe import load_recipe
 
@@ -54,7 +53,7 @@ def files(run, repo_id):
         raise UserError(f"{run}: no recipe.yaml, so this is no finished run. Name a run folder")
     recipe = load_recipe(str(path))
     found = demo_tabs.found_examples(recipe, demo_tabs.predictions(recipe, run))
-    examples = {key: [without_tokens(row) for row in rows] for key, rows in found.items()}
+    examples = {key: [mask_tokens(row) for row in rows] for key, rows in found.items()}
     ours = importlib.metadata.distribution("hflm-recipes")
     front = {
         "title": recipe.name,

@@ -6,7 +6,7 @@ what the run was started on, so that the same recipe trains the same way on 1 an
 
 from dataclasses import dataclass
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 
 
 @dataclass(frozen=True)

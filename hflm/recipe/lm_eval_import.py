@@ -24,8 +24,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from hflm.core import paths
-from hflm.core.errors import Problem, RecipeError
+from hflm.core import FILE_KINDS, Problem, RecipeError, expand_path
 from hflm.recipe import library_options as names
 from hflm.recipe import yaml_tree as recipe_yaml
 from hflm.recipe.library_options import show, suggest
@@ -154,9 +153,9 @@ def _data(keys, path):
     place, subset = keys.need("dataset_path"), keys.take("dataset_name")
     options = dict(keys.take("dataset_kwargs", "dict", default={}).value or {})
     folder = Path(path).parent
-    if place.value and place.value not in paths.KINDS and (folder / place.value).exists():
+    if place.value and place.value not in FILE_KINDS and (folder / place.value).exists():
         place = replace(place, value=str(folder / place.value))
-    if "data_files" in options and place.value in paths.KINDS:  # elsewhere they lie in the data set
+    if "data_files" in options and place.value in FILE_KINDS:  # elsewhere they lie in the data set
         options["data_files"] = _beside(options["data_files"], folder)
     return {"path": place, **({"name": subset} if subset.value is not None else {}), **options}
 
@@ -169,7 +168,7 @@ def _beside(node, folder):
         case list():
             return replace(node, value=[_beside(each, folder) for each in node.value])
         case str() if "://" not in node.value:
-            return replace(node, value=os.path.normpath(folder / paths.place(node.value)))
+            return replace(node, value=os.path.normpath(folder / expand_path(node.value)))
     return node
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
-from hflm.core.errors import Problem, RecipeError
+from hflm.core import Problem, RecipeError
 from hflm.recipe import library_options as names
 from hflm.recipe import lm_eval_import as task_file
 from hflm.recipe import yaml_tree as recipe_yaml

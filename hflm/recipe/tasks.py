@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
-from hflm.core.paths import TOY
+from hflm.core import TOY_DATASETS
 from hflm.recipe import library_options as names
 from hflm.recipe.library_options import NAMES, show
 from hflm.recipe.section import License, Positive, Prompt, Rows, Section, count, matching, passing, unique
@@ -49,11 +49,11 @@ class Data(Section):
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
         if path == "toy":
-            known = {"name": "|".join(TOY), "split": "str", "size": "int", "seed": "int", "streaming": "bool"}
+            known = {"name": "|".join(TOY_DATASETS), "split": "str", "size": "int", "seed": "int", "streaming": "bool"}
             if isinstance(raw.get("size"), int) and raw["size"] < 1:
                 yield ("size",), f"must be above 0, got {raw['size']}"
             if "name" not in raw:
-                yield (), f"the toy world has several data sets. Set `name` to one of {', '.join(TOY)}"
+                yield (), f"the toy world has several data sets. Set `name` to one of {', '.join(TOY_DATASETS)}"
         else:
             for builder in [path] if path in BUILDERS else BUILDERS:
                 known |= NAMES[builder]

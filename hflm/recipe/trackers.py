@@ -6,7 +6,7 @@ the start. Nothing heavy is imported.
 
 from importlib.util import find_spec
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.recipe.library_options import suggest
 
 PACKAGES = {  # a tracker's name in transformers -> the modules that it works with, any of which will do

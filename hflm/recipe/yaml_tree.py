@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from hflm.core.errors import Problem, RecipeError
+from hflm.core import Problem, RecipeError
 
 MAX_NODES = 100_000  # a few nested aliases ("billion laughs") make more values than memory holds
 SUFFIXES = (".yaml", ".yml")

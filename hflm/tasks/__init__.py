@@ -25,7 +25,7 @@ import jinja2
 import jinja2.meta
 import jinja2.sandbox
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.tasks.cells import BadValue, listed
 
 MOST_ROWS_SHOWN = 10

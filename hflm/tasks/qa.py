@@ -8,7 +8,7 @@ its target "324 metres"
 A question without an answer has an empty list: its target is the word `unanswerable`, its reference "".
 """
 
-from hflm.core.scripts import words
+from hflm.core import split_words
 from hflm.tasks import cells
 from hflm.tasks.sentences import sentences
 
@@ -44,4 +44,4 @@ def baselines(task, examples, contexts):
 
 
 def _overlap(sentence, question):
-    return len(set(words(sentence)) & set(words(question)))
+    return len(set(split_words(sentence)) & set(split_words(question)))

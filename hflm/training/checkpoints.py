@@ -8,8 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hflm.core.atomic_io import write_text
-from hflm.core.errors import TrainingError
+from hflm.core import TrainingError, atomic_write_text, format_bytes
 
 SEAL = "checksums.json"
 
@@ -17,7 +16,7 @@ SEAL = "checksums.json"
 def seal(checkpoint):
     """Write the checksum of every file of a checkpoint beside them: from now on it may be trusted."""
     sums = {str(file.relative_to(checkpoint)): _sum(file) for file in sorted(checkpoint.rglob("*")) if file.is_file()}
-    write_text(checkpoint / SEAL, json.dumps(sums, indent=1))
+    atomic_write_text(checkpoint / SEAL, json.dumps(sums, indent=1))
 
 
 def newest_sound(folder):
@@ -47,7 +46,7 @@ def unwritten(checkpoint, error):
     shutil.rmtree(checkpoint, ignore_errors=True)
     sealed = [path for path in checkpoint.parent.glob("checkpoint-*") if (path / SEAL).is_file()]
     kept = f"{max(sealed, key=step).name} is intact" if sealed else "there is no earlier one"
-    size = f", which takes about {_size(max(sealed, key=step)) / 1e6:,.0f} MB" if sealed else ""
+    size = f", which takes about {format_bytes(_size(max(sealed, key=step)))}" if sealed else ""
     return TrainingError(
         f"{checkpoint} cannot be written: {' '.join(str(error).split())}; {kept}. "
         f"Make room for another{size}, and run the same command: it continues"

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from hflm.core.atomic_io import write_text
+from hflm.core import atomic_write_text
 from hflm.training.checkpoints import seal
 
 WINDOW, ENOUGH = 64, 32  # losses that a new one is compared with, and how many of them it takes
@@ -141,7 +141,7 @@ class Guard(TrainerCallback):
                 shutil.rmtree(checkpoint)
             raise Unsound(state.global_step, None, f"step {state.global_step:,} left weights that are not finite")
         if state.is_world_process_zero:
-            write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
+            atomic_write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
             seal(checkpoint)
             rotate_checkpoints(
                 output_dir=str(self.folder),

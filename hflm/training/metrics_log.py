@@ -1,7 +1,6 @@
 """What a training stage shows and writes down: loss, tokens per second, FLOP/s and how much of the peak they are."""
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -12,8 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from hflm.core import hardware
-from hflm.core.atomic_io import write_text
+from hflm.core import atomic_write_text, format_duration, hardware, logger
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ class Progress(TrainerCallback):
         self.shown, self.speeds = {}, []
 
     def say(self, text):
-        if int(os.environ.get("RANK", "0")) == 0:
-            tqdm.write(f"{self.stage}: {text}", file=sys.stderr)
+        logger.info(f"{self.stage}: {text}")
 
     def tokens_at(self, step, args):
         """Tokens seen after `step` optimizer steps; the last one of an epoch takes what rows are left."""
@@ -105,7 +102,7 @@ class Progress(TrainerCallback):
             return
         self.metrics = self.folder / "metrics.jsonl"
         kept = _entries_until(self.metrics, state.global_step)
-        write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        atomic_write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
         if self.bar is not None:
             self.bar.close()  # of an attempt that a failed step ended
         # A bar where somebody watches, a line now and then in a log file.
@@ -158,18 +155,14 @@ class Progress(TrainerCallback):
         words = "  ".join(self.shown.values())
         self.bar.set_postfix_str(words)
         if self.bar.disable and "loss" in logs and steps:
-            print(f"{self.stage} {state.global_step}/{state.max_steps}  {words}  {clock(left)} left", file=sys.stderr)
+            print(
+                f"{self.stage} {state.global_step}/{state.max_steps}  {words}  {format_duration(left)} left",
+                file=sys.stderr,
+            )
 
     def on_train_end(self, args, state, control, **_):
         if self.bar is not None:
             self.bar.close()
-
-
-def clock(seconds):
-    """4000 -> '1:06:40', 75 -> '1:15'."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _entries_until(metrics, step):

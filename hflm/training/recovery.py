@@ -11,9 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from hflm.core.atomic_io import write_text
-from hflm.core.errors import Stopped, TrainingError
-from hflm.core.run_files import read_json
+from hflm.core import Stopped, TrainingError, atomic_write_text, read_json
 from hflm.preprocessing import streaming as stream
 from hflm.recipe import Batch, derive_batch
 from hflm.training import checkpoints
@@ -89,7 +87,7 @@ def _halve(trainer, error, progress):
         )
     share_out(arguments, batch)
     arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
-    write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
+    atomic_write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
     if arguments.world_size > 1:
         # The other ranks wait in this step for a gradient that will not come.
         raise TrainingError(
@@ -116,7 +114,7 @@ def _roll_back(trainer, found, progress):
     else:
         entry = {"loss": found.loss if found.loss is None else str(found.loss), "rows": rows}
         if trainer.is_world_process_zero():
-            write_text(folder / SKIPPED, json.dumps({**read_json(folder / SKIPPED), found.step: entry}) + "\n")
+            atomic_write_text(folder / SKIPPED, json.dumps({**read_json(folder / SKIPPED), found.step: entry}) + "\n")
         if trainer.args.world_size > 1:
             torch.distributed.barrier()
         progress.say(f"{what}: back to {sound.name}, and past that batch")

@@ -17,8 +17,7 @@ from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm.core import hardware
-from hflm.core.errors import UserError
+from hflm.core import UserError, hardware
 from hflm.models import onednn as products
 from hflm.preprocessing import streaming as stream
 from hflm.training import checkpoints, recovery

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hflm.core.errors import DataError, RecipeError
+from hflm.core import DataError, RecipeError
 from hflm.data.cleaning import (
     CleaningReport,
     clean_texts,

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from sources import COMPRESS, KINDS, TEXTS, columns, content, source
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data import corpus
 from hflm.data import load as data
 from hflm.data import readers as rows

@@ -6,7 +6,7 @@ import json
 import pytest
 from sources import source, zstd
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data import load as data
 
 

@@ -9,10 +9,10 @@ from collections import Counter
 
 import pytest
 
-from hflm.core.errors import DataError
+from hflm.core import TOY_DATASETS, DataError
 from hflm.data import toy
 
-TASKS = toy.NAMES[1:]
+TASKS = TOY_DATASETS[1:]
 INPUT = {"translation": "english", "summarization": "document", "sentiment": "text", "qa": "context", "stories": "text"}
 COLUMNS = {
     "stories": {"text"},
@@ -48,7 +48,7 @@ def test_the_examples_in_the_documentation_are_true():
     assert found.attempted >= 2 and not found.failed
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOY_DATASETS)
 def test_default_sizes_and_columns(name):
     for split in toy.SPLITS:
         rows = toy.rows(name, split)
@@ -57,7 +57,7 @@ def test_default_sizes_and_columns(name):
         assert all(isinstance(row[INPUT[name]], str) for row in rows)
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOY_DATASETS)
 def test_rows_differ_and_splits_are_disjoint_whatever_size_and_seed(name):
     train = {row[INPUT[name]] for row in toy.rows(name, "train", 3000, seed=1)}
     assert len(train) == 3000
@@ -75,7 +75,7 @@ def test_no_story_to_train_on_holds_a_sentence_pair_of_the_test_split():
     assert not [text for text in asked if text in stories]
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOY_DATASETS)
 def test_a_bigger_size_begins_with_the_rows_of_a_smaller_one_and_a_seed_matters(name):
     assert toy.rows(name, "train", 200)[:50] == toy.rows(name, "train", 50)
     assert toy.rows(name, "train", 50, seed=1) != toy.rows(name, "train", 50)
@@ -84,7 +84,7 @@ def test_a_bigger_size_begins_with_the_rows_of_a_smaller_one_and_a_seed_matters(
 
 def test_the_version_changes_with_the_rows():
     """Fails when the rows change: set toy.VERSION to another value, and here both the version and the checksum."""
-    rows = json.dumps([toy.rows(name, split) for name in toy.NAMES for split in toy.SPLITS])
+    rows = json.dumps([toy.rows(name, split) for name in TOY_DATASETS for split in toy.SPLITS])
     found = (toy.VERSION[:8], hashlib.sha256(rows.encode()).hexdigest()[:16])
     assert found == ("09407995", "60bc0124e2ba94bf")
 
@@ -93,14 +93,15 @@ def test_the_version_changes_with_the_rows():
 def test_rows_do_not_depend_on_the_process_and_nothing_heavy_is_imported(hash_seed):
     code = """
 import json, sys
+from hflm.core import TOY_DATASETS
 from hflm.data import toy
-print(json.dumps([toy.rows(name, "test", 20) for name in toy.NAMES]))
+print(json.dumps([toy.rows(name, "test", 20) for name in TOY_DATASETS]))
 heavy = {"torch", "transformers", "datasets", "numpy", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
 """
     env = os.environ | {"PYTHONHASHSEED": hash_seed}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert json.loads(done.stdout) == [toy.rows(name, "test", 20) for name in toy.NAMES]
+    assert json.loads(done.stdout) == [toy.rows(name, "test", 20) for name in TOY_DATASETS]
 
 
 def test_the_vocabulary_is_small():

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from hflm import tasks
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.demo import session as demo
 from hflm.demo import tabs as demo_tabs
 from hflm.inference import local as answer

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hflm import tasks
-from hflm.core.errors import DataError
-from hflm.core.run_files import read_lines
+from hflm.core import DataError, read_json_lines
 from hflm.evaluation.benchmark import Setting, benchmark
 from hflm.inference import local as answer
 from hflm.pipeline.reading import TaskRows
@@ -49,7 +48,7 @@ def material(name, rows=ROWS):
 def measure(model, tokenizer, name, path, batch_tokens=None, rows=ROWS, key="a"):
     setting = Setting(64, resamples=20, seed=0, key=key, model_revision="sha256:0")
     result = benchmark(answer.Local(model, tokenizer, batch_tokens), name, material(name, rows), setting, path)
-    return result, read_lines(path)
+    return result, read_json_lines(path)
 
 
 def same(lines, others):

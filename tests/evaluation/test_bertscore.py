@@ -2,7 +2,7 @@
 
 import pytest
 
-from hflm.core.errors import MissingExtra, ModelError
+from hflm.core import MissingExtra, ModelError
 from hflm.evaluation import metrics
 
 pytest.importorskip("bert_score")

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hflm.core import atomic_io
-from hflm.core.errors import UserError
+from hflm.core import UserError, atomic_write_text
 from hflm.evaluation import compare, metrics, results
 from hflm.evaluation import compare_view as compare_page
 from hflm.evaluation.metrics import paired
@@ -41,7 +40,7 @@ def write(folder, tasks, model="m", **fields):
     for kind, lines in tasks.items():
         lines = [{"id": str(number), **line} for number, line in enumerate(lines)]
         file = "".join(json.dumps(line) + "\n" for line in lines)
-        atomic_io.write_text(folder / "benchmark" / "predictions" / f"{kind}.jsonl", file)
+        atomic_write_text(folder / "benchmark" / "predictions" / f"{kind}.jsonl", file)
         if kind == "language_modeling":
             columns = [np.array([line[key] for line in lines]) for key in ("nats", "tokens", "bytes")]
             scores = metrics.language_modeling(*columns, resamples=10)

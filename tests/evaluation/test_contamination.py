@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hflm.core import run_files as records
+from hflm.core import read_json_lines
 from hflm.data.cleaning import shingles
 from hflm.evaluation import contamination, results
 from hflm.evaluation.contamination import Index
@@ -191,7 +191,7 @@ def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
     }
     assert all(each.against == ("pretrain", "finetune") for each in found.values())
     assert found["running"].overlap == pytest.approx(3 / 15)
-    rows = records.read_lines(finished / "run" / "benchmark" / "predictions" / "sentiment.jsonl")
+    rows = read_json_lines(finished / "run" / "benchmark" / "predictions" / "sentiment.jsonl")
     clean = [row["scores"]["accuracy"] for row in rows if not row["contaminated"]]
     assert len(clean) == 26
     score = found["sentiment"].clean["accuracy"]
@@ -204,7 +204,7 @@ def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
 
 def test_predictions_are_marked(finished):
     def marks(name):
-        lines = records.read_lines(finished / "run" / "benchmark" / "predictions" / f"{name}.jsonl")
+        lines = read_json_lines(finished / "run" / "benchmark" / "predictions" / f"{name}.jsonl")
         return [line.get("contaminated") for line in lines]
 
     assert marks("translation") == [True] * 5 + [False] * 15

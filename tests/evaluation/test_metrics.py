@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError
 from hflm.evaluation import metrics
 
 ENGLISH = ["the cat sat on the mat .", "a dog runs", "there is nothing here", "", "hello world again my friend"]
@@ -229,7 +229,7 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
     ],
 )
 def test_bleu_tokenizer_follows_the_script(texts, tokenizer):
-    from hflm.core.scripts import bleu_tokenizer
+    from hflm.core import bleu_tokenizer
 
     assert bleu_tokenizer(texts) == tokenizer
 

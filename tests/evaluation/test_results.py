@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.evaluation import results
 from hflm.evaluation.results import Bin, Calibration, Contamination, Results, Score, Slice, TaskResult
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm.core.errors import ModelError
+from hflm.core import ModelError
 from hflm.inference import batching as grouping
 from hflm.inference import local as answer
 from hflm.preprocessing.tokenizer import encode

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hflm.core.errors import EndpointError, MissingExtra, UserError
-from hflm.core.run_files import read_lines
+from hflm.core import EndpointError, MissingExtra, UserError, read_json_lines
 from hflm.evaluation import results
 from hflm.inference.endpoint import Endpoint, chosen, find
 from hflm.pipeline import bench, resolve_inputs, run_recipe
@@ -357,7 +356,7 @@ def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_b
         for place, chat in (("completions", False), ("chat", True)):
             benchmark_model(f"openai:{model}", loaded, place, url, chat)
         here, *there = (
-            read_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl")
+            read_json_lines(tmp_path / place / "benchmark" / "predictions" / "qa.jsonl")
             for place in ("here", "completions", "chat")
         )
         assert there == [here, here]
@@ -396,7 +395,7 @@ def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, 
     found = results.read(Path("bench/benchmark/results.json"))
     assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
     assert all(
-        line["prediction"].startswith("Paris") for line in read_lines(Path("bench/benchmark/predictions/qa.jsonl"))
+        line["prediction"].startswith("Paris") for line in read_json_lines(Path("bench/benchmark/predictions/qa.jsonl"))
     )
     asked = {body["prompt"] for _, _, body in server.log}
     assert len(asked) == len(server.log) == 9
@@ -413,7 +412,7 @@ def test_a_bench_over_an_endpoint_reads_labels_from_the_text(server, tmp_path, m
     benchmark_model(
         "openai:tiny", load_recipe("good.yaml", ["benchmark.tasks=[reviews]"]), "bench", base_url=server.url
     )
-    lines = read_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
+    lines = read_json_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
     assert sorted(line["prediction"] for line in lines) == [""] * 8 + ["positive"]
     assert "log_likelihoods" not in lines[0]
     task = results.read(Path("bench/benchmark/results.json")).tasks["reviews"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hflm.core.errors import ModelError, UserError
+from hflm.core import ModelError, UserError
 from hflm.inference import generate
 from hflm.models import load as models
 

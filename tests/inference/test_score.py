@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hflm.core.errors import ModelError, UserError
+from hflm.core import ModelError, UserError
 from hflm.evaluation import plots
 from hflm.inference import local as answer
 from hflm.inference import score

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm.core.errors import MissingExtra, ModelError
+from hflm.core import MissingExtra, ModelError
 from hflm.models import architecture as shape
 from hflm.models import load as models
 from hflm.models import loss as losses

@@ -134,7 +134,7 @@ def test_what_is_missing_is_told_together(tmp_path, hub):
 
 
 def test_a_local_lock(tmp_path):
-    from hflm.core.errors import UserError
+    from hflm.core import UserError
     from hflm.pipeline import provenance, resolve_inputs
 
     (tmp_path / "a.jsonl").write_bytes(content("jsonl"))

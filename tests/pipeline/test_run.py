@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from hflm import cli
-from hflm.core import run_files as records
-from hflm.core.errors import UserError
+from hflm.core import UserError, read_json_lines
 from hflm.evaluation import results
 from hflm.pipeline import benchmark_model, run_recipe
 from hflm.pipeline.bench import _short_name
@@ -190,7 +189,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path
     assert ended.returncode == 0, ended.stderr
     assert "continues from checkpoint-" in ended.stderr
     assert weights(tmp_path / "run") == weights(finished / "run")
-    kept = [line["step"] for line in records.read_lines(tmp_path / "run" / "pretrain" / "metrics.jsonl")]
+    kept = [line["step"] for line in read_json_lines(tmp_path / "run" / "pretrain" / "metrics.jsonl")]
     assert kept == sorted(kept)
 
 
@@ -279,7 +278,7 @@ def test_two_processes_give_one_run(workplace, finished):
     assert told["processes"] == 2
     logs = {}
     for folder in ("two", "run"):  # 4 rows on each of 2 processes learn what 8 rows learn on one
-        lines = records.read_lines(workplace / folder / "pretrain" / "metrics.jsonl")
+        lines = read_json_lines(workplace / folder / "pretrain" / "metrics.jsonl")
         logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
     two, one = (results.read(workplace / folder / "benchmark" / "results.json").tasks for folder in ("two", "run"))
@@ -300,7 +299,7 @@ def test_two_processes_give_one_run(workplace, finished):
         values = {metric: score.value for metric, score in task.metrics.items()}
         assert {metric: score.value for metric, score in shared.tasks[name].metrics.items()} == pytest.approx(values)
         lines = [
-            records.read_lines(workplace / folder / "benchmark" / "predictions" / f"{name}.jsonl")
+            read_json_lines(workplace / folder / "benchmark" / "predictions" / f"{name}.jsonl")
             for folder in ("bench", "run")
         ]
         for there, here in zip(*lines, strict=True):

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.evaluation import results
 from hflm.pipeline import resolve_inputs
 from hflm.pipeline import stage_state as stages

@@ -11,14 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hflm import recipe
-from hflm.core import hardware
-from hflm.core.errors import UserError
+from hflm.core import UserError, hardware
 from hflm.models import architecture as shape
 from hflm.models import load as models
 from hflm.models import loss
 from hflm.planning import cost, plan
 from hflm.planning import inputs as plan_source
-from hflm.planning import view as plan_show
 
 ZERO = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 GPT2 = {"model_type": "gpt2", "n_layer": 3, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 500}
@@ -361,30 +359,6 @@ def test_a_recipe_that_only_measures_has_no_stages(tmp_path):
 def test_processes_of_the_recipe_are_planned_with(tmp_path):
     assert plan.plan(load(tmp_path, sets=["processes=4"]), "l4").stages[0].tokens_per_step == 4 * 8 * 256
     assert plan.plan(load(tmp_path, sets=["processes=4"]), "l4", 2).processes == 2
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        ((124_439_808,), "124 M"),
-        ((2.5e9,), "2.50 B"),
-        ((2.5e9, "B"), "2.50 GB"),
-        ((999_600,), "1.00 M"),
-        ((950,), "950"),
-        ((0,), "0"),
-        ((None,), "unknown"),
-    ],
-)
-def test_amounts(call, text):
-    assert plan_show.amount(*call) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(4000, "1 h 7 min"), (75, "1 min 15 s"), (200_000, "2 d 8 h"), (0.4, "1 s"), (3600, "1 h"), (None, "unknown")],
-)
-def test_durations(seconds, text):
-    assert plan_show.duration(seconds) == text
 
 
 def test_a_device_unknown_to_plan_is_a_users_error(tmp_path):

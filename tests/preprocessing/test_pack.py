@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.models import load as models
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import token_cache as encoding

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from hflm.core.errors import DataError, UserError
+from hflm.core import DataError, UserError
 from hflm.data import corpus
 from hflm.models import load as models
 from hflm.pipeline import run_recipe

@@ -5,7 +5,7 @@ import random
 import pytest
 from conftest import TEXTS
 
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError
 from hflm.preprocessing import tokenizer as tokenizers
 
 ALGORITHMS = ("bpe", "unigram", "wordpiece")

@@ -9,10 +9,7 @@ import yaml
 from hub import Hub
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from hflm.core import atomic_io
-from hflm.core.errors import UserError
-from hflm.core.markdown import cut, fenced, inert
-from hflm.core.redaction import hub_id, public
+from hflm.core import UserError, atomic_write_text, code_block, escape_markdown, is_hub_id, redact, shorten
 from hflm.evaluation import results
 from hflm.evaluation.results import Bin, Calibration, Results, Score, Slice, TaskResult
 from hflm.pipeline import provenance, resolve_inputs
@@ -115,7 +112,7 @@ ROW_SCORES = {"sentiment": ("accuracy", [1.0, 0.0, 1.0]), "translation": ("bleu"
 
 
 def jsonl(path, rows):
-    atomic_io.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -142,8 +139,8 @@ def loaded(folder, text):
 
 def finished(run):
     """A finished run: two stages, two tasks."""
-    atomic_io.write_text(run / "environment.json", json.dumps(ENVIRONMENT))
-    atomic_io.write_text(run / "model" / "config.json", '{"model_type": "gpt2", "n_positions": 128}')
+    atomic_write_text(run / "environment.json", json.dumps(ENVIRONMENT))
+    atomic_write_text(run / "model" / "config.json", '{"model_type": "gpt2", "n_positions": 128}')
     steps = [
         {"step": step, "loss": 5 - step / 20, "tokens_per_second": 20000 + step, "seconds": step / 10}
         for step in range(10, 50, 10)
@@ -334,7 +331,7 @@ def test_neither_folders_nor_secrets_are_shown(run, load):
         **ENVIRONMENT,
         "command": "hflm run /home/alice/a.yaml --set x=hf_abcdefghijkl --output /mnt/bob/out",
     }
-    atomic_io.write_text(run / "environment.json", json.dumps(environment))
+    atomic_write_text(run / "environment.json", json.dumps(environment))
     secret = RECIPE.replace("revision: abc123", 'revision: abc123, storage_options: {key: "s3cr3t"}')
     rows = [{"id": 0, "prompt": "my token is hf_abcdefghijkl", "prediction": "", "references": []}]
     jsonl(run / "benchmark" / "predictions" / "sentiment.jsonl", rows)
@@ -508,7 +505,7 @@ def test_no_energy_is_told_of_nothing(described):
 
 @pytest.mark.parametrize("environment", [{}, dict.fromkeys(ENVIRONMENT), {"data": {"a": {}}, "stages": {"b": {}}}])
 def test_every_key_of_the_environment_is_optional(run, load, environment):
-    atomic_io.write_text(run / "environment.json", json.dumps(environment))
+    atomic_write_text(run / "environment.json", json.dumps(environment))
     assert "A GPT-2-style language model, trained from scratch" in written(run, load())
 
 
@@ -594,7 +591,7 @@ def test_a_broken_results_json_is_an_error_not_a_card_without_scores(run, load):
     ],
 )
 def test_public(value, seen):
-    assert public(value) == seen
+    assert redact(value) == seen
 
 
 @pytest.mark.parametrize(
@@ -615,7 +612,7 @@ def test_public(value, seen):
 def test_hub_id(name, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert hub_id(name) is expected
+    assert is_hub_id(name) is expected
 
 
 @pytest.mark.parametrize(
@@ -627,20 +624,20 @@ def test_hub_id(name, expected, tmp_path, monkeypatch):
     ],
 )
 def test_fenced(text, block):
-    assert fenced(text) == block
+    assert code_block(text) == block
 
 
 def test_inert_is_one_line():
-    assert inert("a\n|b|\t`c`  <d> & macro_f1") == r"a \|b\| \`c\` \<d\> \& macro_f1"
+    assert escape_markdown("a\n|b|\t`c`  <d> & macro_f1") == r"a \|b\| \`c\` \<d\> \& macro_f1"
 
 
 @pytest.mark.parametrize("text", ["short", "x" * 300, "日本語\u3000です", "👩\u200d🔬"])
 def test_cut_keeps_what_fits(text):
-    assert cut(text) == text
+    assert shorten(text) == text
 
 
 def test_cut_keeps_start_and_end_within_300():
-    short = cut("start" + "x" * 1000 + "end?")
+    short = shorten("start" + "x" * 1000 + "end?")
     assert len(short) == 300 and short.startswith("start") and short.endswith("end?") and " [...] " in short
 
 

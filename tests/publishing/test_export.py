@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 from tokenizers import pre_tokenizers
 
-from hflm.core.errors import MissingExtra, ModelError, UserError
+from hflm.core import MissingExtra, ModelError, UserError
 from hflm.models import load as models
 from hflm.preprocessing import tokenizer as tokenizers
 from hflm.preprocessing.tokenizer import encode

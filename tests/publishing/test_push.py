@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hub import QUICK, File, Hub
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.publishing import push
 from hflm.recipe import load_recipe
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from hflm.core.errors import UserError
+from hflm.core import UserError
 from hflm.recipe import Batch, derive_batch
 
 

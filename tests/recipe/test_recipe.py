@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from hflm import recipe
-from hflm.core.errors import RecipeError
+from hflm.core import RecipeError
 from hflm.recipe import PRESETS, Recipe, yaml_tree
 from hflm.recipe import library_options as names
 from hflm.recipe.yaml_tree import parse

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hflm import recipe
-from hflm.core.errors import RecipeError
+from hflm.core import RecipeError
 from hflm.recipe import lm_eval_import as task_file
 
 CHOICE = """\

@@ -4,7 +4,7 @@ import importlib
 import pytest
 
 from hflm import tasks
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.recipe import Choice, Generation, LanguageModeling, Qa, Sentiment, Summarization, Translation
 from hflm.tasks.cells import BadValue, label
 from hflm.tasks.sentences import lead, sentences

@@ -16,7 +16,7 @@ import torch
 from conftest import TEXTS
 from transformers import TrainerCallback
 
-from hflm.core.errors import Stopped, TrainingError, UserError
+from hflm.core import Stopped, TrainingError, UserError
 from hflm.models import load as models
 from hflm.preprocessing import packing as pack
 from hflm.recipe import require_trackers, trackers, unknown_tracker
@@ -270,11 +270,12 @@ def test_what_a_spike_is(loss, recent, spike):
     assert guards.is_spike(loss, recent) is spike
 
 
-def test_a_spike_is_told_or_stops_as_the_recipe_says(fit, at_step, capsys):
+def test_a_spike_is_told_or_stops_as_the_recipe_says(fit, at_step, caplog):
+    caplog.set_level("INFO", "hflm")
     at_step(40, lambda *_: 3.0)
     few = {"max_steps": 44, "save_steps": 20, "learning_rate": 1e-4}
     fit("told", **few)
-    told = [line for line in capsys.readouterr().err.splitlines() if "the loss of step 40 is" in line]
+    told = [line for line in caplog.messages if "the loss of step 40 is" in line]
     assert len(told) == 1 and "the median of the 39 before" in told[0]
     with pytest.raises(TrainingError, match="the loss of step 40 is .*packed rows"):
         fit("stopped", on_spike="stop", **few)
@@ -292,12 +293,13 @@ def out_of_memory_above(rows, seen):
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit, at_step, monkeypatch, capsys, tmp_path, step):
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit, at_step, monkeypatch, caplog, tmp_path, step):
+    caplog.set_level("INFO", "hflm")
     seen = []
     at_step(step, out_of_memory_above(1, seen))
     halved, trained = fit("halved", per_device_train_batch_size=4, save_strategy="no", dropout=0.0)
     assert seen[:3] == [4, 2, 1] and set(seen[3:]) == {1}
-    assert "out of memory" in capsys.readouterr().err
+    assert "out of memory" in caplog.text
     assert trained.steps == 8
     monkeypatch.undo()
     whole, _ = fit("whole", per_device_train_batch_size=4, save_strategy="no", dropout=0.0)

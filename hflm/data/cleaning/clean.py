@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.data.cleaning.filters import find_failures, normalize_texts
 from hflm.data.cleaning.near_duplicates import find_near_duplicates
 from hflm.data.cleaning.report import CleaningReport, RemovalCounter

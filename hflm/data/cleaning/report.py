@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core.atomic_io import write_text
-from hflm.core.markdown import cut
+from hflm.core import atomic_write_text, shorten
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,7 +82,7 @@ def cleaning_table(report: CleaningReport) -> "Table":
 
 def write_report(report: CleaningReport, path: Path) -> None:
     """Write a CleaningReport as JSON."""
-    write_text(path, json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n")
 
 
 def describe_setting(setting: Any) -> str:
@@ -94,4 +93,4 @@ def describe_setting(setting: Any) -> str:
 
 
 def _shorten(text: str) -> str:
-    return cut(text if len(text) <= LONGEST_SAMPLE else f"{text[:LONGEST_SAMPLE]} [...]")
+    return shorten(text if len(text) <= LONGEST_SAMPLE else f"{text[:LONGEST_SAMPLE]} [...]")

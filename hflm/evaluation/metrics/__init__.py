@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError
 from hflm.evaluation.results import Score
 
 MOST_WEIGHTS = 4_000_000  # of one chunk of the bootstrap: 32 MB

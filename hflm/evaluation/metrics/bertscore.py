@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hflm.core import fingerprint, paths
-from hflm.core.errors import MissingExtra, ModelError
+from hflm.core import MissingExtra, ModelError, expand_path, fingerprint_files
 from hflm.evaluation.metrics.summed import SummedMetric
 
 BATCH = 64  # texts that are encoded at once
@@ -24,7 +23,7 @@ def check(folder):
     """Raise MissingExtra without the package, ModelError where `folder` holds no model."""
     if importlib.util.find_spec("bert_score") is None:
         raise MissingExtra("bertscore", "the metric bertscore")
-    if not paths.place(folder).joinpath("config.json").is_file():
+    if not expand_path(folder).joinpath("config.json").is_file():
         raise ModelError(
             f"bertscore_model: {folder} is not a folder with a model (it has no config.json). "
             "Download an encoder such as roberta-large there first"
@@ -49,7 +48,7 @@ class BertScore(SummedMetric):
         """(n, 2): F from 0 to 1, and 1."""
         from bert_score.utils import bert_cos_score_idf
 
-        model, tokenizer, self.signature = _loaded(str(paths.place(self.model)))
+        model, tokenizer, self.signature = _loaded(str(expand_path(self.model)))
         rows, said, wanted = [], [], []
         for row, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
             for reference in refs:
@@ -92,6 +91,6 @@ def _loaded(folder):
     if tokenizer.model_max_length == config.max_position_embeddings and config.model_type == "roberta":
         tokenizer.model_max_length -= 2
     files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
-    digest = fingerprint.of_files(files).removeprefix("sha256:")[:16]
+    digest = fingerprint_files(files).removeprefix("sha256:")[:16]
     signature = f"bert-score {version('bert-score')}, F, {Path(folder).name} {digest}, layer {layer}, no idf, unscaled"
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, signature

@@ -5,7 +5,7 @@ log-likelihoods (n, L) --softmax--> confidence in the chosen label (n,) --equal-
 
 import numpy as np
 
-from hflm.core.errors import DataError, ModelError
+from hflm.core import DataError, ModelError
 from hflm.evaluation.results import Bin, Calibration
 
 

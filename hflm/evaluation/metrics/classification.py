@@ -6,7 +6,7 @@ wrong, whatever it is.
 
 import numpy as np
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 from hflm.evaluation.metrics.summed import SummedMetric
 
 

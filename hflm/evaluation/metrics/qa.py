@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from hflm.core.scripts import CHARACTER, spaced
+from hflm.core import CJK_CHARACTER, separate_cjk
 from hflm.evaluation.metrics.summed import SummedMetric
 from hflm.tasks import UNANSWERABLE
 
@@ -27,7 +27,7 @@ def normalise(answer):
     ('normans conquest', '红楼梦1791年')
     """
     answer = answer.lower()
-    if CHARACTER.search(answer) or CJK_PUNCTUATION.search(answer):
+    if CJK_CHARACTER.search(answer) or CJK_PUNCTUATION.search(answer):
         answer = "".join(" " if c.isspace() else c for c in answer if not unicodedata.category(c).startswith("P"))
     answer = re.sub(r"\b(a|an|the)\b", " ", answer.translate(ASCII_PUNCTUATION))
     return " ".join(answer.split())
@@ -42,7 +42,7 @@ def exact_and_f1(prediction, reference):
     prediction, reference = normalise(prediction), normalise(reference)
     if not reference and prediction == UNANSWERABLE:
         prediction = ""  # the word that training gives to questions without an answer
-    said, wanted = spaced(prediction).split(), spaced(reference).split()
+    said, wanted = separate_cjk(prediction).split(), separate_cjk(reference).split()
     exact = float(prediction == reference)
     if not said or not wanted:
         return exact, float(said == wanted)  # as SQuAD 2.0's script: no answer matches only no answer

@@ -6,7 +6,7 @@ import numpy as np
 from rouge_score import tokenizers
 from rouge_score.rouge_scorer import RougeScorer
 
-from hflm.core.scripts import other_letters, words
+from hflm.core import non_ascii_fraction, split_words
 from hflm.evaluation.metrics.summed import SummedMetric
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -19,7 +19,7 @@ class UnicodeTokenizer(tokenizers.Tokenizer):
     """Lower-cased Unicode words, each CJK character a token; no stemming."""
 
     def tokenize(self, text):
-        return words(text)
+        return split_words(text)
 
 
 class Rouge(SummedMetric):
@@ -33,7 +33,7 @@ class Rouge(SummedMetric):
         super().__init__(**options)
 
     def statistics(self, predictions, references):
-        english = other_letters(text for refs in references for text in refs) < MOST_OTHER_LETTERS
+        english = non_ascii_fraction(text for refs in references for text in refs) < MOST_OTHER_LETTERS
         tokens = "Porter stemmer, a-z0-9 words" if english else "no stemmer, Unicode words, CJK by character"
         self.signature = f"rouge-score {version('rouge-score')}, F, {tokens}"
         scorer = RougeScorer(self.NAMES, use_stemmer=True, tokenizer=None if english else UnicodeTokenizer())

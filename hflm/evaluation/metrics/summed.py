@@ -7,7 +7,7 @@ second look at the texts: its value is `aggregate(weights @ statistics)`.
 import datasets
 import evaluate
 
-from hflm.core.errors import DataError
+from hflm.core import DataError
 
 TEXTS = [
     datasets.Features(predictions=datasets.Value("string"), references=datasets.List(datasets.Value("string"))),

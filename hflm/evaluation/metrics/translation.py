@@ -7,7 +7,7 @@ significance tests call for each resample.
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from hflm.core.scripts import bleu_tokenizer
+from hflm.core import bleu_tokenizer
 from hflm.evaluation.metrics.summed import SummedMetric
 
 

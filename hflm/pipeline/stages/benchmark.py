@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hflm.core import logger
 from hflm.evaluation import results
 from hflm.inference.endpoint import Endpoint
 from hflm.pipeline import provenance
-from hflm.pipeline.console import say
 from hflm.pipeline.stages.base import Run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Benchmark:
         if recipe.benchmark.contamination:
             overlaps = contamination.check(recipe, tasks, run.rows, run.corpus, run.state)
         if overlaps:
-            say(f"compared {', '.join(overlaps)} with the training text")
+            logger.info(f"compared {', '.join(overlaps)} with the training text")
         model = str(folder) if _trained(run) else recipe.model.from_
         for name in tasks:
             started, stage = time.monotonic(), f"benchmark/{name}"

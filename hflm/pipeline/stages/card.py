@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from hflm.core import logger
 from hflm.evaluation import results
-from hflm.pipeline.console import say
 from hflm.pipeline.stages.base import Run
 from hflm.recipe import Recipe
 
@@ -36,4 +36,4 @@ def show_summary(folder: Path, recipe: Recipe) -> None:
 
     if recipe.benchmark is not None:
         Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
-    say(f"card: {folder / 'README.md'}")
+    logger.info(f"card: {folder / 'README.md'}")

@@ -5,7 +5,7 @@ The result, any adapter merged, is `finetune/model/`.
 
 from typing import TYPE_CHECKING
 
-from hflm.pipeline.console import say
+from hflm.core import logger
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
 
@@ -33,7 +33,7 @@ class Finetune(RecordedStage):
         packed = _packed(run, "train", tokenizer, block_size)
         validation = _packed(run, "validation", tokenizer, block_size)
         assert packed is not None
-        say(f"finetune: {packing.told(packed.counts())}")
+        logger.info(f"finetune: {packing.told(packed.counts())}")
         model = models.mend_loss(model, stage.z_loss)
         if stage.adapter is not None:
             model = models.add_adapter(model, stage.adapter)

@@ -2,7 +2,7 @@
 
 import shutil
 
-from hflm.core import atomic_io
+from hflm.core import atomic_folder
 from hflm.pipeline.stages.base import RecordedStage, Run
 
 
@@ -14,5 +14,5 @@ class Model(RecordedStage):
         run.forget(self.name)
         if run.state.is_main_process:
             last = "finetune" if run.recipe.finetune else "pretrain"
-            with atomic_io.whole_folder(run.folder / "model") as beside:
+            with atomic_folder(run.folder / "model") as beside:
                 shutil.copytree(run.folder / last / "model", beside, dirs_exist_ok=True)

@@ -2,10 +2,9 @@
 
 from functools import partial
 
-from hflm.core.errors import UserError
+from hflm.core import UserError, logger
 from hflm.data import source_stats
 from hflm.pipeline import provenance
-from hflm.pipeline.console import say
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
 
@@ -31,16 +30,18 @@ class Pretrain(RecordedStage):
             with run.state.main_process_first():  # the others find what the first one keeps
                 packed = pack(corpus.texts, keep=token_cache.home())
             if packed.kept:
-                say(f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}")
-            say(f"pretrain: {packing.told(packed.counts())}")
+                logger.info(
+                    f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}"
+                )
+            logger.info(f"pretrain: {packing.told(packed.counts())}")
         elif stage.args.get("max_steps", -1) > 0:
             packed = stream.pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
         else:
             raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
         if run.state.is_main_process:
-            provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, say)
+            provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, logger.info)
             source_stats.list_skipped(corpus.skipped, run.folder / source_stats.LISTED)
         model = models.mend_loss(model, stage.z_loss)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
         if run.state.is_main_process:
-            provenance.note_skipped(run.folder, say)
+            provenance.note_skipped(run.folder, logger.info)

@@ -1,7 +1,7 @@
 """Publication: the finished run goes to the Hub."""
 
+from hflm.core import logger
 from hflm.pipeline import stage_state
-from hflm.pipeline.console import say
 from hflm.pipeline.stages.base import Run
 
 
@@ -16,7 +16,7 @@ class Push:
     def run(self, run: Run) -> None:
         from hflm.publishing import push
 
-        say(f"pushed to {push.push(run.folder, run.recipe)}")
+        logger.info(f"pushed to {push.push(run.folder, run.recipe)}")
 
     def finish(self, run: Run) -> None:
         stage_state.finish(run.folder, self.name, run.keys[self.name])

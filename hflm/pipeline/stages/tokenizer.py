@@ -2,9 +2,9 @@
 
 import time
 
+from hflm.core import logger
 from hflm.data import source_stats
 from hflm.pipeline import provenance
-from hflm.pipeline.console import say
 from hflm.pipeline.reading import tokenizer_texts
 from hflm.pipeline.stages.base import RecordedStage, Run
 
@@ -33,6 +33,6 @@ class Tokenizer(RecordedStage):
                 training.vocab_size,
                 training.min_frequency,
             )
-            say(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
+            logger.info(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
             provenance.note(run.folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
         models.save(run.folder / "tokenizer", tokenizer)

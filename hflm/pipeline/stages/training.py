@@ -4,9 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core.errors import UserError
+from hflm.core import UserError, logger
 from hflm.pipeline import provenance, stage_state
-from hflm.pipeline.console import say
 from hflm.pipeline.stages.base import Run
 from hflm.recipe import Recipe
 
@@ -40,7 +39,7 @@ def initial_model(
                 f"{model.config.vocab_size:,}. Remove the section: the model brings its own tokenizer"
             )
         if recipe.tokenizer.train is not None:
-            say("tokenizer: a new vocabulary on a trained model: its embeddings were trained with another one")
+            logger.info("tokenizer: a new vocabulary on a trained model: its embeddings were trained with another one")
     return model, tokenizer
 
 
@@ -72,7 +71,7 @@ def train_stage(
 
     recipe, folder, state = run.recipe, run.folder, run.state
     if state.is_main_process and (aside := stage_state.begin(folder / stage, run.keys[stage])):
-        say(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
+        logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
     state.wait_for_everyone()
     section = getattr(recipe, stage)
     trained = trainer.train(
@@ -91,7 +90,7 @@ def train_stage(
     )
     counts = packed.counts()
     if isinstance(packed, stream.PackedStream):  # known only now
-        say(f"{stage}: {packing.told(counts)}")
+        logger.info(f"{stage}: {packing.told(counts)}")
     models.gather(model)
     if state.is_main_process:
         if stage == "finetune" and section.adapter is not None:
@@ -99,7 +98,7 @@ def train_stage(
         models.save(folder / stage / "model", model, tokenizer)
         prediction = plan.beside(model, packed.rows, recipe, stage, state.num_processes, folder)
         if prediction is not None:
-            say(f"{stage}: {plan.told(prediction)}")
+            logger.info(f"{stage}: {plan.told(prediction)}")
         record = {
             "seconds": trained.seconds,
             "steps": trained.steps,
