@@ -26,8 +26,7 @@ from hflm.core import (
     atomic_write_text,
     configure_logging,
 )
-from hflm.recipe import library_options as names
-from hflm.recipe import yaml_tree as recipe_yaml
+from hflm.recipe import NAMES, display_path, find_recipe, mismatch, parse_yaml, shipped_recipes
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -144,11 +143,10 @@ def schema(
     page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,
 ):
     """Print the recipe's JSON Schema, for editors."""
-    from hflm.recipe import recipe_json_schema
-    from hflm.recipe import reference_page as recipe_page
+    from hflm.recipe import recipe_json_schema, reference_page
 
     found = recipe_json_schema()
-    print(recipe_page.page(found) if page else json.dumps(found, indent=2))
+    print(reference_page(found) if page else json.dumps(found, indent=2))
 
 
 @app.command()
@@ -156,14 +154,14 @@ def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print
     """List the shipped recipes, or print one."""
     if name is not None:
         try:
-            print(recipe_yaml.find_recipe(name).read_text(encoding="utf-8"), end="")
+            print(find_recipe(name).read_text(encoding="utf-8"), end="")
         except LookupError as error:
             raise UserError(f"{name}: {error}") from None
         return
-    shipped = recipe_yaml.shipped_recipes()
+    shipped = shipped_recipes()
     width = max(map(len, shipped), default=0)
     for known, path in shipped.items():
-        print(f"{known:{width}}  {_description(path)}  ({recipe_yaml.display_path(path)})")
+        print(f"{known:{width}}  {_description(path)}  ({display_path(path)})")
 
 
 @app.command()
@@ -343,7 +341,7 @@ def export(
 class _Generate(TyperCommand):
     def parse_args(self, ctx, args):
         """`--early-stopping` may stand alone, as a switch, since its type is bool or text."""
-        switches = {_option(name) for name, kind in names.NAMES["GenerationConfig"].items() if kind == "bool|str"}
+        switches = {_option(name) for name, kind in NAMES["GenerationConfig"].items() if kind == "bool|str"}
         given = []
         for argument, following in zip(args, [*args, "--"][1:], strict=True):
             alone = argument in switches and following.startswith("--")
@@ -378,12 +376,12 @@ def _generate(
 
 def _converted(name, text):
     """The text of an option, read as YAML where its type is more than text: `--suppress-tokens '[1, 2]'`."""
-    kind = names.NAMES["GenerationConfig"][name]
+    kind = NAMES["GenerationConfig"][name]
     if kind == "str":
         return text
     try:
-        value = recipe_yaml.parse(text, _option(name), []).plain()
-        wrong = names.mismatch(kind, value)
+        value = parse_yaml(text, _option(name), []).plain()
+        wrong = mismatch(kind, value)
     except RecipeError as error:
         value, wrong = None, error.problems[0].text
     if wrong and "str" in kind.split("|"):
@@ -404,7 +402,7 @@ def _with_generation_options(command):
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [parameter(name, kind) for name, kind in names.NAMES["GenerationConfig"].items()]
+    options = [parameter(name, kind) for name, kind in NAMES["GenerationConfig"].items()]
     command.__signature__ = inspect.Signature([*own, *options])
     return command
 

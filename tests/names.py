@@ -15,6 +15,7 @@ import json
 import re
 import types
 import typing
+from importlib.metadata import version
 
 import torch
 from datasets import BuilderConfig, load_dataset
@@ -110,6 +111,7 @@ def main():
     arguments = inspect.signature(load_dataset).parameters.values()
     shared = [f.name for f in dataclasses.fields(BuilderConfig)]  # name, data_files ...: load_dataset's own arguments
     names = {
+        "versions": {library: version(library) for library in ("transformers", "peft", "datasets")},
         "TrainingArguments": arguments_of_training(),
         "GPT2Config": fields(GPT2Config),
         "LoraConfig": fields(LoraConfig),

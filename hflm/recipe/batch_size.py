@@ -1,7 +1,7 @@
 """The batch of one optimizer step: rows of a micro-batch x accumulation x processes.
 
-A recipe says how many tokens a step takes over all processes (`batch_tokens`); how they are shared out follows from
-what the run was started on, so that the same recipe trains the same way on 1 and on 64 processes.
+A recipe sets how many tokens a step takes over all processes (`batch_tokens`); how they are distributed follows from
+the machine that runs it, so that the same recipe trains the same way on 1 and on 64 processes.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Batch:
     processes: int
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Rows of one optimizer step over all processes."""
         return self.per_device * self.accumulation * self.processes
 
-    def halved(self):
+    def halved(self) -> "Batch | None":
         """The same rows a step with a micro-batch of at most half the size; None when it holds a single row.
 
         >>> Batch(6, 1, 2).halved()
@@ -30,20 +30,20 @@ class Batch:
         """
         if self.per_device == 1:
             return None
-        return _share(self.per_device * self.accumulation, self.per_device // 2, self.processes)
+        return _distribute(self.per_device * self.accumulation, self.per_device // 2, self.processes)
 
-    def __str__(self):
+    def __str__(self) -> str:
         rows, processes = "s" * (self.per_device > 1), "es" * (self.processes > 1)
         return f"{self.per_device} row{rows} x {self.accumulation} accumulated x {self.processes} process{processes}"
 
 
-def derive_batch(batch_tokens, row_tokens, processes, per_device, stage):
-    """Share `batch_tokens` out over `processes` in rows of `row_tokens`, at most `per_device` rows at a time.
+def derive_batch(batch_tokens: int, row_tokens: int, processes: int, per_device: int, stage: str) -> Batch:
+    """Distribute `batch_tokens` over `processes` in rows of `row_tokens`, at most `per_device` rows at a time.
 
     >>> derive_batch(16384, 256, processes=4, per_device=12, stage="pretrain")
     Batch(per_device=8, accumulation=2, processes=4)
 
-    Raises UserError for a batch that is not made of whole rows, or whose rows the processes cannot share evenly.
+    Raises UserError for a batch that is not made of whole rows, or whose rows cannot be divided evenly among the processes.
     """
     rows, left = divmod(batch_tokens, row_tokens)
     if left:
@@ -52,14 +52,30 @@ def derive_batch(batch_tokens, row_tokens, processes, per_device, stage):
         lower = rows // processes * processes * row_tokens
         near = f"{lower:,} or {lower + processes * row_tokens:,}" if lower else f"{processes * row_tokens:,}"
         raise UserError(
-            f"{stage}.batch_tokens: {batch_tokens:,} tokens are {rows} rows of {row_tokens}, which {processes} processes "
-            f"cannot share evenly. Take {near}, or another number of processes"
+            f"{stage}.batch_tokens: {batch_tokens:,} tokens are {rows} rows of {row_tokens}, which cannot be divided evenly "
+            f"among {processes} processes. Take {near}, or another number of processes"
         )
-    return _share(rows // processes, per_device, processes)
+    return _distribute(rows // processes, per_device, processes)
 
 
-def describe_partial_rows(batch_tokens, row_tokens):
-    """Says what is wrong with a batch that is no multiple of the row's length.
+def check_steps(rows: int, batch: Batch, drop_last: bool, stage: str) -> None:
+    """Raises UserError where `rows` rows of data make no optimizer step: with `dataloader_drop_last`, less than a batch.
+
+    rows: of one epoch. batch: as it is loaded, that is without accumulation.
+    """
+    loaded = batch.per_device * batch.processes
+    if rows == 0:
+        raise UserError(f"{stage}: the data has no row to train on")
+    if drop_last and rows < loaded:
+        raise UserError(
+            f"{stage}.args.dataloader_drop_last: the data has {rows} rows, less than one batch of {loaded} "
+            f"({batch.per_device} on each of {batch.processes} process{'es' * (batch.processes > 1)}), which is dropped, "
+            "so there is no step to train. Remove it, or lower per_device_train_batch_size"
+        )
+
+
+def describe_partial_rows(batch_tokens: int, row_tokens: int) -> str:
+    """The message for a batch that is no multiple of the row's length.
 
     >>> describe_partial_rows(1000, 256)
     '1,000 is no multiple of the row of 256 tokens. Take 768 or 1,024'
@@ -69,6 +85,6 @@ def describe_partial_rows(batch_tokens, row_tokens):
     return f"{batch_tokens:,} is no multiple of the row of {row_tokens} tokens. Take {near}"
 
 
-def _share(rows, most, processes):
+def _distribute(rows: int, most: int, processes: int) -> Batch:
     per_device = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
     return Batch(per_device, rows // per_device, processes)

@@ -1,17 +1,18 @@
 """The section `pretrain.clean` of a recipe: which documents of a corpus are left out, and how text is normalized."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hflm.recipe.section import Section
+from hflm.recipe.section import KeyProblem, Section
 
 
 class Range(Section):
     """At least `min` and at most `max`, both inclusive."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         low, high = raw.get("min"), raw.get("max")
         if low is None and high is None:
             yield (), "needs a `min`, a `max` or both"
@@ -26,7 +27,7 @@ class Length(Range):
     """At most."""
 
 
-class Share(Range):
+class Fraction(Range):
     min: Annotated[float, Field(ge=0, le=1)] | None = None
     """At least, 0 to 1."""
     max: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -46,21 +47,21 @@ class Clean(Section):
     """How long a document is."""
     words: Length | None = None
     """How many words; a character is one where no spaces are written."""
-    letters: Share | None = None
-    """Their share of the characters that are not white space."""
-    digits: Share | None = None
-    """Their share."""
-    symbols: Share | None = None
-    """The share of punctuation and symbols."""
+    letters: Fraction | None = None
+    """The fraction of letters among the characters that are not white space."""
+    digits: Fraction | None = None
+    """The fraction of digits."""
+    symbols: Fraction | None = None
+    """The fraction of punctuation and symbols."""
     repetition: bool = False
     """Leave out documents that repeat themselves (MassiveText's rules)."""
     exact_duplicates: bool = False
-    """Leave out texts that stand before, or in validation."""
+    """Leave out texts that occur earlier, or in validation."""
     near_duplicates: Annotated[float, Field(ge=0.4, le=1)] | None = None
-    """Leave out texts of at least this Jaccard similarity of word 3-grams to one before, or in validation."""
+    """Leave out texts of at least this Jaccard similarity of word 3-grams to an earlier one, or to validation."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         if not any(raw.values()):
             yield (), f"names nothing to do. Set one of {', '.join(cls.model_fields)}, or remove the section"
 
@@ -68,8 +69,8 @@ class Clean(Section):
 DUPLICATES = ("exact_duplicates", "near_duplicates")
 
 
-def misplaced(pretrain):
-    """Yields (path, text) for cleaning that does not go together with the rest of a raw `pretrain` section."""
+def cleaning_conflicts(pretrain: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yields the keys of `clean` that exclude others of a raw `pretrain` section."""
     clean, data = pretrain.get("clean"), pretrain.get("data")
     if not isinstance(clean, dict):
         return
@@ -80,5 +81,7 @@ def misplaced(pretrain):
         if pretrain.get("rows") == "lines" and key != "normalize":
             yield ("clean", key), "works on documents; `rows: lines` is one running text. Remove one of them"
         elif streamed and key in DUPLICATES:
-            text = "a stream is never whole in memory, where duplicates are found. Remove it or `streaming`"
+            text = (
+                "duplicates are found among documents in memory, which a stream never holds. Remove it or `streaming`"
+            )
             yield ("clean", key), text

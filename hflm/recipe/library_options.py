@@ -1,15 +1,18 @@
 """The options that hflm passes through to transformers, peft and datasets: their names, types and what hflm refuses.
 
-names.json is made from the installed libraries by tests/names.py, so that a recipe is checked in milliseconds,
+names.json is generated from the installed libraries by tests/names.py, so that a recipe is checked in milliseconds,
 without importing them. A type is a union such as `int|null`; what is no type in it is a literal (`no|steps|epoch`).
 """
 
 import difflib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+NAMES: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+VERSIONS = NAMES.pop("versions")  # of the libraries whose names these are
 LIBRARY = {
     "TrainingArguments": "transformers",
     "GPT2Config": "transformers",
@@ -17,7 +20,7 @@ LIBRARY = {
     "LoraConfig": "peft",
 }
 
-KINDS = {  # a type of names.json -> Python types, in a user's words, in JSON Schema
+TYPES: dict[str, tuple[Any, str, str]] = {  # a type of names.json -> Python types, in messages, in JSON Schema
     "int": (int, "a whole number", "integer"),
     "float": ((int, float), "a number", "number"),
     "bool": (bool, "true or false", "boolean"),
@@ -32,9 +35,9 @@ _PUSH = "hflm publishes at the end of a run. Use a `push:` section"
 _STAGE = "hflm sets it from the recipe's sections. Remove it"
 _HUB = "hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision push_to_hub"
 _PEFT = "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode"
-REFUSED = {
+REFUSED: dict[str, dict[str, str]] = {
     "TrainingArguments": {
-        "output_dir": "hflm sets it: a run lies in runs/<name>, or where --output says. Remove it",
+        "output_dir": "hflm sets it: a run's folder is runs/<name>, or --output. Remove it",
         "resume_from_checkpoint": "hflm continues an unfinished run by itself; --fresh starts anew. Remove it",
         "seed": _SEED,
         "data_seed": _SEED,
@@ -49,7 +52,7 @@ REFUSED = {
         "no_cuda": "transformers renamed it. Use use_cpu",
         "use_mps_device": "transformers removed it: a Mac's GPU is found by itself. Remove it",
         "group_by_length": "transformers removed it. Use train_sampling_strategy: group_by_length",
-        "logging_dir": "transformers removed it: metrics.jsonl lies in the run's folder. Remove it",
+        "logging_dir": "transformers removed it: metrics.jsonl is in the run's folder. Remove it",
         "overwrite_output_dir": "transformers removed it. Use hflm run --fresh",
         "save_safetensors": "transformers removed it: weights are always safetensors. Remove it",
         "per_gpu_train_batch_size": "transformers renamed it. Use per_device_train_batch_size",
@@ -82,25 +85,25 @@ REFUSED = {
 }
 
 
-def suggest(word, names):
+def suggest(word: object, names: Iterable[str]) -> str:
     """A closing sentence that names the nearest of `names`, or all of them when they are few.
 
     >>> suggest("n_layr", ["n_layer", "n_head"]), suggest("zzz", ["a", "b"])
     (' Did you mean n_layer?', ' Allowed: a, b')
     """
-    names, word = list(names), str(word).replace("-", "_")
-    inside = [name for name in names if len(word) > 2 and word.lower() in name.lower()]
+    names, written = list(names), str(word).replace("-", "_")
+    inside = [name for name in names if len(written) > 2 and written.lower() in name.lower()]
     near = (
-        difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+        difflib.get_close_matches(written, names, n=1, cutoff=0.75)
         or inside
-        or difflib.get_close_matches(word, names, n=1)
+        or difflib.get_close_matches(written, names, n=1)
     )
     if near:
         return f" Did you mean {' or '.join(near[:3])}?"
     return f" Allowed: {', '.join(names)}" if 0 < len(names) <= 30 else ""
 
 
-def show(value):
+def show(value: object) -> str:
     """A value in a message, as YAML writes it.
 
     >>> show("a"), show(True), show(None), show([1])
@@ -118,18 +121,18 @@ def show(value):
     return repr(value)
 
 
-def mismatch(union, value):
-    """What is wrong with a value of type `union`, or None.
+def mismatch(union: str, value: Any) -> str | None:
+    """The message for a value that is not of type `union`, or None.
 
     >>> mismatch("int|null", "abc"), mismatch("no|steps", "step"), mismatch("float", 1)
     ("expected a whole number or null, got 'abc'", "expected one of no, steps; got 'step'. Did you mean steps?", None)
     """
-    kinds = [kind for kind in union.split("|") if kind in KINDS]
-    literals = [kind for kind in union.split("|") if kind not in KINDS]
+    kinds = [kind for kind in union.split("|") if kind in TYPES]
+    literals = [kind for kind in union.split("|") if kind not in TYPES]
     if isinstance(value, bool):
         fits = "bool" in kinds
     else:
-        fits = any(isinstance(value, KINDS[kind][0]) for kind in kinds) or value in literals
+        fits = any(isinstance(value, TYPES[kind][0]) for kind in kinds) or value in literals
     if fits and isinstance(value, float) and not math.isfinite(value):
         return f"expected a finite number, got {value}"
     if fits:
@@ -139,20 +142,22 @@ def mismatch(union, value):
         if len(literals) > 12:
             return f"no such value: {show(value)}.{hint or ' Its values: ' + ', '.join(literals)}"
         return f"expected one of {', '.join(literals)}; got {show(value)}{'.' + hint if 'Did' in hint else ''}"
-    expected = [KINDS[kind][1] for kind in kinds if not (kind == "int" and "float" in kinds)]
+    expected = [TYPES[kind][1] for kind in kinds if not (kind == "int" and "float" in kinds)]
     expected += [f"one of {', '.join(literals)}"] if literals else []
     quotes = ". Put it in quotes" if "str" in kinds and isinstance(value, int | float) else ""
     return f"expected {' or '.join(expected)}, got {show(value)}{quotes}"
 
 
-def problems(options, group, names=None, beside=()):
-    """Yields (name, text) for each option of a library that is unknown, refused or of a wrong type.
+def problems(
+    options: dict[str, Any], group: str, names: dict[str, str] | None = None, own_keys: Iterable[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Yields (name, message) for each option of a library that is unknown, refused or of a wrong type.
 
-    group: a key of names.json; names: {name: type} to allow instead of all the group's; beside: the section's own keys,
-    which may have been meant.
+    group: a key of names.json; names: {name: type} to allow instead of all the group's; own_keys: the section's own,
+    which an unknown name may have been meant as.
     """
     names = NAMES[group] if names is None else names
-    allowed = [*beside, *(name for name in names if name not in REFUSED[group])]
+    allowed = [*own_keys, *(name for name in names if name not in REFUSED[group])]
     for name, value in options.items():
         if name in REFUSED[group]:
             yield name, REFUSED[group][name]
@@ -164,12 +169,12 @@ def problems(options, group, names=None, beside=()):
             yield name, text
 
 
-def schema(names, without=()):
+def schema(names: dict[str, str], without: Iterable[str] = ()) -> dict[str, Any]:
     """JSON Schema properties of {name: type}."""
-    properties = {}
+    properties: dict[str, Any] = {}
     for name, union in names.items():
-        kinds = [KINDS[kind][2] for kind in union.split("|") if kind in KINDS]
-        literals = [kind for kind in union.split("|") if kind not in KINDS]
+        kinds = [TYPES[kind][2] for kind in union.split("|") if kind in TYPES]
+        literals = [kind for kind in union.split("|") if kind not in TYPES]
         choices = [{"type": kind} for kind in kinds] + ([{"enum": literals}] if literals else [])
         properties[name] = choices[0] if len(choices) == 1 else {"anyOf": choices}
     return {name: value for name, value in properties.items() if name not in without}

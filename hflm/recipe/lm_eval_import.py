@@ -10,9 +10,9 @@
     doc_to_target: label                              label: label
     metric_list: [{metric: acc}]                      metrics: [accuracy]
 
-Read is what can be said in plain YAML: no code runs, `!function` is refused, templates run in the sandbox of any
-recipe's prompt. What hflm cannot do as the file says is a problem; what changes no score is passed over in silence;
-what is left out is warned of by name.
+Only plain YAML is read: no code runs, `!function` is refused, templates run in the sandbox of any recipe's prompt. What
+hflm cannot do as the file says is a problem; what changes no score is ignored; anything else that is ignored gets a
+warning.
 
 Where hflm differs: exact_match and f1 are SQuAD's (0 to 100, without case, articles and punctuation); shots are drawn
 once, not for each row; a prompt never ends in white space; a stop string counts only after some text.
@@ -20,16 +20,16 @@ once, not for each row; a prompt never ends in white space; a stop string counts
 
 import os
 import re
-import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hflm.core import FILE_KINDS, Problem, RecipeError, expand_path
-from hflm.recipe import library_options as names
-from hflm.recipe import yaml_tree as recipe_yaml
 from hflm.recipe.library_options import show, suggest
+from hflm.recipe.lm_eval_keys import CANNOT, KNOWN, SILENT, TaskFileKeys, to_node
 from hflm.recipe.tasks import GENERATED
-from hflm.recipe.yaml_tree import Node
+from hflm.recipe.yaml_reader import Node
 
 KINDS = {"multiple_choice": "choice", "generate_until": "generation", "loglikelihood_rolling": "language_modeling"}
 METRICS = {
@@ -39,95 +39,41 @@ METRICS = {
 }
 DEFAULT_METRIC = {"choice": "acc", "generation": "exact_match", "language_modeling": "bits_per_byte"}
 MAX_GEN_TOKS = 256  # lm-eval's default
-# They name or describe the task, or look for rows that stood in the training data: no score depends on them.
-SILENT = (
-    *("task_alias", "group", "group_alias", "tag", "metadata", "version"),
-    *("should_decontaminate", "doc_to_decontamination_query"),
-)
-SAID = (
-    *("task", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split"),
-    *("fewshot_split", "output_type", "doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter"),
-    *("fewshot_delimiter", "metric_list", "num_fewshot", "generation_kwargs", "description"),
-)
-CANNOT = {
-    "include": "hflm reads one file. Copy the keys of the included one into this one",
-    "filter_list": "hflm scores the text as it was written. Remove it, and cut the text with generation_kwargs.until",
-    "fewshot_config": "hflm draws the shots by the recipe's seed. Remove it",
-    "gen_prefix": "hflm's answer begins after the prompt. Write it at the end of doc_to_text",
-    "use_prompt": "hflm has no prompt library. Write the prompt in doc_to_text",
-    **dict.fromkeys(
-        ("process_docs", "process_results", "custom_dataset", "class"),
-        "it runs Python code, which hflm does not take from a file. Write the data as the prompt needs it",
-    ),
-    **dict.fromkeys(("doc_to_image", "doc_to_audio"), "hflm reads text only"),
-}
-FUNCTION = "!function runs Python code, which hflm does not take from a file. Write a jinja template or a column's name"
 COLUMN = re.compile(r"(\w+)|\{\{-?\s*(?:translation\s*(?:\.|\[\s*['\"]))?(\w+)(?:['\"]\s*\])?\s*-?\}\}")
 
 
-def read(path):
+def read_task_file(path: str | Path) -> dict[str, Any]:
     """One task of a recipe, as `tasks: {NAME: ...}` holds it, from a task file.
 
     Raises RecipeError with all that is wrong with the file's own keys; the recipe checks what they say.
 
-    >>> read("sst2_plain.yaml")["labels"]                                                     # doctest: +SKIP
+    >>> read_task_file("sst2_plain.yaml")["labels"]                                                     # doctest: +SKIP
     ['negative', 'positive']
     """
-    problems = []
+    problems: list[Problem] = []
     _, task = _task(path, problems)
     if problems:
         raise RecipeError(problems)
     return task.plain()
 
 
-def tree(paths, model):
-    """(Node, problems): the tree of a recipe that benchmarks `model` on the tasks of the files."""
-    problems, tasks = [], {}
-    for path in paths:
+def read_task_files(files: Sequence[str | Path], model: str) -> tuple[Node, list[Problem]]:
+    """The tree of a recipe that benchmarks `model` on the tasks of the files, and what is wrong in them."""
+    problems: list[Problem] = []
+    tasks: dict[str, Node] = {}
+    for path in files:
         name, task = _task(path, problems)
         if name in tasks:
             problems.append(Problem(task.file, task.line, "task", f"{name} is also the task of {tasks[name].file}"))
         tasks[name] = task
     first = next(iter(tasks.values()))
     recipe = {"name": "-".join(tasks), "model": {"from": model}, "tasks": tasks, "benchmark": {"tasks": [*tasks]}}
-    return _node(recipe, first.file, first.line), problems
+    return to_node(recipe, first.file, first.line), problems
 
 
-class _Keys:
-    """The keys of a file, taken one after the other; what is wrong is added to `problems`, by line."""
-
-    def __init__(self, path, problems):
-        self.file, self.problems = recipe_yaml.display_path(Path(path)), problems
-        found = []
-        node = recipe_yaml.parse_file(Path(path), self.file, found, "task file", "task: sst2_plain")
-        problems += [replace(one, text=FUNCTION) if one.text.startswith("the tag !function ") else one for one in found]
-        self.nodes = dict(node.value)
-
-    def wrong(self, key, node, text):
-        """Says what is wrong with a key, once a line; returns a Node without value that stands there."""
-        if node.line is None or all((self.file, node.line) != (one.file, one.line) for one in self.problems):
-            self.problems.append(Problem(self.file, node.line, key, text))
-        return Node(None, self.file, node.line)
-
-    def warn(self, key, node, text):
-        warnings.warn(str(Problem(self.file, node.line, key, text)), stacklevel=2)
-
-    def take(self, key, kind="str", default=None):
-        """The Node of a key that may be absent or null: its value is then the default."""
-        node = self.nodes.pop(key, None) or Node(None, self.file, None)
-        if node.value is None:
-            return Node(default, self.file, node.line)
-        wrong = names.mismatch(kind, node.plain())
-        return self.wrong(key, node, wrong) if wrong else node
-
-    def need(self, key, kind="str"):
-        node = self.take(key, kind)
-        return self.wrong(key, node, "required key is missing") if node.value is None else node
-
-
-def _task(path, problems):
+def _task(path: str | Path, problems: list[Problem]) -> tuple[str, Node]:
     """(name, Node) of the task of a file."""
-    keys = _Keys(path, problems)
+    keys = TaskFileKeys(path, problems)
     for key in [key for key in CANNOT if key in keys.nodes]:
         node = keys.nodes.pop(key)
         if node.plain() not in (None, [], {}):
@@ -139,40 +85,40 @@ def _task(path, problems):
     if output.value not in (*KINDS, None):
         hint = suggest(output.value, KINDS)
         output = keys.wrong("output_type", output, f"hflm cannot measure {show(output.value)}.{hint}")
-    kind = KINDS.get(output.value)
+    kind = KINDS.get(output.value or "")
     shots = keys.take("num_fewshot", "int", default=0)
     task = {"kind": Node(kind, keys.file, output.line), "data": _data(keys, path), "splits": _splits(keys, shots)}
     if kind is not None:
         task |= {"language_modeling": _text, "choice": _choice, "generation": _generation}[kind](keys, shots)
         task["metrics"] = _metrics(keys, kind)
         _rest(keys)
-    return name.value or Path(path).stem, _node(task, keys.file, name.line)
+    return name.value or Path(path).stem, to_node(task, keys.file, name.line)
 
 
-def _data(keys, path):
+def _data(keys: TaskFileKeys, path: str | Path) -> dict[str, Any]:
     place, subset = keys.need("dataset_path"), keys.take("dataset_name")
     options = dict(keys.take("dataset_kwargs", "dict", default={}).value or {})
     folder = Path(path).parent
     if place.value and place.value not in FILE_KINDS and (folder / place.value).exists():
         place = replace(place, value=str(folder / place.value))
-    if "data_files" in options and place.value in FILE_KINDS:  # elsewhere they lie in the data set
-        options["data_files"] = _beside(options["data_files"], folder)
+    if "data_files" in options and place.value in FILE_KINDS:  # elsewhere they are files of the data set
+        options["data_files"] = _in_folder(options["data_files"], folder)
     return {"path": place, **({"name": subset} if subset.value is not None else {}), **options}
 
 
-def _beside(node, folder):
+def _in_folder(node: Node, folder: Path) -> Node:
     """The node with its file names, which are relative to the folder of the task file."""
     match node.value:
         case dict():
-            return replace(node, value={key: _beside(each, folder) for key, each in node.value.items()})
+            return replace(node, value={key: _in_folder(each, folder) for key, each in node.value.items()})
         case list():
-            return replace(node, value=[_beside(each, folder) for each in node.value])
+            return replace(node, value=[_in_folder(each, folder) for each in node.value])
         case str() if "://" not in node.value:
             return replace(node, value=os.path.normpath(folder / expand_path(node.value)))
     return node
 
 
-def _splits(keys, shots):
+def _splits(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:
     """lm-eval asks the test split, else the validation split; the shots come from fewshot_split, else training_split."""
     test, validation = keys.take("test_split"), keys.take("validation_split")
     training, fewshot = keys.take("training_split"), keys.take("fewshot_split")
@@ -188,14 +134,14 @@ def _splits(keys, shots):
     return {"train": train, "test": asked}
 
 
-def _text(keys, shots):
+def _text(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:
     prompt = keys.take("doc_to_text", default="")
     if prompt.value:
         keys.warn("doc_to_text", prompt, "is ignored: the text of doc_to_target is scored alone")
     return {"text": _column(keys, "doc_to_target")}
 
 
-def _choice(keys, shots):
+def _choice(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:
     choices = keys.take("doc_to_choice", "list|str|dict")
     prompt, ending = _prompt(keys, shots)
     words, begin = choices, ""
@@ -211,7 +157,7 @@ def _choice(keys, shots):
     return {"prompt": prompt, "labels": words, "label": _column(keys, "doc_to_target"), "shots": shots}
 
 
-def _generation(keys, shots):
+def _generation(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:
     prompt, ending = _prompt(keys, shots)
     target = keys.nodes.get("doc_to_target")
     begin = ""
@@ -222,7 +168,7 @@ def _generation(keys, shots):
         keys.wrong("doc_to_choice", keys.nodes.pop("doc_to_choice"), "only `output_type: multiple_choice` has choices")
     delimiter = keys.nodes.get("fewshot_delimiter")
     options = dict(keys.take("generation_kwargs", "dict", default={}).value or {})
-    stop = options.pop("until", None) or _node([(delimiter and delimiter.value) or "\n\n"], keys.file, None)
+    stop = options.pop("until", None) or to_node([(delimiter and delimiter.value) or "\n\n"], keys.file, None)
     if isinstance(stop.value, str):
         stop = replace(stop, value=[stop])
     tokens = options.pop("max_gen_toks", None) or Node(MAX_GEN_TOKS, keys.file, None)
@@ -235,8 +181,8 @@ def _generation(keys, shots):
     return {"prompt": prompt, "target": column, "shots": shots, "max_new_tokens": tokens, "stop": stop}
 
 
-def _prompt(keys, shots):
-    """(Node of the prompt, the white space that it ends in)."""
+def _prompt(keys: TaskFileKeys, shots: Node) -> tuple[Node, str]:
+    """The Node of the prompt, and the white space at its end."""
     node, description = keys.need("doc_to_text"), keys.take("description", default="")
     if node.value is None:
         return node, ""
@@ -249,7 +195,7 @@ def _prompt(keys, shots):
     return replace(node, value=(description.value or "") + text), ending
 
 
-def _one_space(keys, ending, begin):
+def _one_space(keys: TaskFileKeys, ending: str, begin: str) -> None:
     """hflm puts one space between prompt and answer; lm-eval what the file says."""
     delimiter = keys.take("target_delimiter", default=" ")
     if delimiter.value is None:
@@ -257,13 +203,13 @@ def _one_space(keys, ending, begin):
     between = ending + delimiter.value + begin
     if between != " ":
         text = (
-            f"{between!r} stands between the prompt and the answer; hflm puts one space there. Set it to ' ', with a "
+            f"{between!r} separates prompt and answer; hflm puts one space there. Set it to ' ', with a "
             "prompt that ends and answers that begin without white space (or to '', with choices that begin with one)"
         )
         keys.wrong("target_delimiter", delimiter, text)
 
 
-def _column(keys, key):
+def _column(keys: TaskFileKeys, key: str) -> Node:
     """The column that `column`, `{{column}}` or `{{translation.column}}` names."""
     node = keys.need(key, "str|int|list")
     found = COLUMN.fullmatch(node.value.strip()) if isinstance(node.value, str) else None
@@ -275,7 +221,7 @@ def _column(keys, key):
     return replace(node, value=found[1] or found[2])
 
 
-def _metrics(keys, kind):
+def _metrics(keys: TaskFileKeys, kind: str) -> Node:
     """The metrics' Node: those that hflm measures too, with a warning for each other."""
     written = keys.take("metric_list", "list")
     known, chosen = METRICS[kind], []
@@ -297,8 +243,8 @@ def _metrics(keys, kind):
     return Node([Node(metric, keys.file, written.line) for metric in dict.fromkeys(chosen)], keys.file, written.line)
 
 
-def _rest(keys):
-    """The keys that are left: those that say no more than the default, and those that are ignored."""
+def _rest(keys: TaskFileKeys) -> None:
+    """The remaining keys: those with their default value, and those that are ignored."""
     delimiter = keys.take("fewshot_delimiter", default="\n\n")
     if delimiter.value not in ("\n\n", None):
         keys.wrong("fewshot_delimiter", delimiter, 'hflm puts a blank line between shots. Set it to "\\n\\n"')
@@ -306,19 +252,7 @@ def _rest(keys):
     if repeats.value not in (1, None):
         keys.wrong("repeats", repeats, "hflm answers greedily, the same each time. Set it to 1")
     for key in [key for key in keys.nodes if key not in SILENT]:
-        hint = suggest(key, SAID)
+        hint = suggest(key, KNOWN)
         hint = hint if "Did" in hint else ""  # all keys of lm-eval would be a long line
-        known = key in SAID
+        known = key in KNOWN
         keys.warn(key, keys.nodes[key], "is ignored with this output_type" if known else f"unknown key, ignored.{hint}")
-
-
-def _node(value, file, line):
-    """Plain values as a tree that stands on a line; Nodes inside keep their own place."""
-    match value:
-        case Node():
-            return value
-        case dict():
-            return Node({key: _node(each, file, line) for key, each in value.items()}, file, line)
-        case list():
-            return Node([_node(each, file, line) for each in value], file, line)
-    return Node(value, file, line)

@@ -1,7 +1,9 @@
-"""What all sections of a recipe share: a frozen model that tells all its problems at once, in plain words."""
+"""What all sections of a recipe have in common: a frozen model that reports all its problems at once, in plain words."""
 
 import re
-from typing import Annotated, Literal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, LiteralString, cast
 
 from pydantic import (
     AfterValidator,
@@ -13,37 +15,41 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from hflm.recipe import library_options as names
-from hflm.recipe import trackers
 from hflm.recipe.library_options import NAMES, show, suggest
 
 TASK_KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
 
 
+# (path below the section, message) of what is wrong in a section.
+KeyProblem = tuple[tuple[str | int, ...], str]
+
+
 class Section(BaseModel):
-    """A part of a recipe: frozen, strict about types, and telling all its problems at once."""
+    """A part of a recipe: frozen, strict about types; its ValidationError holds all its problems."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     @classmethod
-    def rules(cls, raw):
-        """Yields (path below this section, text) for what the types of the keys do not say. raw: the YAML as it is."""
+    def rules(cls, raw: dict[str, Any]) -> Iterable[KeyProblem]:
+        """Yields the problems that the types of the keys do not find. raw: the YAML as it is."""
         return ()
 
     @model_validator(mode="wrap")
     @classmethod
-    def _all_problems(cls, raw, handler):
+    def _all_problems(cls, raw: Any, handler: Callable[[Any], Any]) -> Any:
         if not isinstance(raw, dict):
             return handler(raw)
-        found = [("problem", path, text) for path, text in cls.rules(raw)]
-        if cls.model_config["extra"] == "forbid":
+        section = None
+        problems = [("problem", path, text) for path, text in cls.rules(raw)]
+        if cls.model_config.get("extra") == "forbid":
             known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in raw.keys() - set(known):
-                found.append(("problem", (key,), f"unknown key.{suggest(key, cls.suggested())}"))
+                problems.append(("problem", (key,), f"unknown key.{suggest(key, cls.suggested())}"))
             raw = {key: value for key, value in raw.items() if key in known}
         try:
             section = handler(raw)
@@ -51,38 +57,41 @@ class Section(BaseModel):
             for detail in error.errors(include_url=False):
                 kind = "missing" if detail["type"] == "missing" else "problem"
                 path = (*detail["loc"], "kind") if detail["type"] == "union_tag_invalid" else detail["loc"]
-                found.append((kind, path, _plain_words(detail)))
-        if found:
+                problems.append((kind, path, _plain_words(detail)))
+        if problems:
             details = [
-                InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=path, input=None)
-                for kind, path, text in found
+                InitErrorDetails(
+                    type=PydanticCustomError(cast(LiteralString, kind), "{text}", {"text": text}), loc=path, input=None
+                )
+                for kind, path, text in problems
             ]
             raise ValidationError.from_exception_data(cls.__name__, details)
         return section
 
     @classmethod
-    def suggested(cls):
+    def suggested(cls) -> list[str]:
+        """The keys that an unknown one may have been meant as."""
         return [field.alias or name for name, field in cls.model_fields.items()]
 
 
-def _plain_words(detail):
-    """pydantic's error in the words of somebody who writes YAML."""
+def _plain_words(detail: ErrorDetails) -> str:
+    """pydantic's error in the terms of YAML."""
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if "text" in context:
-        return context["text"]  # said by a section inside this one
+        return context["text"]  # written by a section inside this one
     match kind:
         case "missing":
             return "required key is missing"
         case "int_type" | "float_type" | "bool_type" | "string_type":
             union = {"int_type": "int", "float_type": "float", "bool_type": "bool", "string_type": "str"}[kind]
-            return names.mismatch(union, value)
+            return names.mismatch(union, value) or detail["msg"]
         case "tuple_type" | "list_type":
             return f"expected a list, got {show(value)}"
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"expected keys and values, got {show(value)}"
         case "literal_error":
             choices = re.findall(r"'([^']*)'", context["expected"])
-            return names.mismatch("|".join(choices), value)
+            return names.mismatch("|".join(choices), value) or detail["msg"]
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
             [(bound, limit)] = context.items()
@@ -98,10 +107,10 @@ def _plain_words(detail):
     return detail["msg"]
 
 
-def count(least, most=None):
+def count(least: int, most: int | None = None) -> AfterValidator:
     """A list's length, checked only when its items are right. pydantic's own min_length counts the right ones."""
 
-    def check(values):
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(values) < least:
             raise ValueError(f"expected at least {least} {'item' if least == 1 else 'items'}, got {len(values)}")
         if most and len(values) > most:
@@ -111,20 +120,22 @@ def count(least, most=None):
     return AfterValidator(check)
 
 
-def unique(values):
+def unique(values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuses a list that holds an item twice."""
-    if len(set(values)) < len(values):
-        raise ValueError(f"{show(max(values, key=values.count))} stands twice. Remove one")
+    for value, times in Counter(values).most_common(1):
+        if times > 1:
+            raise ValueError(f"{show(value)} is listed twice. Remove one")
     return values
 
 
-def _jinja(text):
+def _jinja(text: str) -> str:
     """A prompt must compile: ValueError with jinja's message and the line inside the prompt."""
     from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from hflm.core import compile_template
 
     try:
-        ImmutableSandboxedEnvironment().from_string(text)
+        compile_template(text)
     except TemplateSyntaxError as error:
         raise ValueError(f"not a jinja template: {error.message} (line {error.lineno} of the prompt)") from None
     if not text.strip():
@@ -132,10 +143,10 @@ def _jinja(text):
     return text
 
 
-def matching(pattern, expected):
-    """Text that matches the whole of a pattern; `expected` says it in words."""
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """Text that matches a pattern in full; `expected` describes it in words."""
 
-    def check(text):
+    def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError(f"expected {expected}, got {show(text)}")
         return text
@@ -143,18 +154,18 @@ def matching(pattern, expected):
     return AfterValidator(check)
 
 
-def options_of(group):
-    """A dict of a library's options; the section's rules check it."""
+def options_of(group: str) -> WithJsonSchema:
+    """The JSON Schema of a dict of a library's options; the section's rules check it."""
     properties = names.schema(NAMES[group], without=names.REFUSED[group])
     if group == "LoraConfig":
         properties = {"type": {"const": "lora"}, **properties}
-    return Annotated[dict, WithJsonSchema({"type": "object", "properties": properties, "additionalProperties": False})]
+    return WithJsonSchema({"type": "object", "properties": properties, "additionalProperties": False})
 
 
-def passing(*groups, more=None):
-    """For the JSON Schema of a section that passes keys through: their names and types beside its own."""
+def passing(*groups: str, more: dict[str, Any] | None = None) -> Callable[[dict[str, Any]], None]:
+    """For the JSON Schema of a section that passes keys through: their names and types, after its own."""
 
-    def extend(schema):
+    def extend(schema: dict[str, Any]) -> None:
         for group in groups:
             others = [*names.REFUSED.get(group, ()), *schema["properties"]]
             schema["properties"].update(names.schema(NAMES[group], without=others))
@@ -164,36 +175,27 @@ def passing(*groups, more=None):
     return extend
 
 
-def misused(raw, key, group):
-    """Yields (path, text) for what is wrong in a section's dict of a library's options."""
+def either(raw: dict[str, Any], one: str, other: str) -> Iterator[KeyProblem]:
+    """Yields what is wrong where exactly one of two keys is needed; `revision` belongs to `from`."""
+    present = [key for key in (one, other) if raw.get(key) is not None]
+    if not present:
+        yield (), f"needs either {one} or {other}"
+    if len(present) == 2:
+        yield (present[1],), f"{one} and {other} exclude each other. Keep one"
+    if raw.get("revision") is not None and "from" not in present:
+        yield ("revision",), "belongs to a `from:`. Remove it"
+
+
+def option_problems(raw: dict[str, Any], key: str, group: str) -> Iterator[KeyProblem]:
+    """Yields what is wrong in a section's dict of a library's options."""
     options = raw.get(key)
     for name, text in names.problems(options, group) if isinstance(options, dict) else ():
         yield (key, name), text
 
 
-def contradicted(raw):
-    """Yields (path, text) for `args` that contradict a training section's own keys."""
-    args = raw.get("args")
-    if not isinstance(args, dict):
-        return
-    if text := trackers.unknown_tracker(args.get("report_to")):
-        yield ("args", "report_to"), text
-    if raw.get("on_spike") == "rollback" and args.get("fp16"):
-        yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        if isinstance(args.get(key), int) and args[key] < 1:
-            yield ("args", key), f"a batch has at least one row, not {args[key]}"
-    if raw.get("batch_tokens") is None:
-        return
-    if args.get("gradient_accumulation_steps") is not None:
-        yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"
-    if args.get("train_sampling_strategy") == "group_by_length":
-        yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
-
-
 License = Annotated[str, matching(r"[a-z0-9][a-z0-9.-]*", "a licence as the Hub names it, such as apache-2.0")]
 Positive = Annotated[int, Field(gt=0)]
-# What both training sections say.
+# Keys of both training sections.
 BlockSize = Annotated[
     int | None,
     Field(gt=1, description="Tokens in a packed row; the model's context, up to 1,024, where it is left out."),
@@ -205,8 +207,8 @@ BatchTokens = Annotated[
 OnSpike = Annotated[
     Literal["stop", "rollback", "ignore"],
     Field(
-        description="A loss that jumps ends the stage, or is gone back from and its batch skipped. One that is not finite "
-        "never goes on."
+        description="What follows a loss that jumps: the stage ends, or goes back and skips the batch. A loss that is not finite "
+        "always ends it."
     ),
 ]
 ZLoss = Annotated[

@@ -1,16 +1,20 @@
 """The data and the tasks of a recipe, one class a kind of task."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
 from hflm.core import TOY_DATASETS
 from hflm.recipe import library_options as names
 from hflm.recipe.library_options import NAMES, show
-from hflm.recipe.section import License, Positive, Prompt, Rows, Section, count, matching, passing, unique
+from hflm.recipe.section import KeyProblem, License, Positive, Prompt, Rows, Section, count, matching, passing, unique
 
-GENERATED = ("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore")
+GeneratedMetric = Literal[
+    "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore"
+]
+GENERATED: tuple[str, ...] = get_args(GeneratedMetric)
 BUILDERS = ("text", "json", "csv", "parquet")
 SPLIT = "a split such as train or train[:2000]"
 _PART = r"\w+(\.\w+)*(\[(-?\d[\d_]*%?)?:(-?\d[\d_]*%?)?\])?(\(\w+\))?"
@@ -26,7 +30,7 @@ Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 
 
 class Data(Section):
-    """A data set: `path` and load_dataset's own keys; `license` is told in the card."""
+    """A data set: `path` and load_dataset's own keys; `license` is for the card."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -37,14 +41,14 @@ class Data(Section):
     path: str
     """A Hub id, a folder, a file, a builder such as json with `data_files`, or toy."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """The share of this source in a mixture."""
+    """The fraction of this source in a mixture, relative to the other weights."""
     license: Annotated[License | None, Field(exclude=True)] = None  # it changes no stage, so its key leaves it out
-    """Its licence, told in the card."""
+    """Its licence, for the card."""
     text: str | None = None
     """The column of this source, in place of the section's."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - set(cls.model_fields)}
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
@@ -60,19 +64,19 @@ class Data(Section):
             for key in [key for key in ("size", "seed") if key in options]:
                 yield (key,), "only `path: toy` is made to a size and from a seed. Use a split such as train[:2000]"
                 del options[key]
-        for key, text in names.problems(options, "load_dataset", known, beside=tuple(cls.model_fields)):
+        for key, text in names.problems(options, "load_dataset", known, own_keys=tuple(cls.model_fields)):
             yield (key,), text
 
         if isinstance(raw.get("split"), str) and not re.fullmatch(_SPLITS, raw["split"]):
             yield ("split",), f"expected {SPLIT}, got {show(raw['split'])}"
 
     @property
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """load_dataset's keyword arguments, without the path."""
-        return dict(self.model_extra)
+        return dict(self.model_extra or {})
 
 
-def _one_or_more(value):
+def _one_or_more(value: Any) -> Any:
     match value:
         case dict() | Data():
             return [value]
@@ -91,15 +95,15 @@ Mixture = Annotated[
 
 class Splits(Section):
     train: Split | None = "train"
-    """Learnt from, and where shots come from."""
+    """Trained on, and where shots come from."""
     validation: Split | None = None
-    """Evaluated while it trains."""
+    """Evaluated during training."""
     test: Split | None = "test"
     """Measured."""
 
 
 class Task(Section):
-    """What all kinds of task say."""
+    """The keys of all kinds of task."""
 
     kind: str
     """What kind of task it is."""
@@ -113,22 +117,18 @@ class Task(Section):
     """A row that cannot be used ends the run, or is left out and counted."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         data, splits = raw.get("data"), raw.get("splits")
         if isinstance(data, dict):
             if "split" in data:
-                yield ("data", "split"), "a task names its splits beside the data: `splits: {train: ..., test: ...}`"
+                yield ("data", "split"), "a task names its splits next to its data: `splits: {train: ..., test: ...}`"
             if "weight" in data:
                 yield ("data", "weight"), "only pretrain.data and tokenizer.train.data are mixtures. Remove it"
             if "text" in data:
-                yield ("data", "text"), "a task names its columns beside the data. Remove it"
+                yield ("data", "text"), "a task names its columns next to its data. Remove it"
         no_train = isinstance(splits, dict) and "train" in splits and splits["train"] is None
         if no_train and isinstance(raw.get("shots"), int) and raw["shots"] > 0:
             yield ("shots",), "the examples come from splits.train, which is null. Name a split there"
-
-
-def _metrics(*allowed):
-    return Annotated[tuple[Literal[allowed], ...], Strict(False), count(1), AfterValidator(unique)]
 
 
 class PromptedTask(Task):
@@ -145,13 +145,13 @@ class GeneratingTask(PromptedTask):
     """The longest answer."""
     stop: Stop | None = None
     """The answer ends before the first of these."""
-    metrics: _metrics(*GENERATED) | None = None
+    metrics: Annotated[tuple[GeneratedMetric, ...], Strict(False), count(1), AfterValidator(unique)] | None = None
     """Scores; each kind has its own by default."""
     bertscore_model: str | None = None
     """The folder of the encoder that bertscore compares with."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         yield from super().rules(raw)
         metrics, model = raw.get("metrics"), raw.get("bertscore_model")
         asked = isinstance(metrics, list | tuple) and "bertscore" in metrics
@@ -166,7 +166,10 @@ class LabellingTask(PromptedTask):
     """The column of the label: a number or a word."""
     labels: Labels
     """The words, in the order of the column's numbers."""
-    metrics: _metrics("accuracy", "macro_f1", "mcc") | None = None
+    metrics: (
+        Annotated[tuple[Literal["accuracy", "macro_f1", "mcc"], ...], Strict(False), count(1), AfterValidator(unique)]
+        | None
+    ) = None
     """Scores; all three by default."""
 
 
@@ -206,7 +209,7 @@ class Qa(GeneratingTask):
 
 class Generation(GeneratingTask):
     kind: Literal["generation"] = "generation"
-    prompt: Prompt
+    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """Jinja over the row; the target follows after one space."""
     target: str
     """The column of the expected text, or of several."""
@@ -214,7 +217,7 @@ class Generation(GeneratingTask):
 
 class Choice(LabellingTask):
     kind: Literal["choice"] = "choice"
-    prompt: Prompt
+    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]  # required here
     """Jinja over the row; the label's word follows after one space."""
 
 
@@ -224,7 +227,10 @@ class LanguageModeling(Task):
     """The column that holds the text."""
     rows: Rows = "documents"
     """Rows are documents, or the lines of one running text."""
-    metrics: _metrics("perplexity", "bits_per_byte") | None = None
+    metrics: (
+        Annotated[tuple[Literal["perplexity", "bits_per_byte"], ...], Strict(False), count(1), AfterValidator(unique)]
+        | None
+    ) = None
     """Scores; both by default."""
 
 

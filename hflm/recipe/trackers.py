@@ -1,10 +1,12 @@
-"""The experiment trackers that `args.report_to` may name, and the packages that they need. metrics.jsonl is always there.
+"""The experiment trackers that `args.report_to` may name, and the packages that they need. metrics.jsonl is always
+written.
 
-transformers' own callbacks do the work; here only what would otherwise fail after an hour of preparation is said at
-the start. Nothing heavy is imported.
+transformers' own callbacks do the work. The checks here report at the start what would otherwise fail after the data was
+prepared. Nothing heavy is imported.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 from hflm.core import UserError
 from hflm.recipe.library_options import suggest
@@ -27,14 +29,14 @@ PACKAGES = {  # a tracker's name in transformers -> the modules that it works wi
 }
 
 
-def tracker_names(report_to):
+def tracker_names(report_to: Any) -> tuple[str, ...]:
     """The trackers of an `args.report_to`: "wandb" or ["wandb"] -> ("wandb",); "none", "all" or null -> ()."""
     names = [report_to] if isinstance(report_to, str) else report_to if isinstance(report_to, list) else []
     return tuple(str(name) for name in names if name not in ("none", "all"))
 
 
-def unknown_tracker(report_to):
-    """What is wrong with the first name that transformers does not know, or None.
+def unknown_tracker(report_to: Any) -> str | None:
+    """The message for the first name that transformers does not know, or None.
 
     >>> unknown_tracker(["wand"])
     "no such tracker: 'wand'. Did you mean wandb?"
@@ -43,7 +45,7 @@ def unknown_tracker(report_to):
     return None if wrong is None else f"no such tracker: {wrong!r}.{suggest(wrong, PACKAGES)}"
 
 
-def require_trackers(report_to, stage):
+def require_trackers(report_to: Any, stage: str) -> None:
     """Raises UserError for trackers whose package is not installed, with what to install."""
     missing = [PACKAGES[name][0] for name in tracker_names(report_to) if not any(map(find_spec, PACKAGES[name]))]
     if missing:

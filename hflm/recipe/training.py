@@ -1,35 +1,54 @@
 """The sections `pretrain` and `finetune` of a recipe."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from hflm.recipe import library_options as names
-from hflm.recipe.cleaning import Clean, misplaced
+from hflm.recipe import trackers
+from hflm.recipe.cleaning import Clean, cleaning_conflicts
 from hflm.recipe.library_options import show
 from hflm.recipe.presets import TIED_MODULES
 from hflm.recipe.section import (
     BatchTokens,
     BlockSize,
+    KeyProblem,
     OnSpike,
     Positive,
     Rows,
     Section,
     Words,
     ZLoss,
-    contradicted,
     count,
-    misused,
+    option_problems,
     options_of,
 )
 from hflm.recipe.tasks import Data, Mixture
 
-BY_DATA = ("eva", "corda", "loftq", "lora_ga")  # adapters whose first weights peft computes apart from its config
+VALIDATION = "Set `pretrain.validation`, or `splits.validation` of a fine-tuned task"
+BY_DATA = ("eva", "corda", "loftq", "lora_ga")  # adapters whose first weights peft computes from data
 
 
-def _fraction_or_data(value):
+def _fraction_or_data(value: Any) -> str:
     return "data" if isinstance(value, dict | Data) else "fraction"
+
+
+def _tokens(value: Any) -> Any:
+    multiple = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?x", value) and float(value[:-1]) > 0
+    if multiple or (isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < float("inf")):
+        return value
+    raise ValueError(
+        f"expected a number of tokens such as 2.5e9, or a multiple of the parameters such as 20x, got {show(value)}"
+    )
+
+
+Tokens = Annotated[
+    Any,
+    AfterValidator(_tokens),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?x$"}]}),
+]
 
 
 class PretrainRecipe(Section):
@@ -48,45 +67,58 @@ class PretrainRecipe(Section):
         ]
         | None
     ) = None
-    """The share of documents to hold out, by the hash of each, or a data set of its own."""
+    """The fraction of documents to hold out, by the hash of each, or a data set of its own."""
     clean: Clean | None = None
     """Which documents to leave out."""
     block_size: BlockSize = None
     shuffle_buffer: Positive | None = None
-    """Documents of a stream that are shuffled together; in order where it is left out."""
+    """Documents of a stream that are shuffled together; in order by default."""
     batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
-    args: options_of("TrainingArguments") = Field(default_factory=dict)
-    """How to train; a small preset (`nano`, `micro`, `mini`) brings `optim: muon` and its learning rate."""
+    tokens: Tokens | None = Field(None, exclude_if=lambda value: value is None)  # absent from keys of earlier runs
+    """Train on so many tokens (2.5e9), or that multiple of the parameters (20x), in place of `args.max_steps`."""
+    args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
+    """How to train; a small preset (`nano`, `micro`, `mini`) sets `optim: muon` and its learning rate."""
+
+    def token_budget(self, parameters: int) -> float | None:
+        """The tokens to train on, for a model of so many parameters; None where `tokens` is not set.
+
+        >>> PretrainRecipe(data="toy", tokens="20x").token_budget(1_000_000)                        # doctest: +SKIP
+        20000000.0
+        """
+        if isinstance(self.tokens, str):
+            return float(self.tokens[:-1]) * parameters
+        return self.tokens
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         data = raw.get("data")
         sources = [each for each in (data if isinstance(data, list) else [data]) if isinstance(each, dict)]
         if raw.get("shuffle_buffer") is not None and not all(each.get("streaming") for each in sources):
             yield (
                 ("shuffle_buffer",),
-                "is for a stream; rows in memory are shuffled whole. Remove it or add `streaming`",
+                "is for a stream; rows in memory are shuffled anyway. Remove it or add `streaming`",
             )
         if isinstance(data, list) and len(data) > 1 and all(isinstance(each, dict) for each in data):
             without = [i for i, each in enumerate(data) if each.get("weight") is None]
             if 0 < len(without) < len(data):
                 yield ("data", without[0]), "has no weight, but others have. Give all of them a weight, or none"
-        yield from misplaced(raw)
-        yield from misused(raw, "args", "TrainingArguments")
-        yield from contradicted(raw)
+        yield from cleaning_conflicts(raw)
+        yield from _token_problems(raw)
+        yield from option_problems(raw, "args", "TrainingArguments")
+        yield from _argument_problems(raw)
 
 
-def _adapter_rules(adapter):
-    """Yields (path below the adapter, text) for what hflm cannot train or merge."""
+def _adapter_problems(adapter: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yields what hflm cannot train or merge, by the path below the adapter."""
     if "type" not in adapter:
         yield (), "which kind of adapter? Add `type: lora`"
     elif adapter["type"] != "lora":
         hint = f" Use type: lora with use_{adapter['type']}: true" if adapter["type"] in ("dora", "rslora") else ""
         yield ("type",), f"expected lora, got {show(adapter['type'])}{hint and '.'}{hint}"
     options = {key: value for key, value in adapter.items() if key != "type"}
-    for key, text in names.problems(options, "LoraConfig", beside=["type"]):
+    for key, text in names.problems(options, "LoraConfig", own_keys=["type"]):
         yield (key,), text
     for key in ("target_modules", "modules_to_save"):
         modules = adapter.get(key)
@@ -105,35 +137,131 @@ def _adapter_rules(adapter):
 
 class FinetuneRecipe(Section):
     tasks: Annotated[Words, count(1)]
-    """Names under `tasks:`; their training rows are learnt together, the loss on the targets only."""
-    adapter: options_of("LoraConfig") | None = None
-    """Train an adapter, merged at the end; all weights where it is left out."""
-    quantization: options_of("BitsAndBytesConfig") | None = None
+    """Names under `tasks:`; their training rows are mixed, and the loss is computed on the targets only."""
+    adapter: Annotated[dict[str, Any], options_of("LoraConfig")] | None = None
+    """Train an adapter, merged at the end; by default all weights are trained."""
+    quantization: Annotated[dict[str, Any], options_of("BitsAndBytesConfig")] | None = None
     """Keep the frozen base in 4 or 8 bits under the adapter (QLoRA); needs the extra `quant`."""
     block_size: BlockSize = None
     batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
-    args: options_of("TrainingArguments") = Field(default_factory=dict)
+    args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
     """How to train."""
 
     @classmethod
-    def rules(cls, raw):
+    def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
         adapter = raw.get("adapter")
         if isinstance(adapter, dict):
-            for path, text in _adapter_rules(adapter):
+            for path, text in _adapter_problems(adapter):
                 yield ("adapter", *path), text
         quantization = raw.get("quantization")
         if isinstance(quantization, dict):
-            yield from misused(raw, "quantization", "BitsAndBytesConfig")
+            yield from option_problems(raw, "quantization", "BitsAndBytesConfig")
             if [quantization.get(key) for key in ("load_in_4bit", "load_in_8bit")].count(True) != 1:
-                yield ("quantization",), "to how many bits? Say either load_in_4bit: true or load_in_8bit: true"
+                yield ("quantization",), "to how many bits? Set either load_in_4bit: true or load_in_8bit: true"
             if isinstance(adapter, dict) and adapter.get("use_dora"):
                 yield (
                     ("adapter", "use_dora"),
                     "peft's DoRA is not the same merged as trained on a quantized model. Remove it",
                 )
             if adapter is None:
-                yield ("quantization",), "a quantized model learns only through an adapter. Add `adapter: {type: lora}`"
-        yield from misused(raw, "args", "TrainingArguments")
-        yield from contradicted(raw)
+                yield ("quantization",), "a quantized model is trained by an adapter only. Add `adapter: {type: lora}`"
+        yield from option_problems(raw, "args", "TrainingArguments")
+        yield from _argument_problems(raw)
+
+
+def _token_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yields what contradicts `tokens`."""
+    args: Any = raw.get("args") if isinstance(raw.get("args"), dict) else {}
+    for key in ("max_steps", "num_train_epochs"):
+        if raw.get("tokens") is not None and args.get(key) not in (None, -1):
+            yield ("args", key), "`tokens` already says how long to train. Keep one of the two"
+
+
+def _argument_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yields `args` that contradict a training section's own keys, or leave nothing to train."""
+    args = raw.get("args")
+    if not isinstance(args, dict):
+        return
+    if text := trackers.unknown_tracker(args.get("report_to")):
+        yield ("args", "report_to"), text
+    if raw.get("on_spike") == "rollback" and args.get("fp16"):
+        yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if isinstance(args.get(key), int) and args[key] < 1:
+            yield ("args", key), f"a batch has at least one row, not {args[key]}"
+    if args.get("num_train_epochs") == 0 or args.get("max_steps") == 0:
+        key = "max_steps" if args.get("max_steps") == 0 else "num_train_epochs"
+        yield ("args", key), "0 leaves no step to train. Set a number above 0, or remove the section"
+    if raw.get("batch_tokens") is None:
+        return
+    if args.get("gradient_accumulation_steps") is not None:
+        yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"
+    if args.get("train_sampling_strategy") == "group_by_length":
+        yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
+
+
+def evaluation_problems(args: Any, evaluates: bool) -> Iterator[KeyProblem]:
+    """Yields what is wrong in `args` with evaluation and the choice of the best checkpoint.
+
+    evaluates: whether the stage has validation data. The metrics are those of hflm.training.trainer's `evaluate`.
+    """
+    if not isinstance(args, dict):
+        return
+    metric = args.get("metric_for_best_model")
+    if isinstance(metric, str) and metric.removeprefix("eval_") != "loss":
+        text = f"evaluation computes no {show(metric)}. Its metrics: loss"
+        yield ("args", "metric_for_best_model"), f"{text}. Benchmark tasks are measured after training"
+    elif args.get("greater_is_better"):
+        yield ("args", "greater_is_better"), "the best loss is the lowest. Remove it"
+    strategy = args.get("eval_strategy", "steps" if evaluates else "no")
+    if strategy not in ("no", "steps", "epoch"):
+        return  # reported by its type
+    if not evaluates and strategy != "no":
+        yield ("args", "eval_strategy"), f"there is no validation data to evaluate on. {VALIDATION}"
+        return
+    if not args.get("load_best_model_at_end"):
+        return
+    saves = args.get("save_strategy", "steps")
+    if strategy == "no":
+        yield ("args", "load_best_model_at_end"), f"nothing is evaluated, so no checkpoint is the best. {VALIDATION}"
+    elif saves not in ("best", strategy):
+        yield (
+            ("args", "load_best_model_at_end"),
+            (
+                f"eval_strategy is {strategy} and save_strategy {saves}. Set save_strategy: {strategy}, so that each "
+                "evaluated model is saved"
+            ),
+        )
+    elif strategy == saves == "steps":
+        yield from _interval_problems(args.get("save_steps"), args.get("eval_steps"))
+
+
+def _interval_problems(save: Any, evaluate: Any) -> Iterator[KeyProblem]:
+    """Yields an interval of saving that is no multiple of the interval of evaluation."""
+    if not all(isinstance(each, int | float) and each > 0 for each in (save, evaluate)):
+        missing = "eval_steps" if save else "save_steps"
+        other = (
+            f"{missing}: {save or evaluate}"
+            if save or evaluate
+            else "both, such as eval_steps: 100 and save_steps: 100"
+        )
+        yield ("args", "load_best_model_at_end"), f"each evaluated model must be saved. Set {other}"
+    elif (save < 1) != (evaluate < 1):
+        yield (
+            ("args", "save_steps"),
+            (
+                f"save_steps {save:g} and eval_steps {evaluate:g}: one is a number of steps, the other a fraction of them. "
+                f"Set save_steps: {evaluate:g}"
+            ),
+        )
+    elif round(save * 10**6) % round(evaluate * 10**6):
+        near = max(1, round(save / evaluate)) * evaluate
+        yield (
+            ("args", "save_steps"),
+            (
+                f"with load_best_model_at_end it must be a multiple of eval_steps {evaluate:g}, so that the best model is "
+                f"saved. Set save_steps: {near:g}"
+            ),
+        )

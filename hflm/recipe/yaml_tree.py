@@ -1,119 +1,23 @@
-"""Reads a recipe's YAML into a tree that knows where each key stands, and merges `extends` and `--set` into it.
-
-What differs from PyYAML's own reading: `5e-4` is a number; only true and false are booleans (`no` stays a word, so
-that a language or a label may be called so); dates stay text; a duplicate key, a tag and a second document are errors.
+"""The tree of a recipe: its file merged over what it `extends`, with the `--set` options applied.
 
 Functions raise RecipeError for what makes a file unreadable, and leave what the keys mean to hflm.recipe.schema.
 """
 
-import difflib
-import os
-import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, cast
 
 from hflm.core import Problem, RecipeError
-
-MAX_NODES = 100_000  # a few nested aliases ("billion laughs") make more values than memory holds
-SUFFIXES = (".yaml", ".yml")
-SCALARS = {
-    "null": (["", *"~nN"], r"~|null|Null|NULL|"),
-    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
-    "int": ("-+0123456789", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+"),
-    "float": (
-        "-+.0123456789",
-        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan",
-    ),
-    "merge": ("<", r"<<"),
-}
-TAG = "tag:yaml.org,2002:"
+from hflm.recipe.shipped import display_path, find_recipe
+from hflm.recipe.yaml_reader import Node, parse_yaml, parse_yaml_file
 
 
-@dataclass
-class Node:
-    """A value of a recipe and the place of its key. `value` is a scalar, a dict of Nodes or a list of Nodes."""
+def read_tree(recipe: str, sets: Iterable[str] = ()) -> tuple[Node, list[Problem]]:
+    """The merged tree of a recipe, its `extends` chain and the `--set` options, and the Problems in their YAML.
 
-    value: Any
-    file: str
-    line: int | None
-
-    def plain(self):
-        """The value without places."""
-        match self.value:
-            case dict():
-                return {key: node.plain() for key, node in self.value.items()}
-            case list():
-                return [node.plain() for node in self.value]
-        return self.value
-
-    def child(self, key):
-        """The Node under a key or list index, or None."""
-        match self.value:
-            case dict():
-                return self.value.get(key)
-            case list() if isinstance(key, int) and key < len(self.value):
-                return self.value[key]
-        return None
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-class _Dumper(yaml.SafeDumper):  # quotes what any reader, this one or YAML 1.1's, would not read as text
-    def ignore_aliases(self, data):
-        return True
-
-
-_Loader.yaml_implicit_resolvers = {}  # YAML 1.1's are replaced
-for _kind, (_first, _pattern) in SCALARS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), list(_first))
-_Dumper.add_representer(
-    str, lambda dumper, text: dumper.represent_scalar(TAG + "str", text, style='"' if "\n" in text else None)
-)
-
-
-def shipped_recipes():
-    """The recipes that come with hflm: {name: path}, such as `quickstart` or `sentiment/sst2`."""
-    home = Path(__file__).parents[1]
-    folder = home / "_recipes" if (home / "_recipes").is_dir() else home.parent / "recipes"
-    paths = [
-        path for path in sorted(folder.rglob("*.yaml")) if path.parent.name != "launch"
-    ]  # accelerate's, no recipes
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
-
-
-def find_recipe(recipe, beside=None):
-    """The file of a recipe: a path (relative to the folder `beside`), or a shipped name, whole or its last part.
-
-    Raises LookupError with a message for users.
+    Raises RecipeError where no tree can be made.
     """
-    path = Path(os.path.normpath((beside or Path()) / recipe))
-    if path.is_file():
-        return path
-    known = shipped_recipes()
-    found = [name for name in known if recipe == name] or [name for name in known if recipe == name.split("/")[-1]]
-    if len(found) == 1:
-        return known[found[0]]
-    if found:
-        raise LookupError(f"{recipe} is the name of several shipped recipes. Write one of: {', '.join(found)}")
-    if path.is_dir():
-        raise LookupError(f"{path} is a folder, not a recipe. Name a .yaml file in it")
-    near = difflib.get_close_matches(recipe, [*known, *(name.split("/")[-1] for name in known)], n=1)
-    hint = f"Did you mean {near[0]}?" if near else "`hflm recipes` lists the shipped ones"
-    raise LookupError(f"no such file, and no shipped recipe of that name. {hint}")
-
-
-def read_tree(recipe, sets=()):
-    """The merged tree of a recipe, its `extends` chain and the `--set` options, and the Problems found on the way.
-
-    Raises RecipeError where there is no tree to go on with.
-    """
-    problems = []
+    problems: list[Problem] = []
     try:
         path = find_recipe(recipe)
     except LookupError as error:
@@ -123,7 +27,7 @@ def read_tree(recipe, sets=()):
     return tree, problems
 
 
-def apply_sets(tree, sets, problems):
+def apply_sets(tree: Node, sets: Iterable[str], problems: list[Problem]) -> None:
     """Applies `key.path=value` texts to a tree."""
     for text in sets:
         try:
@@ -132,70 +36,13 @@ def apply_sets(tree, sets, problems):
             problems.append(Problem(f"--set {text}", None, "", str(error)))
 
 
-def parse(text, file, problems):
-    """The Node of a YAML text; what does not stop the reading (a duplicate key) is added to `problems`.
-
-    Raises RecipeError, with the line and with the problems before it.
-
-    >>> parse("a: 5e-4\\nb: [no, 1]", "x.yaml", []).plain()
-    {'a': 0.0005, 'b': ['no', 1]}
-    """
-
-    def stop(line, problem):
-        return RecipeError([*problems, Problem(file, line, "", problem)])
-
-    try:
-        loader = _Loader(text)
-        return _Reader(file, loader, problems).node(loader.get_single_node(), None)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise stop(mark.line + 1, _syntax(error)) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise stop(line, f"the character {chr(error.character)!r} is not allowed in YAML. Remove it") from None
-    except RecursionError:
-        raise stop(None, "nested too deeply to be a recipe") from None
-    except _TooMany as error:
-        raise stop(error.line, f"more than {MAX_NODES} values: aliases that multiply? Write less") from None
-
-
-def parse_file(path, file, problems, kind="recipe", example="name: quickstart"):
-    """The Node of a YAML file of keys and values; `file` is its name in messages. Raises RecipeError."""
-
-    def stop(text, line=None):
-        return RecipeError([*problems, Problem(file, line, "", text)])
-
-    try:
-        tree = parse(path.read_text(encoding="utf-8-sig"), file, problems)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise stop("not UTF-8 text. Save the file as UTF-8", line=line) from None
-    except OSError as error:
-        raise stop(f"cannot be read: {error.strerror}") from None
-    if tree.value is None:
-        raise stop(f"the file is empty. A {kind} is keys and values, such as `{example}`")
-    if not isinstance(tree.value, dict):
-        raise stop(f"a {kind} is keys and values, such as `{example}`", line=tree.line)
-    return tree
-
-
-def dump(data):
-    """YAML that `parse` reads back to the same values."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
-
-
-def display_path(path):
-    """The path as messages show it: from the working folder where it lies below it."""
-    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _extended(path, file, chain, problems):
+def _extended(path: Path, file: str, chain: tuple[Path, ...], problems: list[Problem]) -> Node:
     """The tree of a file, merged over what it extends. `chain`: the files that led here."""
 
-    def stop(text, line):
+    def stop(text: str, line: int | None) -> RecipeError:
         return RecipeError([*problems, Problem(file, line, "extends", text)])
 
-    tree = parse_file(path, file, problems)
+    tree = parse_yaml_file(path, file, problems)
     base = tree.value.pop("extends", None)
     if base is None:
         return tree
@@ -211,7 +58,7 @@ def _extended(path, file, chain, problems):
     return _merged(_extended(parent, display_path(parent), chain, problems), tree)
 
 
-def _merged(base, child):
+def _merged(base: Node, child: Node) -> Node:
     """The child over the base: mappings key by key, anything else replaced."""
     if not (isinstance(base.value, dict) and isinstance(child.value, dict)):
         return child
@@ -219,7 +66,7 @@ def _merged(base, child):
     return Node({**base.value, **child.value, **both}, child.file, child.line)
 
 
-def _set(tree, text):
+def _set(tree: Node, text: str) -> None:
     """Applies one `key.path=value`. Raises ValueError with a message for users."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
@@ -229,128 +76,55 @@ def _set(tree, text):
         raise ValueError("no value after the =. Write null to remove the key, or '\"\"' for empty text")
     if keys[0] == "extends":
         raise ValueError("a recipe says itself what it extends: write it in the file")
-    found = []
+    _assign(tree, keys, _set_value(value, f"--set {text}"))
+
+
+def _set_value(text: str, file: str) -> Node:
+    """The Node of the YAML after `=`."""
+    problems: list[Problem] = []
     try:
-        new = parse(value, f"--set {text}", found)
+        node = parse_yaml(text, file, problems)
     except RecipeError as error:
         raise ValueError(f"the value is not YAML: {error.problems[0].text}") from None
-    if found:
-        raise ValueError(found[0].text)
-    _place(new, f"--set {text}")
+    if problems:
+        raise ValueError(problems[0].text)
+    _locate_in(node, file)
+    return node
+
+
+def _assign(tree: Node, keys: list[str], new: Node) -> None:
+    """Puts `new` at the path `keys`; null removes a key that exists. Raises ValueError with a message for users."""
     node = tree
-    for i, key in enumerate(keys):
-        last = i == len(keys) - 1
-        if isinstance(node.value, list):
-            if not key.isdecimal() or int(key) >= len(node.value):
-                raise ValueError(f"{'.'.join(keys[:i])} is a list of {len(node.value)}: {key} is no index of it")
-            key = int(key)
-        elif not isinstance(node.value, dict):
-            if node.value is not None:
-                raise ValueError(f"{'.'.join(keys[:i])} is {node.value!r}, which holds no keys")
-            node.value = {}
-        there = node.child(key)
-        if last and new.value is None and there is not None:
-            del node.value[key]
+    for i, name in enumerate(keys):
+        parent, last = ".".join(keys[:i]), i == len(keys) - 1
+        value: Any = node.value
+        key: Any = name
+        if isinstance(value, list):
+            if not name.isdecimal() or int(name) >= len(value):
+                raise ValueError(f"{parent} is a list of {len(value)}: {name} is no index of it")
+            key = int(name)
+        elif not isinstance(value, dict):
+            if value is not None:
+                raise ValueError(f"{parent} is {value!r}, which holds no keys")
+            value = node.value = {}
+        child = node.child(key)
+        if not last and child is not None:
+            node = child
+            continue
+        holder = cast(Any, value)
+        if last and new.value is None and child is not None:
+            del holder[key]
         elif last:
-            node.value[key] = new
-        elif there is None:
-            node.value[key] = node = Node({}, new.file, None)
+            holder[key] = new
         else:
-            node = there
+            holder[key] = node = Node({}, new.file, None)
 
 
-def _place(node, file):
+def _locate_in(node: Node, file: str) -> None:
+    """Sets the file of a Node and of all below it; they have no line."""
     node.file, node.line = file, None
-    match node.value:
-        case dict():
-            children = node.value.values()
-        case list():
-            children = node.value
-        case _:
-            children = ()
+    children: Iterable[Node] = ()
+    if isinstance(node.value, dict | list):
+        children = node.value.values() if isinstance(node.value, dict) else node.value
     for child in children:
-        _place(child, file)
-
-
-def _syntax(error):
-    """PyYAML's words, with the remedy for what people meet most."""
-    text = error.problem or error.context
-    if "\\t" in text:
-        return "a tab character. YAML is indented with spaces"
-    if "mapping values are not allowed" in text:
-        return "a colon where none may stand. Put text that holds `: ` in quotes"
-    if "expected a single document" in f"{error.context} {text}":
-        return "a second document begins here. A recipe file holds one"
-    return f"not YAML: {f'{error.context}, ' if error.context and error.context != text else ''}{text}"
-
-
-class _TooMany(Exception):
-    def __init__(self, line):
-        self.line = line
-
-
-class _Reader:
-    """PyYAML's node graph -> Nodes. It keeps the count of values, which aliases multiply."""
-
-    def __init__(self, file, loader, problems):
-        self.file, self.loader, self.problems = file, loader, problems
-        self.count, self.open = 0, []
-
-    def problem(self, node, text, key=""):
-        self.problems.append(Problem(self.file, node.start_mark.line + 1, key, text))
-
-    def node(self, node, line):
-        if node is None:
-            return Node(None, self.file, None)
-        line = line or node.start_mark.line + 1
-        self.count += 1
-        if self.count > MAX_NODES:
-            raise _TooMany(line)
-        kind = node.tag.removeprefix(TAG)
-        if kind not in ("str", "int", "float", "bool", "null", "seq", "map"):
-            self.problem(node, f"the tag {node.tag.replace(TAG, '!!')} is not allowed in a recipe. Remove it")
-            return Node(None, self.file, line)
-        if node in self.open:
-            self.problem(node, "an alias inside the value that it names. Remove it")
-            return Node(None, self.file, line)
-        if isinstance(node, yaml.ScalarNode):
-            return Node(self.scalar(node), self.file, line)
-        self.open.append(node)
-        if isinstance(node, yaml.SequenceNode):
-            value = [self.node(item, None) for item in node.value]
-        else:
-            value = self.mapping(node)
-        self.open.pop()
-        return Node(value, self.file, line)
-
-    def scalar(self, node):
-        try:
-            return self.loader.construct_object(node)
-        except (ValueError, KeyError, yaml.YAMLError):
-            self.problem(node, f"{node.value[:40]!r} cannot be read as {node.tag.replace(TAG, '!!')}")
-            return None
-
-    def mapping(self, node):
-        found, merged, lines = {}, {}, {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag == TAG + "merge":
-                bases = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for base in [self.node(base, None) for base in bases]:
-                    if isinstance(base.value, dict):
-                        merged = {**base.value, **merged}
-                    else:
-                        self.problem(key_node, "<< merges keys and values (an alias such as *defaults), nothing else")
-                continue
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.problem(key_node, "a key that is a mapping or a list. Put text that holds {{ }} in quotes")
-                continue
-            key = self.scalar(key_node)
-            if not isinstance(key, str | int) or isinstance(key, bool):
-                self.problem(key_node, f"the key {key_node.value!r} is not text. Put it in quotes")
-            elif key in lines:
-                self.problem(key_node, f"duplicate key, first on line {lines[key]}. Remove one", str(key))
-            else:
-                lines[key] = line
-                found[key] = self.node(value_node, line)
-        return {**merged, **found}
+        _locate_in(child, file)

@@ -22,16 +22,12 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import jinja2
-import jinja2.meta
-import jinja2.sandbox
 
-from hflm.core import DataError
+from hflm.core import DataError, compile_template, render_template, template_fields
 from hflm.tasks.cells import BadValue, listed
 
 MOST_ROWS_SHOWN = 10
 UNANSWERABLE = "unanswerable"  # what a model learns to answer where the only reference is ""
-
-_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def prompt(task, row: dict) -> str:
 
 def variables(task) -> set[str]:
     """The names that the task's prompt uses: canonical fields, and columns where the recipe gives the prompt."""
-    return _template(task)[1] - _ENVIRONMENT.globals.keys()
+    return _template(task)[1]
 
 
 def shorten(task, example: Example, characters: int) -> Example:
@@ -219,7 +215,7 @@ def _check_columns(module, task, row, where):
 @functools.lru_cache(maxsize=32)
 def _compiled(prompt):
     """The template, and the names that it uses."""
-    return _ENVIRONMENT.from_string(prompt), jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt))
+    return compile_template(prompt), template_fields(prompt)
 
 
 def _by_default(task):
@@ -242,7 +238,7 @@ def _renderer(task):
 
     def render(fields, place):
         try:
-            return template.render(fields).rstrip()
+            return render_template(template, fields).rstrip()
         except jinja2.UndefinedError as error:
             raise DataError(f"{place}: prompt: {error.message}. The columns are: {listed(fields)}.") from None
         except Exception as error:  # any expression of the recipe's own may fail: a bad filter, a division by zero

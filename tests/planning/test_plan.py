@@ -150,7 +150,7 @@ def test_a_batch_in_tokens_is_shared_out(tmp_path):
     sets = ["pretrain.batch_tokens=16384", "pretrain.args.per_device_train_batch_size=12"]
     for processes in (1, 4):
         assert plan.plan(load(tmp_path, sets=sets), "a100", processes).stages[0].tokens_per_step == 16384
-    with pytest.raises(UserError, match="processes cannot share evenly"):
+    with pytest.raises(UserError, match="cannot be divided evenly among"):
         plan.plan(load(tmp_path, sets=sets), "a100", 3)
 
 

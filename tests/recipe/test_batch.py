@@ -34,8 +34,8 @@ def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected)
     [
         (1000, 256, 1, "pretrain.batch_tokens: 1,000 is no multiple of the row of 256 tokens. Take 768 or 1,024"),
         (100, 256, 1, "pretrain.batch_tokens: 100 is no multiple of the row of 256 tokens. Take 256"),
-        (1280, 256, 2, "are 5 rows of 256, which 2 processes cannot share evenly. Take 1,024 or 1,536"),
-        (256, 256, 2, "are 1 rows of 256, which 2 processes cannot share evenly. Take 512"),
+        (1280, 256, 2, "are 5 rows of 256, which cannot be divided evenly among 2 processes. Take 1,024 or 1,536"),
+        (256, 256, 2, "are 1 rows of 256, which cannot be divided evenly among 2 processes. Take 512"),
     ],
 )
 def test_an_impossible_batch_names_the_next_possible_ones(tokens, row, processes, message):

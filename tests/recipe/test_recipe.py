@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ from pydantic import ValidationError
 
 from hflm import recipe
 from hflm.core import RecipeError
-from hflm.recipe import PRESETS, Recipe, yaml_tree
+from hflm.recipe import PRESETS, Recipe, shipped
 from hflm.recipe import library_options as names
-from hflm.recipe.yaml_tree import parse
+from hflm.recipe.yaml_reader import dump_yaml, parse_yaml
 
 GOOD = """\
 # hflm run good.yaml
@@ -151,7 +152,7 @@ WRONG = [
     ("[negative, positive]", "[0, bad]", 17, "tasks.sentiment.labels.0", "expected text, got 0. Put it in quotes"),
     ("[negative, positive]", "negative", 17, "tasks.sentiment.labels", "expected a list, got 'negative'"),
     ("[negative, positive]", "[negative]", 17, "tasks.sentiment.labels", "expected at least 2 items, got 1"),
-    ("[negative, positive]", "[good, good]", 17, "tasks.sentiment.labels", "'good' stands twice. Remove one"),
+    ("[negative, positive]", "[good, good]", 17, "tasks.sentiment.labels", "'good' is listed twice. Remove one"),
     ("[negative, positive]", "[' good', bad]",
      17, "tasks.sentiment.labels.0", "expected a word without spaces around it"),
     (CORPUS, "  corpus: 7\n", 26, "tasks.corpus", "expected keys and values, got 7"),
@@ -181,11 +182,11 @@ WRONG = [
     ("r: 8", "alora_invocation_tokens: [1]",
      32, "finetune.adapter.alora_invocation_tokens", "such an adapter cannot be merged"),
     ("  adapter: {type: lora, r: 8}", "  quantization: {load_in_4bit: true}",
-     32, "finetune.quantization", "a quantized model learns only through an adapter"),
+     32, "finetune.quantization", "a quantized model is trained by an adapter only"),
     ("r: 8}", "r: 8}\n  quantization: {bnb_4bit_quant_type: nf4}",
-     33, "finetune.quantization", "to how many bits? Say either"),
+     33, "finetune.quantization", "to how many bits? Set either"),
     ("r: 8}", "r: 8}\n  quantization: {load_in_4bit: true, load_in_8bit: true}",
-     33, "finetune.quantization", "to how many bits? Say either"),
+     33, "finetune.quantization", "to how many bits? Set either"),
     ("r: 8}", "r: 8}\n  quantization: {load_in_4bits: true, load_in_8bit: true}",
      33, "finetune.quantization.load_in_4bits", "unknown key. Did you mean load_in_4bit?"),
     ("r: 8}", "r: 8}\n  quantization: {load_in_4bit: true, bnb_4bit_quant_type: nf5}",
@@ -240,7 +241,7 @@ WRONG = [
     ("{path: org/reviews}", "{path: a, trust_remote_code: true}",
      16, "tasks.sentiment.data.trust_remote_code", "hflm never"),
     ("{path: org/reviews}", "{path: a, split: test}",
-     16, "tasks.sentiment.data.split", "a task names its splits beside"),
+     16, "tasks.sentiment.data.split", "a task names its splits next to its data"),
     ("{path: org/reviews}", "{path: a, weight: 2}", 16, "tasks.sentiment.data.weight", "only pretrain.data and tokeni"),
     ("Review: {{ text }}", "Review: {{ text }",
      18, "tasks.sentiment.prompt", "not a jinja template: unexpected '}' (line 1 of"),
@@ -251,8 +252,37 @@ WRONG = [
     ("    kind: translation", "    kind: translate",
      20, "tasks.nmt.kind", "there is no kind 'translate'. Did you mean translation?"),
     (CORPUS, SHOTS, 29, "tasks.corpus.shots", "the examples come from splits.train, which is null"),
+    # evaluation, the best checkpoint, and stages without a step
+    ("max_steps: 400", "metric_for_best_model: accuracy",
+     13, "pretrain.args.metric_for_best_model", "evaluation computes no 'accuracy'. Its metrics: loss"),
+    ("max_steps: 400", "metric_for_best_model: eval_loss, greater_is_better: true",
+     13, "pretrain.args.greater_is_better", "the best loss is the lowest"),
+    ("max_steps: 400", "eval_strategy: steps", 13, "pretrain.args.eval_strategy", "there is no validation data"),
+    ("max_steps: 400", "load_best_model_at_end: true",
+     13, "pretrain.args.load_best_model_at_end", "nothing is evaluated, so no checkpoint is the best"),
+    *(("  block_size: 128\n  args: {max_steps: 400, learning_rate: 5e-4}",
+       f"  validation: 0.1\n  args: {{load_best_model_at_end: true, {options}}}", 13, f"pretrain.args.{key}", text)
+      for options, key, text in [
+          ("max_steps: 4", "load_best_model_at_end", "each evaluated model must be saved. Set both, such as eval_steps"),
+          ("eval_steps: 50", "load_best_model_at_end", "each evaluated model must be saved. Set save_steps: 50"),
+          ("eval_steps: 50, save_steps: 120", "save_steps",
+           "with load_best_model_at_end it must be a multiple of eval_steps 50, so that the best model is saved. Set"),
+          ("eval_steps: 0.1, save_steps: 500", "save_steps", "save_steps 500 and eval_steps 0.1: one is a number of"),
+          ("eval_steps: 0.1, save_steps: 0.25", "save_steps", "with load_best_model_at_end it must be a multiple"),
+          ("eval_strategy: epoch", "load_best_model_at_end", "eval_strategy is epoch and save_strategy steps. Set"),
+          ("eval_strategy: no", "load_best_model_at_end", "nothing is evaluated, so no checkpoint is the best"),
+      ]),
+    ("max_steps: 400", "max_steps: 0", 13, "pretrain.args.max_steps", "0 leaves no step to train"),
+    ("max_steps: 400", "num_train_epochs: 0", 13, "pretrain.args.num_train_epochs", "0 leaves no step to train"),
+    ("  block_size: 128", "  tokens: 1e6", 13, "pretrain.args.max_steps", "`tokens` already says how long to train"),
+    *(("  block_size: 128\n  args: {max_steps: 400, learning_rate: 5e-4}", f"  tokens: {value}", 12, "pretrain.tokens",
+       "expected a number of tokens such as 2.5e9, or a multiple of the parameters such as 20x")
+      for value in ("20 x", "0x", "many", "-5", "0", "true", ".inf", "[1]")),
+    ("bpe, vocab_size: 512", "unigram, vocab_size: 257", 4, "tokenizer.train.vocab_size", "must be at least 258 for unigram"),
+    ("bpe, vocab_size: 512", "wordpiece, vocab_size: 512",
+     4, "tokenizer.train.vocab_size", "must be at least 513 for wordpiece"),
     # what hflm sets itself, and what libraries renamed
-    ("max_steps: 400", "output_dir: x", 13, "pretrain.args.output_dir", "hflm sets it: a run lies in runs/<name>"),
+    ("max_steps: 400", "output_dir: x", 13, "pretrain.args.output_dir", "hflm sets it: a run's folder is runs/<name>"),
     ("max_steps: 400", "seed: 1", 13, "pretrain.args.seed", "hflm sets it from the recipe's `seed`."),
     ("max_steps: 400", "hub_model_id: a", 13, "pretrain.args.hub_model_id", "hflm publishes at the end of a run."),
     ("max_steps: 400", "do_train: true", 13, "pretrain.args.do_train", "hflm sets it from the recipe's sections."),
@@ -274,7 +304,7 @@ WRONG = [
     # between sections
     ("[sentiment, nmt]", "[sentimant, nmt]",
      31, "finetune.tasks.0", "there is no task sentimant under `tasks:`. Did you mean se"),
-    ("[sentiment, nmt]", "[nmt, nmt]", 31, "finetune.tasks.1", "nmt stands twice. Remove one"),
+    ("[sentiment, nmt]", "[nmt, nmt]", 31, "finetune.tasks.1", "nmt is listed twice. Remove one"),
     ("[sentiment, nmt]", "[]", 31, "finetune.tasks", "expected at least 1 item, got 0"),
     ("[sentiment, nmt]\n", "[nmt, 3]\n", 31, "finetune.tasks.1", "expected text, got 3. Put it in quotes"),
     ("    source: en", "    source: en\n    splits: {train: null}",
@@ -415,6 +445,31 @@ def test_a_good_recipe(tmp_path):
     assert good.push.private is True
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"eval_steps": 50, "save_steps": 150, "metric_for_best_model": "eval_loss"},
+        {"eval_steps": 0.1, "save_steps": 0.2},
+        {"eval_strategy": "epoch", "save_strategy": "epoch"},
+        {"save_strategy": "best"},
+    ],
+)
+def test_the_best_checkpoint_of_a_stage_with_validation(tmp_path, args):
+    text = changed("  block_size: 128", "  validation: 0.1").replace("{max_steps: 400, learning_rate: 5e-4}", "{}")
+    args = {"load_best_model_at_end": True, "optim": "sgd", **args}
+    assert load(tmp_path, text, [f"pretrain.args={json.dumps(args)}"]).pretrain.args == args
+
+
+@pytest.mark.parametrize(
+    ("value", "parameters", "tokens"), [("2.5e9", 7, 2.5e9), ("1000", 7, 1000), ("20x", 7, 140), ("1.5x", 4, 6)]
+)
+def test_tokens_to_train_on(tmp_path, value, parameters, tokens):
+    text = changed("  block_size: 128\n  args: {max_steps: 400, learning_rate: 5e-4}", f"  tokens: {value}")
+    loaded = load(tmp_path, text)
+    assert loaded.pretrain.token_budget(parameters) == tokens
+    assert load(tmp_path, recipe.dump_recipe(loaded)) == loaded
+
+
 def test_a_recipe_is_frozen(tmp_path):
     good = load(tmp_path, GOOD)
     with pytest.raises(ValidationError, match="frozen"):
@@ -458,7 +513,7 @@ SCALARS = [
 @pytest.mark.parametrize(("text", "value"), SCALARS)
 def test_scalars(text, value):
     found = []
-    read = parse(f"a: {text}", "x", found).plain()["a"]
+    read = parse_yaml(f"a: {text}", "x", found).plain()["a"]
     assert (read, type(read), found) == (value, type(value), [])
 
 
@@ -466,8 +521,8 @@ def test_scalars(text, value):
     "value", [*(text for text, _ in SCALARS), "a\nb\n", " x ", "{{ a }}: b", "é\t中", 1e-05, 1e20, []]
 )
 def test_dumped_values_are_read_back_by_any_reader(value):
-    text = yaml_tree.dump({"a": value})
-    assert parse(text, "x", []).plain() == {"a": value}
+    text = dump_yaml({"a": value})
+    assert parse_yaml(text, "x", []).plain() == {"a": value}
     if isinstance(value, str):
         assert yaml.safe_load(text) == {"a": value}
 
@@ -623,7 +678,7 @@ def test_shipped_recipes_are_right(name):
 
 @pytest.mark.parametrize("home", ["recipes", "hflm/_recipes"], ids=["repository", "wheel"])
 def test_shipped_recipes_by_name(tmp_path, monkeypatch, home):
-    monkeypatch.setattr(yaml_tree, "__file__", str(tmp_path / "hflm" / "recipe" / "yaml_tree.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "hflm" / "recipe" / "shipped.py"))
     for name in ("base", "qa/squad", "qa/small", "sentiment/small"):
         (tmp_path / home / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / home / f"{name}.yaml").write_text(GOOD.replace("name: good", f"name: {name.replace('/', '-')}"))
@@ -689,11 +744,16 @@ def test_mismatch(union, value, text):
     assert names.mismatch(union, value) == text
 
 
+def test_the_names_belong_to_the_installed_versions():
+    """Fails after an update of a library: run `python tests/names.py > hflm/recipe/names.json`, and read the diff."""
+    assert names.VERSIONS == {library: version(library) for library in ("transformers", "peft", "datasets")}
+
+
 def test_names_are_those_of_the_installed_libraries():
     """Fails after an update of transformers, peft or datasets: run `python tests/names.py > hflm/recipe/names.json`."""
     generator = Path(__file__).parents[1] / "names.py"
     made = subprocess.run([sys.executable, str(generator)], capture_output=True, text=True, check=True, env=os.environ)
-    assert json.loads(made.stdout) == names.NAMES
+    assert json.loads(made.stdout) == {"versions": names.VERSIONS, **names.NAMES}
 
 
 def test_refusals_name_real_options():

@@ -10,7 +10,7 @@ import pytest
 
 from hflm import recipe
 from hflm.core import RecipeError
-from hflm.recipe import lm_eval_import as task_file
+from hflm.recipe import read_task_file
 
 CHOICE = """\
 task: sst2_plain
@@ -137,10 +137,10 @@ WRONG = [
     (CHOICE, "[negative, positive]", '"{{options}}"', 8, "doc_to_choice", "expected a list of words, the same for ev"),
     (CHOICE, "doc_to_choice: [negative, positive]\n", "", None, "doc_to_choice", "expected a list of words, the same"),
     (CHOICE, "[negative, positive]", '[" a", b]', 8, "doc_to_choice", "some choices begin with a space"),
-    (CHOICE, "metadata:", 'target_delimiter: "\\n"\nmetadata:', 10, "target_delimiter", "'\\n' stands between"),
-    (CHOICE, "metadata:", 'target_delimiter: ""\nmetadata:', 10, "target_delimiter", "'' stands between"),
-    (CHOICE, "[negative, positive]", '[" a", " b"]', None, "target_delimiter", "'  ' stands between"),
-    (CHOICE, "Sentiment:", "Sentiment: ", None, "target_delimiter", "'  ' stands between"),
+    (CHOICE, "metadata:", 'target_delimiter: "\\n"\nmetadata:', 10, "target_delimiter", "'\\n' separates prompt"),
+    (CHOICE, "metadata:", 'target_delimiter: ""\nmetadata:', 10, "target_delimiter", "'' separates prompt"),
+    (CHOICE, "[negative, positive]", '[" a", " b"]', None, "target_delimiter", "'  ' separates prompt"),
+    (CHOICE, "Sentiment:", "Sentiment: ", None, "target_delimiter", "'  ' separates prompt"),
     (CHOICE, "metadata:", "num_fewshot: 1\nmetadata:", 10, "num_fewshot", "the shots need a training_split"),
     (CHOICE, "test_split: test", "test_split: test\nfewshot_split: test\nnum_fewshot: 1",
      6, "num_fewshot", "the shots would come from test, the rows that are asked"),
@@ -188,7 +188,7 @@ def test_what_a_task_file_becomes(tmp_path, text, old, new, task, change):
     more = change.get("text", "")
     path = written(tmp_path, text + more, old, new)
     expected = {**task, **{key: value for key, value in change.items() if key != "text"}}
-    assert task_file.read(path) == json.loads(json.dumps(expected).replace("FOLDER", str(tmp_path)))
+    assert read_task_file(path) == json.loads(json.dumps(expected).replace("FOLDER", str(tmp_path)))
     loaded = recipe.load_task_files([path], "org/model", ["seed=7"])
     [name] = loaded.tasks
     assert (loaded.name, loaded.seed, loaded.model.from_, loaded.benchmark.tasks) == (name, 7, "org/model", (name,))
@@ -209,7 +209,7 @@ def test_wrong_task_files(tmp_path, monkeypatch, text, old, new, line, key, mess
 def test_what_is_left_out_is_said(tmp_path, text, old, new, message, line):
     path = written(tmp_path, text, old, new)
     with pytest.warns(UserWarning) as caught:
-        task_file.read(path)
+        read_task_file(path)
     [told] = [str(each.message) for each in caught]
     assert f"t.yaml:{line}  " in told
     assert message in told
@@ -236,7 +236,7 @@ def test_no_task_file(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        task_file.read(path)
+        read_task_file(path)
 
 
 def test_the_same_examples_as_a_written_recipe(tmp_path):

@@ -1,0 +1,112 @@
+"""Reads a recipe: YAML -> a frozen Recipe, or every problem in it at once, each with its file and line."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hflm.core import Problem, RecipeError
+from hflm.recipe import lm_eval_import
+from hflm.recipe.presets import preset_training_args
+from hflm.recipe.schema import Recipe
+from hflm.recipe.section import Section
+from hflm.recipe.tasks import Data
+from hflm.recipe.yaml_reader import Node, dump_yaml
+from hflm.recipe.yaml_tree import apply_sets, read_tree
+
+
+def load_recipe(recipe: str, sets: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe: a path, or a shipped name such as `quickstart`.
+
+    sets: `key.path=value` texts that change it. Raises RecipeError with all problems, by file and line.
+    """
+    return _checked(*read_tree(recipe, sets))
+
+
+def load_task_files(files: Sequence[str | Path], model: str, sets: Iterable[str] = ()) -> Recipe:
+    """A Recipe that benchmarks `model` on lm-eval's task files, changed by `sets` as in `load_recipe`."""
+    tree, problems = lm_eval_import.read_task_files(files, model)
+    apply_sets(tree, sets, problems)
+    return _checked(tree, problems)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, defaults included: it loads back to an equal Recipe."""
+    return dump_yaml(_plain(recipe))
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """The recipe's JSON Schema, for editors."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    properties = schema["properties"]
+    schema["properties"] = {"extends": {"type": "string", "description": "a recipe to start from"}, **properties}
+    kinds = properties["tasks"]["additionalProperties"]
+    properties["tasks"]["additionalProperties"] = {**kinds, "required": ["kind"]}
+    # A task named like a kind is of that kind, unless it has another.
+    properties["tasks"]["properties"] = {
+        kind: {"if": {"required": ["kind"]}, "then": kinds, "else": {"$ref": reference}}
+        for kind, reference in kinds["discriminator"]["mapping"].items()
+    }
+    return schema
+
+
+def data_sources(recipe: Recipe) -> Iterator[tuple[str, Data]]:
+    """Yields (key path, Data) of all data that a recipe names."""
+    if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
+        for number, source in enumerate(recipe.tokenizer.train.data or ()):
+            yield f"tokenizer.train.data.{number}", source
+    if recipe.pretrain is not None:
+        for number, source in enumerate(recipe.pretrain.data):
+            yield f"pretrain.data.{number}", source
+        if isinstance(recipe.pretrain.validation, Data):
+            yield "pretrain.validation", recipe.pretrain.validation
+    for name, task in recipe.tasks.items():
+        yield f"tasks.{name}.data", task.data
+
+
+def _checked(tree: Node, problems: list[Problem]) -> Recipe:
+    places = {(problem.file, problem.line) for problem in problems}
+    try:
+        loaded = Recipe.model_validate(tree.plain())
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            path, node = locate(tree, detail["loc"], detail["type"] == "missing")
+            if (node.file, node.line) not in places:  # else it follows from a problem of the YAML
+                problems.append(Problem(node.file, node.line, path, detail["msg"]))
+        loaded = None
+    if problems or loaded is None:
+        raise RecipeError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0)))
+    if loaded.pretrain is None:
+        return loaded
+    args = preset_training_args(loaded.model.preset, loaded.pretrain.args)
+    return loaded.model_copy(update={"pretrain": loaded.pretrain.model_copy(update={"args": args})})
+
+
+def locate(tree: Node, path: Sequence[str | int], missing: bool = False) -> tuple[str, Node]:
+    """The written key path and Node of pydantic's path, which also has a union's tag and the list around one item."""
+    written, node = [], tree
+    for i, key in enumerate(path):
+        child = node.child(key)
+        if child is not None:
+            written.append(str(key))
+            node = child
+        elif missing and i == len(path) - 1:
+            written.append(str(key))
+    return ".".join(written), node
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Section():
+            written = {
+                field.alias or name: getattr(value, name)
+                for name, field in type(value).model_fields.items()
+                if getattr(value, name) is not None or field.default is not None
+            }
+            return _plain({**written, **(value.model_extra or {})})
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case tuple() | list():
+            return [_plain(each) for each in value]
+    return value
