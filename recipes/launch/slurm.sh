@@ -23,6 +23,8 @@ config=${CONFIG:-recipes/launch/ddp_nodes.yaml}
 gpus=${SLURM_GPUS_ON_NODE:-8}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))  # jobs that share a machine do not share a port
+# torch's elastic agent kills its processes 30 s after it is asked to stop; a checkpoint of a large model takes longer.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}
 
 stopped=no
 stop() {

@@ -67,6 +67,7 @@ def test_accelerate_takes_the_configuration_as_it_is_meant(file):
     arguments = launch_command_parser().parse_args(["--config_file", str(file), "-m", "hflm", "run", "RECIPE"])
     arguments.nondefault = set()
     arguments, *_ = _validate_launch_command(arguments)
+    assert arguments.mixed_precision == "no"  # anything else would overrule what hflm chooses from the device
     written = yaml.safe_load(text)
     assert (arguments.num_processes, arguments.num_machines) == (config.num_processes, config.num_machines)
     assert arguments.use_fsdp == ("fsdp" in file.stem)
@@ -120,6 +121,16 @@ def test_slurm_starts_every_machine_and_queues_a_stopped_job_again(cluster, code
     assert ("scontrol requeue 71" in lines) == again
 
 
+@pytest.mark.parametrize(("of_the_user", "used"), [({}, "150"), ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "9"}, "9")])
+def test_slurm_leaves_the_processes_time_to_save_a_checkpoint(cluster, monkeypatch, of_the_user, used):
+    """torch's elastic agent kills them 30 s after SIGTERM unless the variable says otherwise."""
+    for name, value in of_the_user.items():
+        monkeypatch.setenv(name, value)
+    job, calls = cluster('echo "timeout $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >> calls', "r.yaml")
+    assert job.wait(60) == 0
+    assert f"timeout {used}" in calls.read_text().splitlines()
+
+
 def test_slurm_hands_a_signal_on_and_waits_for_the_checkpoint(cluster, tmp_path):
     slow = "[ -e saved ] && exit 1; trap 'sleep 1; touch saved; exit 1' TERM; touch started; while true; do sleep 0.1; done"
     job, calls = cluster(slow, "r.yaml")
@@ -136,7 +147,7 @@ def test_the_cpu_configuration_starts_two_processes_and_one_is_refused(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE)
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
     hflm = ["-m", "hflm", "run", "r.yaml"]
-    two = [*launch, "--config_file", str(LAUNCH / "cpu.yaml"), "--main_process_port", "29743", *hflm]
+    two = [*launch, "--config_file", str(LAUNCH / "cpu.yaml"), "--main_process_port", "0", *hflm]
     ended = subprocess.run(
         two, cwd=tmp_path, capture_output=True, text=True, env=environment(ACCELERATE_USE_CPU="true")
     )
@@ -155,7 +166,7 @@ def test_a_model_divided_by_fsdp2_is_saved_whole(tmp_path):
     from safetensors.torch import load_file
 
     (tmp_path / "sharded.py").write_text(SHARDED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29744"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     ended = subprocess.run([*launch, "sharded.py"], cwd=tmp_path, capture_output=True, text=True, env=environment())
     assert ended.returncode == 0, ended.stderr[-3000:]
     plain, gathered = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "gathered"))

@@ -23,7 +23,7 @@ pretrain:
 def started(tmp_path):
     """(torchrun's process, [(pid of rank 0), (rank 1)]) of a training on two processes that has taken some steps."""
     (tmp_path / "long.yaml").write_text(LONG)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
             [sys.executable, *launcher, "-m", "hflm", "run", "long.yaml", "--output", "run"],

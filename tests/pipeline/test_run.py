@@ -263,7 +263,7 @@ def test_the_benchmark_alone_on_a_finished_run(workplace):
 def test_two_processes_give_one_run(workplace, finished):
     """A real gloo group. The benchmark is shared out and gives the numbers of one process; training is shared too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m", "hflm")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "hflm")
     ended = subprocess.run(
         command("two", "--set", "pretrain.args.per_device_train_batch_size=4", module=launcher),
         cwd=workplace,

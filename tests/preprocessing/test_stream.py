@@ -282,7 +282,7 @@ def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, cap
 def test_a_streamed_run_that_was_killed_ends_in_the_same_weights(files, processes, workers):
     (files / "streamed.yaml").write_text(RECIPE)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command = [sys.executable, *(launcher if processes == 2 else []), "-m", "hflm", "run", "streamed.yaml"]
     command += ["--set", "pretrain.args.max_steps=120"]
     command += ["--set", f"pretrain.args.dataloader_num_workers={workers}", "--output"]

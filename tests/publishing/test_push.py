@@ -411,7 +411,7 @@ push: {repo_id: you/tiny}
 def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
     """Refused first: nobody hangs, the run is whole, and the same command then pushes what was left to push."""
     (tmp_path / "tiny.yaml").write_text(WHOLE)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29633", "-m", "hflm"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "hflm"]
     home = tmp_path / "hf"
     said = []
 

@@ -73,7 +73,7 @@ finetune:
 
 def run_on(processes, folder):
     """Each process has one thread, as torchrun gives it: sums over another number of threads differ in the last bits."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29631"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     ended = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else ()), "-m", "hflm", "run", "same.yaml", "--output", "run"],
         cwd=folder,
