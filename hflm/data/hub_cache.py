@@ -1,29 +1,36 @@
-"""What of the Hub lies in the Hugging Face cache: the folder of a data set, the commit that a name stands for."""
+"""Data sets and models in the Hugging Face cache, and the commits that their names stand for."""
 
 import functools
 import glob
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from hflm.core import DataError, ModelError
+from hflm.core import BUILDER_BY_SUFFIX, DataError, ModelError, expand_path
 
-# What datasets reads beside the data files: configurations, splits and features.
-BESIDE = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-
-
-def is_hub_id(path):
-    """Whether `path` can be the name of a repository, and nothing of that name lies here."""
-    return re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is not None and not Path(path).expanduser().exists()
+# What datasets reads besides the data files: configurations, splits and features.
+METADATA_FILES = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
 
-def cached(repo_id, revision=None, repo_type="dataset"):
-    """The folder of a repository in the cache, or None. No network is asked."""
+def is_hub_id(path: str) -> bool:
+    """Whether `path` can be the name of a repository, and no file or folder of that name is here.
+
+    The name of a data file (`reviews.csv`, `data/train.jsonl`) is local, whether or not it exists.
+    """
+    if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is None or Path(path).suffix in BUILDER_BY_SUFFIX:
+        return False
+    return not expand_path(path).exists()
+
+
+def cached_folder(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> Path | None:
+    """The folder of a repository in the cache, or None; without a network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(
-            # Nothing is asked for, since the cache seldom holds all of a repository.
+            # No file is asked for, since the cache seldom holds all of a repository.
             snapshot_download(
                 repo_id, repo_type=repo_type, revision=revision, local_files_only=True, ignore_patterns="*"
             )
@@ -32,23 +39,23 @@ def cached(repo_id, revision=None, repo_type="dataset"):
         return None
 
 
-def commit(repo_id, revision=None, repo_type="dataset"):
+def resolve_commit(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
     """The commit (40 hex digits) that `revision` stands for now: the Hub's answer, or without a network the cache's.
 
     None where neither knows the repository.
     """
-    sha, _ = _asked(repo_id, revision, repo_type)
-    folder = None if sha else cached(repo_id, revision, repo_type)
-    return sha or (folder and folder.name)
+    sha, _ = _ask_hub(repo_id, revision, repo_type)
+    folder = None if sha else cached_folder(repo_id, revision, repo_type)
+    return sha or (folder.name if folder else None)
 
 
-def reachable(repo_id, revision=None, repo_type="dataset"):
+def is_reachable(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> bool:
     """Whether the Hub answers about a repository, be it that there is none of that name."""
-    return _asked(repo_id, revision, repo_type)[1]
+    return _ask_hub(repo_id, revision, repo_type)[1]
 
 
 @functools.cache
-def _asked(repo_id, revision, repo_type):
+def _ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | None, bool]:
     """(commit or None, whether the Hub answered). Once a process, so that all of a run reads the same commit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
@@ -61,31 +68,32 @@ def _asked(repo_id, revision, repo_type):
         return None, False
 
 
-def fetch(repo_id, options):
-    """Bring the files of a data set into the cache: all splits of the configuration that `options` choose.
+def fetch_dataset(repo_id: str, options: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """Download the files of a data set into the cache: all splits of the configuration that `options` choose.
 
-    Returns (folder, [files of the data]). Raises DataError where the Hub gives no such data set.
+    Returns (folder, [files of the data]). Raises DataError where the Hub has no such data set.
     """
     import datasets
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
-    wanted = options.get("revision")
+    revision = options.get("revision")
+    commit = resolve_commit(repo_id, revision)
     try:
-        builder = datasets.load_dataset_builder(repo_id, **{**options, "revision": commit(repo_id, wanted)})
-        root = f"hf://datasets/{repo_id}@{commit(repo_id, wanted)}/"
+        builder = datasets.load_dataset_builder(repo_id, **{**options, "revision": commit})
+        root = f"hf://datasets/{repo_id}@{commit}/"
         urls = [url for split in (builder.config.data_files or {}).values() for url in split]
         elsewhere = [url for url in urls if not url.startswith(root)]
         if elsewhere or not urls:
-            raise DataError(f"{repo_id}: its files lie elsewhere ({(elsewhere or ['nowhere'])[0]}), so they stay there")
+            raise DataError(f"{repo_id}: its files are elsewhere ({(elsewhere or ['nowhere'])[0]}) and not downloaded")
         names = [url.removeprefix(root) for url in urls]
         # By the name that the recipe says, so that the cache knows without a network which commit it stands for.
         folder = Path(
             snapshot_download(
                 repo_id,
                 repo_type="dataset",
-                revision=wanted,
-                allow_patterns=[*map(glob.escape, names), *BESIDE],
+                revision=revision,
+                allow_patterns=[*map(glob.escape, names), *METADATA_FILES],
             )
         )
     except (OSError, HTTPError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -93,8 +101,8 @@ def fetch(repo_id, options):
     return folder, [folder / name for name in names]
 
 
-def fetch_model(repo_id, revision, text, weights):
-    """Bring a model's files into the cache: those at its root that end in one of `text`, and safetensors.
+def fetch_model(repo_id: str, revision: str | None, text: tuple[str, ...], weights: bool) -> tuple[Path, list[Path]]:
+    """Download a model's files into the cache: those at its root that end in one of `text`, and safetensors.
 
     Returns (folder, [files]). Raises ModelError.
     """

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from hflm import tasks
 from hflm.core import atomic_write_text, read_json_lines
-from hflm.data import load as data
+from hflm.data import data_fingerprint
 from hflm.evaluation import metrics, slices
 from hflm.evaluation.contamination import Overlap
 from hflm.evaluation.metrics.calibration import calibration
@@ -66,7 +66,7 @@ def benchmark(asked, name, material, setting, predictions):
         kind=material.task.kind,
         n=len(material.examples),
         data=material.where,
-        data_fingerprint=data.fingerprint(material.task.data),
+        data_fingerprint=data_fingerprint(material.task.data),
         model_revision=setting.model_revision,
         shots=len(material.shots),
         skipped=material.skipped,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hflm import data
 from hflm.core import UserError, format_bytes
-from hflm.data import hub_cache
-from hflm.data import load as data
 from hflm.recipe import Data, Recipe, data_sources
 
 ADAPTER = "adapter_config.json"
@@ -67,18 +66,18 @@ def _needed(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], list[Fetched]
 
 
 def _data(source: Data, used_as: str) -> list[Fetched]:
-    if not data.of_hub(source):
+    if not data.is_hub_source(source):
         data.check_local(source)
         return []
-    options = {key: value for key, value in source.options.items() if key not in data.READING}
-    folder, files = hub_cache.fetch(source.path, options)
+    options = {key: value for key, value in source.options.items() if key not in data.READING_OPTIONS}
+    folder, files = data.fetch_dataset(source.path, options)
     return [_fetched(used_as, source.path, folder, files)]
 
 
 def _model(path: str, revision: str | None, used_as: str, weights: bool = True) -> list[Fetched]:
     """A model or tokenizer, and the model that an adapter was trained on; nothing for local files."""
-    if hub_cache.is_hub_id(path):
-        folder, files = hub_cache.fetch_model(path, revision, TEXT, weights)
+    if data.is_hub_id(path):
+        folder, files = data.fetch_model(path, revision, TEXT, weights)
         fetched = [_fetched(used_as, path, folder, files)]
     else:
         from hflm.models import load as models

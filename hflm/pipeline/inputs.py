@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 
-from hflm.core import expand_path, fingerprint_model, is_hub_id
-from hflm.data import hub_cache
-from hflm.data import load as data
+from hflm.core import expand_path, fingerprint_model
+from hflm.data import data_fingerprint, is_hub_id, is_hub_source, resolve_commit
 from hflm.recipe import Data, Recipe, data_sources
 
 
@@ -27,9 +26,9 @@ class ResolvedData:
     @cached_property
     def commit(self) -> str | None:
         """The Hub's commit at this moment; None for local data. May ask the network."""
-        if not data.of_hub(self.source):
+        if not is_hub_source(self.source):
             return None
-        return hub_cache.commit(self.source.path, self.source.options.get("revision"))
+        return resolve_commit(self.source.path, self.source.options.get("revision"))
 
     @cached_property
     def license(self) -> str | None:
@@ -42,7 +41,7 @@ class ResolvedData:
         described = {"path": self.source.path, "fingerprint": self.fingerprint, **options}
         if self.license:
             described["license"] = self.license
-        if data.of_hub(self.source):
+        if is_hub_source(self.source):
             described["commit"] = self.commit
         return described
 
@@ -58,14 +57,14 @@ class ResolvedModel:
     @cached_property
     def commit(self) -> str | None:
         """The Hub's commit at this moment; None for a local model. May ask the network."""
-        if self.path is None or not hub_cache.is_hub_id(self.path):
+        if self.path is None or not is_hub_id(self.path):
             return None
-        return hub_cache.commit(self.path, self.revision, "model")
+        return resolve_commit(self.path, self.revision, "model")
 
     def described(self) -> dict[str, Any]:
         """Its entry in environment.json."""
         described = {"from": self.path, "fingerprint": self.fingerprint}
-        if self.path is not None and hub_cache.is_hub_id(self.path):
+        if self.path is not None and is_hub_id(self.path):
             described["commit"] = self.commit
         return described
 
@@ -100,7 +99,7 @@ def resolve_inputs(recipe: Recipe) -> Inputs:
         # Tasks often name the same data set: it is looked up once.
         name = source.model_dump_json()
         if name not in resolved:
-            resolved[name] = ResolvedData(source, data.fingerprint(source))
+            resolved[name] = ResolvedData(source, data_fingerprint(source))
         return resolved[name]
 
     tokenizer = recipe.tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hflm.core import UserError, atomic_write_text, hardware, read_json
-from hflm.data import source_stats
+from hflm.data import SKIPPED_ROWS, read_skipped, token_statistics, write_skipped
 from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe
 
@@ -100,7 +100,7 @@ def note_sources(
     folder: Path, given: Sequence, encode: Callable, begun: int | None, say: Callable[[str], None]
 ) -> None:
     """Note in environment.json what each source gives; `begun`: counted over so many documents of a stream, or None."""
-    found = source_stats.shares(given, encode)
+    found = token_statistics(given, encode)
     over = {"counted_over": f"the first {begun:,} documents of the mixture"} if begun else {}
     note(folder, data={key: {**counts, **over} for key, counts in found.items()})
     if len(found) > 1:
@@ -110,13 +110,13 @@ def note_sources(
 
 def note_skipped(folder: Path, say: Callable[[str], None]) -> None:
     """Note in environment.json how many rows of each source were left out, and where they are listed."""
-    bad = source_stats.skipped(folder / source_stats.LISTED)
+    bad = read_skipped(folder / SKIPPED_ROWS)
     counts = Counter(each.source for each in bad)
-    note(folder, data={key: {"skipped_rows": n, "listed": source_stats.LISTED} for key, n in counts.items()})
+    note(folder, data={key: {"skipped_rows": n, "listed": SKIPPED_ROWS} for key, n in counts.items()})
     if bad:
         # Several passes and processes have met the same ones.
-        source_stats.write_skipped(bad, folder / source_stats.LISTED)
-        say(f"pretrain: {len(bad):,} rows were left out; {folder / source_stats.LISTED} lists them")
+        write_skipped(bad, folder / SKIPPED_ROWS)
+        say(f"pretrain: {len(bad):,} rows were left out; {folder / SKIPPED_ROWS} lists them")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,8 +11,22 @@ from typing import Any
 
 from hflm import tasks
 from hflm.core import DataError
-from hflm.data import corpus as corpora
-from hflm.data import load as data
+from hflm.data import (
+    STREAM_SAMPLE,
+    BadRow,
+    Documents,
+    DocumentStream,
+    Sources,
+    SourceStats,
+    describe_lengths,
+    describe_source,
+    load_rows,
+    read_documents,
+    sample_stream,
+    split_held_out,
+    stream_documents,
+    warn_of_lines,
+)
 from hflm.recipe import Recipe
 from hflm.recipe.tasks import Task
 from hflm.recipe.training import PretrainRecipe
@@ -39,18 +53,18 @@ RowsByUse = Mapping[tuple[str, str], TaskRows]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a corpus.Stream, `held_out` a list or None.
+    """Text to pretrain on: `texts` is a list of strings or a DocumentStream, `held_out` a list or None.
 
     `cleaning` is the report of what cleaned a list. `given` holds what each source gives: over the whole corpus as it
     was cleaned and mixed, or over the beginning of a stream as it was read. `skipped` are the bad rows that were left
     out. `begun`: how many documents of a stream the two cover.
     """
 
-    texts: Any
+    texts: list[str] | DocumentStream
     held_out: list[str] | None
     cleaning: Any
-    given: tuple
-    skipped: tuple
+    given: tuple[SourceStats, ...]
+    skipped: tuple[BadRow, ...]
     begun: int | None
 
 
@@ -90,21 +104,23 @@ def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -
     stage = recipe.pretrain
     if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
         return None
-    sources = corpora.Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    sources = Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     fraction = stage.validation if isinstance(stage.validation, float) else None
     validation = _validation(recipe, stage) if stage.validation is not None and fraction is None else None
     held_out = validation and _normalized(stage, validation.texts)
     if sources.streamed:
         corpus = _streamed(stage, sources, fraction, held_out, say, listed)
     else:
-        read = corpora.read(sources, _cleaner(stage, held_out or ()))
-        say(f"read {len(read.texts):,} texts of {sources}")
+        read = read_documents(sources, _cleaner(stage, held_out or ()))
+        say(f"read {len(read.texts):,} texts of {sources}: {describe_lengths(read.texts)}")
+        if warning := warn_of_lines(sources, read.texts):
+            say(f"warning: {warning}")
         texts = read.texts
         if fraction is not None:
-            texts, held_out = corpora.held_out(texts, fraction, stage.rows)
+            texts, held_out = split_held_out(texts, fraction, stage.rows)
             if not texts or not held_out:
                 raise _too_few(f"{len(read.texts):,} texts", fraction)
-        corpus = Corpus(texts, held_out, read.cleaning, read.given, read.skipped, None)
+        corpus = Corpus(texts, held_out, read.cleaning, read.statistics, read.skipped, None)
     if validation is not None:
         corpus = dataclasses.replace(corpus, skipped=(*corpus.skipped, *validation.skipped))
     return corpus
@@ -112,15 +128,15 @@ def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -
 
 def _streamed(
     stage: PretrainRecipe,
-    sources: corpora.Sources,
+    sources: Sources,
     fraction: float | None,
     held_out: list[str] | None,
     say: Say,
     listed: Path,
 ) -> Corpus:
-    begun = corpora.sample(sources, fraction)
+    begun = sample_stream(sources, fraction)
     say(f"streams {sources}")
-    texts = corpora.stream(sources, listed, fraction)
+    texts = stream_documents(sources, listed, fraction)
     if stage.clean is not None:
         from hflm.data.cleaning import clean_stream
 
@@ -129,19 +145,17 @@ def _streamed(
         cleaner = _cleaner(stage)
         held_out = cleaner(begun.texts)[1] if cleaner and begun.texts else begun.texts
         if not held_out:
-            raise _too_few(f"the first {corpora.STREAM_SAMPLE:,} documents", fraction)
-    documents = sum(each.documents for each in begun.given)
-    return Corpus(texts, held_out, None, begun.given, begun.skipped, documents)
+            raise _too_few(f"the first {STREAM_SAMPLE:,} documents", fraction)
+    documents = sum(each.documents for each in begun.statistics)
+    return Corpus(texts, held_out, None, begun.statistics, begun.skipped, documents)
 
 
-def _validation(recipe: Recipe, stage: PretrainRecipe) -> corpora.Read:
+def _validation(recipe: Recipe, stage: PretrainRecipe) -> Documents:
     """The data set that `pretrain.validation` names."""
-    sources = corpora.Sources(
-        (stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row
-    )
+    sources = Sources((stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     if sources.streamed:
         raise DataError(f"pretrain.validation: {sources} is a stream. Read it without `streaming`")
-    return corpora.read(sources)
+    return read_documents(sources)
 
 
 def _too_few(seen: str, fraction: float) -> DataError:
@@ -171,11 +185,11 @@ def tokenizer_texts(recipe: Recipe, corpus: Corpus | None, rows: RowsByUse, list
     own = recipe.tokenizer.train.data
     if own is not None:
         stage = recipe.pretrain
-        sources = corpora.Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
+        sources = Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
         if sources.streamed:
-            yield from itertools.islice(corpora.stream(sources, listed), STREAMED_TEXTS)
+            yield from itertools.islice(stream_documents(sources, listed), STREAMED_TEXTS)
         else:
-            yield from corpora.read(sources).texts
+            yield from read_documents(sources).texts
         return
     if corpus is not None:
         # A stream may have no end: its beginning represents it.
@@ -198,8 +212,8 @@ def _compares(recipe: Recipe, todo: Collection[str]) -> bool:
 
 def _read(task: Task, use: str) -> tuple[list[tasks.Example], list[str], str]:
     split = getattr(task.splits, use)
-    where = data.where(task.data, split)
-    return *tasks.read(task, data.load(task.data, split), where), where
+    where = describe_source(task.data, split)
+    return *tasks.read(task, load_rows(task.data, split, tasks.columns(task)), where), where
 
 
 def check_metrics(task: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, read_json
-from hflm.data import source_stats
+from hflm.data import SKIPPED_ROWS
 from hflm.inference.endpoint import Endpoint
 from hflm.pipeline import provenance, stage_state
 from hflm.pipeline.inputs import resolve_inputs
@@ -55,7 +55,7 @@ def run_recipe(
     _check_processes(recipe, state)
     with state.main_process_first():  # the others find what the first one cached
         rows = read_tasks(recipe, todo, logger.info)
-        corpus = read_corpus(recipe, todo, logger.info, folder / source_stats.LISTED)
+        corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
     run = Run(recipe, folder, inputs, keys, todo, rows, corpus, state, endpoint)
     if state.is_main_process:
         if fresh and folder.exists():
@@ -95,7 +95,7 @@ def _write_records(run: Run) -> None:
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     if read_json(folder / "pretrain" / stage_state.MARKER).get("key") != run.keys.get("pretrain"):
-        (folder / source_stats.LISTED).unlink(missing_ok=True)  # it belongs to other data
+        (folder / SKIPPED_ROWS).unlink(missing_ok=True)  # it belongs to other data
     atomic_write_text(folder / "recipe.yaml", dump_recipe(run.recipe))
     if run.todo != {"push"}:  # what is pushed again is what the run left
         described = provenance.describe(run.recipe, run.inputs, run.state.num_processes)

@@ -3,12 +3,13 @@
 Whatever cannot be known, or had to be assumed, becomes a line in `notes`.
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
 
 from hflm.core import expand_path
-from hflm.data import files as folders
+from hflm.data import folder_splits, load_rows, source_files
 from hflm.models import architecture as shapes
 from hflm.recipe import CONFIG_DEFAULTS
 
@@ -116,21 +117,18 @@ def corpus_tokens(section, shape, notes):
 
 def _train_files(source):
     """The local files of plain text that a corpus is read from."""
-    from hflm.data import load as data
-
     place = expand_path(source.path)
     if place.is_dir():
         inner = place / str(source.options.get("name"))
-        files = folders.split_files(inner if inner.is_dir() else place, "train")
+        files = folder_splits(inner if inner.is_dir() else place).splits.get("train", ())
     else:
-        files = data.all_files(source)
+        files = source_files(source)
     return files if all(file.suffix in TEXT for file in files) else []
 
 
 def task_tokens(recipe, section, shape, notes):
     """(tokens of the tasks' training examples, share of them that is target); the share is 1 where none can be read."""
     from hflm import tasks
-    from hflm.data import load as data
 
     total = learnt = 0
     unread = []
@@ -139,8 +137,8 @@ def task_tokens(recipe, section, shape, notes):
         if task.data.path != "toy" and not expand_path(task.data.path).exists():
             unread.append(name)
             continue
-        rows = data.load(task.data, task.splits.train)
-        sample = rows.select(range(min(SAMPLED_ROWS, len(rows))))
+        rows = load_rows(task.data, task.splits.train, tasks.columns(task))
+        sample = itertools.islice(rows, SAMPLED_ROWS)
         examples, _ = tasks.read(task, sample, name)
         prompts = sum(len(example.prompt.encode()) for example in examples)
         targets = sum(len(example.target.encode()) + 1 for example in examples)

@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True, eq=False)
 class PackedStream(IterableDataset):
-    """Rows of a corpus.Stream, as `pack.Packed` has those of a list; `shuffle_buffer` is in documents, None keeps order.
+    """Rows of a DocumentStream, as `pack.Packed` has those of a list; `shuffle_buffer` is in documents, None keeps order.
 
     `taken` adds up {"batches", "rows", "tokens"} of this process, and holds the place of each of its readers. Iterated
     (in the process, or in each DataLoader worker), it yields (row, the place after it) of one reader.
@@ -86,7 +86,7 @@ class PackedStream(IterableDataset):
 
 
 def pack_stream(stream, tokenizer, block_size, shuffle_buffer=None, seed=0):
-    """Pack a corpus.Stream as it is read, again and again, without end. Returns PackedStream."""
+    """Pack a DocumentStream as it is read, again and again, without end. Returns PackedStream."""
     return PackedStream(stream, tokenizer, block_size, shuffle_buffer, seed, {})
 
 

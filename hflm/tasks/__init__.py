@@ -24,6 +24,7 @@ from importlib import import_module
 import jinja2
 
 from hflm.core import DataError, compile_template, render_template, template_fields
+from hflm.data import BadRow, Row
 from hflm.tasks.cells import BadValue, listed
 
 MOST_ROWS_SHOWN = 10
@@ -46,18 +47,26 @@ class Example:
     fields: dict
 
 
-def read(task, rows: Iterable[dict], where: str) -> tuple[list[Example], list[str]]:
+def read(task, rows: Iterable[dict | BadRow], where: str) -> tuple[list[Example], list[str]]:
     """The examples of a task, and one line for each row that was left out (`on_bad_row: skip`).
 
-    `rows` are dicts, `where` names them in messages ("data/train.jsonl"); rows count from 1 there, as in an editor.
+    `rows` are dicts; `where` names them in messages ("data/train.jsonl"), where rows count from 1, as in an editor. A
+    Row of a file is named by its file and line, and a BadRow is a row that cannot be used.
     Raises DataError: no rows, a column that is not there, a prompt that does not render, rows that cannot be used.
     """
     module, render = _module(task.kind), _renderer(task)
-    examples, problems, rows_read = [], [], 0
+    examples, problems, rows_read, checked = [], [], 0, False
     for rows_read, row in enumerate(rows, 1):
+        if isinstance(row, BadRow):
+            if row.rest and row.row is None and task.on_bad_row == "error":
+                raise DataError(str(row))
+            problems.append(str(row))
+            continue
+        place = str(row.location) if isinstance(row, Row) else f"{where}, row {rows_read}"
         row = _unnested(row)
-        if rows_read == 1:
+        if not checked:
             _check_columns(module, task, row, where)
+            checked = True
         found, bad = [], []
         for part in (module.fields, module.references):
             try:
@@ -67,11 +76,11 @@ def read(task, rows: Iterable[dict], where: str) -> tuple[list[Example], list[st
         if not bad:
             canonical, references = found
             fields = _visible(task, row, canonical)
-            prompt = render(fields, f"{where}, row {rows_read}")
+            prompt = render(fields, place)
             if not prompt and module.PROMPT != "":
                 bad.append("the prompt is empty")
         if bad:
-            problems.append(f"row {rows_read}: {'; '.join(bad)}")
+            problems.append(f"{place}: {'; '.join(bad)}")
             continue
         identity = str(rows_read - 1) if row.get("id") is None else str(row["id"])
         target = UNANSWERABLE if task.kind == "qa" and references == ("",) else references[0]
@@ -82,7 +91,14 @@ def read(task, rows: Iterable[dict], where: str) -> tuple[list[Example], list[st
         raise DataError(_report(problems, rows_read, where))
     if task.kind == "language_modeling":
         examples = _texts(task, examples, where)
-    return examples, [f"{where}, {problem}" for problem in problems]
+    return examples, problems
+
+
+def columns(task) -> frozenset[str]:
+    """The names of the columns that a task reads: those that its keys name, those of its prompt, `id`, `translation`."""
+    named = [getattr(task, key) for key in _module(task.kind).COLUMNS]
+    flat = [name for each in named for name in ([each] if isinstance(each, str) else each or ())]
+    return frozenset({*flat, "id", "translation"} | (set() if _by_default(task) else variables(task)))
 
 
 def prompt(task, row: dict) -> str:
@@ -288,7 +304,7 @@ def _texts(task, examples, where):
 
 
 def _report(problems, rows_read, where):
-    shown = [f"  {problem}" for problem in problems[:MOST_ROWS_SHOWN]]
+    shown = [f"  {problem.removeprefix(f'{where}, ')}" for problem in problems[:MOST_ROWS_SHOWN]]
     if len(problems) > MOST_ROWS_SHOWN:
         shown.append(f"  ... and {len(problems) - MOST_ROWS_SHOWN} more")
     count = f"{len(problems)} of {rows_read} rows" if rows_read > 1 else "its only row"

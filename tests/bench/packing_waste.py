@@ -13,7 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
 
-from hflm.data import corpus, toy
+from hflm import data
+from hflm.data import toy
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import streaming as stream
 from hflm.preprocessing import token_cache as encoding
@@ -50,7 +51,7 @@ def waste(counts, tokens):
 def streamed(texts, tokenizer, block_size):
     """Of three passes, so that groups of rows end where passes do not."""
     source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
-    packed = stream.pack_stream(corpus.Stream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
+    packed = stream.pack_stream(data.DocumentStream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
     rows = places = 0
     for row, place in stream.rows(packed, 0, 1, stream.BEGIN):
         rows, places = rows + len(row["input_ids"]), places + block_size

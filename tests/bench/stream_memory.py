@@ -37,14 +37,14 @@ def generate(folder, size):
 
 def read(folder):
     """{tokens, peak_above_start_mb} of one pass over the folder in this process."""
-    from hflm.data import corpus
+    from hflm import data
     from hflm.preprocessing import streaming as stream
     from hflm.preprocessing import tokenizer
     from hflm.recipe import Data
 
-    sources = corpus.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
-    texts = corpus.stream(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)
-    begun = corpus.sample(sources, 0.005)
+    sources = data.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
+    texts = data.stream_documents(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)
+    begun = data.sample_stream(sources, 0.005)
     trained = tokenizer.train(begun.texts, "bpe", 2048)
     # The stream goes on and on: one pass of it.
     rows = (

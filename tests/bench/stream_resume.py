@@ -25,7 +25,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CP
 
 from transformers.utils import logging
 
-from hflm.data import corpus, toy
+from hflm import data
+from hflm.data import toy
 from hflm.models import load as models
 from hflm.preprocessing import packing as pack
 from hflm.preprocessing import streaming as stream
@@ -134,7 +135,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
         Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
         for name, weight in (("a", 2.0), ("b", 1.0))
     )
-    texts = corpus.stream(corpus.Sources(sources), folder / "skipped.jsonl")
+    texts = data.stream_documents(data.Sources(sources), folder / "skipped.jsonl")
     packed = stream.pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
     train.train(
         models.mend_loss(models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),

@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import TEXTS
 
+from hflm import data
 from hflm.core import DataError, UserError
-from hflm.data import corpus
 from hflm.models import load as models
 from hflm.pipeline import run_recipe
 from hflm.preprocessing import packing as pack
@@ -68,7 +68,7 @@ def streamed(files, tokenizer):
     def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48):
         options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
         sources = tuple(Data.model_validate(each) for each in options)
-        texts = corpus.stream(corpus.Sources(sources), files / "skipped.jsonl")
+        texts = data.stream_documents(data.Sources(sources), files / "skipped.jsonl")
         return stream.pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
 
     return make

@@ -3,7 +3,7 @@
 from functools import partial
 
 from hflm.core import UserError, logger
-from hflm.data import source_stats
+from hflm.data import SKIPPED_ROWS, append_skipped
 from hflm.pipeline import provenance
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
@@ -40,7 +40,7 @@ class Pretrain(RecordedStage):
             raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
         if run.state.is_main_process:
             provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, logger.info)
-            source_stats.list_skipped(corpus.skipped, run.folder / source_stats.LISTED)
+            append_skipped(corpus.skipped, run.folder / SKIPPED_ROWS)
         model = models.mend_loss(model, stage.z_loss)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
         if run.state.is_main_process:

@@ -3,7 +3,7 @@
 import time
 
 from hflm.core import logger
-from hflm.data import source_stats
+from hflm.data import SKIPPED_ROWS
 from hflm.pipeline import provenance
 from hflm.pipeline.reading import tokenizer_texts
 from hflm.pipeline.stages.base import RecordedStage, Run
@@ -28,7 +28,7 @@ class Tokenizer(RecordedStage):
         else:
             started = time.monotonic()
             tokenizer = tokenizers.train(
-                tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / source_stats.LISTED),
+                tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / SKIPPED_ROWS),
                 training.algorithm,
                 training.vocab_size,
                 training.min_frequency,
