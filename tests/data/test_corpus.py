@@ -25,6 +25,7 @@ from hflm.data import (
 )
 from hflm.data import corpus as corpora
 from hflm.pipeline import provenance
+from hflm.pipeline.reading import read_corpus
 from hflm.recipe import load_recipe
 
 PLACES = {  # where the file lies, what the recipe says

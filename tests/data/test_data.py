@@ -126,7 +126,7 @@ def test_what_lies_beside_the_data_is_no_data(tmp_path, name, beside):
 @pytest.mark.parametrize(
     ("path", "split", "message"),
     [
-        ("~nosuch/x.txt", "train", "~nosuch/x.txt: nobody here has such a home folder"),
+        ("~nosuch/x.txt", "train", "~nosuch/x.txt: no such home folder"),
         ("./nowhere", "train", "no file or folder './nowhere'"),
         ("./nowhere/*.jsonl", "train", "no file matches './nowhere/\\*.jsonl'"),
         ("/nowhere/at/all.jsonl", "train", "no file or folder"),
@@ -144,7 +144,7 @@ def test_a_home_that_is_not_there_has_no_fingerprint():
         source("json", data_files="~nosuch/x.jsonl"),
         source("json", data_dir="~nosuch"),
     ):
-        with pytest.raises(DataError, match="nobody here has such a home folder"):
+        with pytest.raises(DataError, match="no such home folder"):
             data_fingerprint(asked)
 
 
