@@ -1,30 +1,26 @@
-"""What a machine can do: named accelerators, the GPU or CPU at hand, and a quick measurement of the latter.
-
-torch is imported only where it is there already, to ask what a run has taken.
-"""
+"""Devices: named accelerators with their data sheets, the one at hand, its memory. torch is imported when it is asked."""
 
 import ctypes
 import platform
 import re
-import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Shares of the peak that training reaches; assumptions, and named as such wherever they are used.
-GPU_SHARE = 0.4  # of the dense bf16 peak: what well-tuned GPT-2 training is reported to reach on one GPU
-CPU_SHARE = 0.6  # of numpy's own matrix product, measured beside it
-ONEDNN_ON_ZEN_5 = 1.85  # times numpy's speed in fp32, whose library takes half as wide registers; measured on 2 cores
-BF16_ON_CPU = 1.6  # times fp32's speed where the CPU has such products: 1.5 on a Zen 5, 1.7 on an earlier AMD EPYC
+from hflm.core import arithmetic
+
+GPU_SHARE = 0.4  # of the dense peak: what well-tuned GPT-2 training is reported to reach on one GPU; an assumption
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LIBRARIES_BYTES = 1.0e9  # a process of torch and transformers before any model, on the host or as a GPU's context
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device: dense peaks in FLOP/s, memory in bytes. `share` of the peak is what training is taken to reach."""
+    """One device: memory in bytes, dense peaks in FLOP/s (None: not known).
+
+    `share` of the peak is what training is taken to reach. `format` is the fastest number format of its products:
+    "bf16", "fp16" or "fp32".
+    """
 
     name: str
     memory_bytes: float
@@ -32,11 +28,7 @@ class Device:
     fp32_flops: float | None
     share: float
     gpu: bool = True
-
-    @property
-    def bf16(self):
-        """Whether a GPU computes in bf16: all but NVIDIA's before Ampere do."""
-        return not any(old in self.name.lower() for old in ("t4", "v100", "p100"))
+    format: str = "bf16"
 
 
 # Peaks without sparsity; fp32 without TF32. From the makers' data sheets and architecture papers.
@@ -58,6 +50,7 @@ DEVICES = {
     "b200": (180e9, 2250e12, 75e12),  # HGX B200 data sheet, an eighth
     "mi300x": (192e9, 1307.4e12, 163.4e12),  # AMD MI300X data sheet
 }
+WITHOUT_BF16 = ("t4", "v100")  # the first figure is of fp16
 
 
 # Watts at full load. A GPU's is the board power in its maker's data sheet, by a part of its name.
@@ -79,17 +72,19 @@ GPU_WATTS = {
 }
 
 
-def named(name):
+def named(name: str) -> Device | None:
     """The Device of that name, or None.
 
     >>> named("A100").memory_bytes
     80000000000.0
     """
     key = name.lower().replace(" ", "")
-    return Device(key, *DEVICES[key], GPU_SHARE) if key in DEVICES else None
+    if key not in DEVICES:
+        return None
+    return Device(key, *DEVICES[key], GPU_SHARE, format="fp16" if key in WITHOUT_BF16 else "bf16")
 
 
-def key_of(name):
+def key_of(name: str) -> str | None:
     """The key in DEVICES of what a driver calls a device, or None.
 
     >>> key_of("NVIDIA A100-SXM4-80GB"), key_of("NVIDIA GeForce RTX 4090"), key_of("NVIDIA RTX A4000")
@@ -99,33 +94,21 @@ def key_of(name):
     return next((key for key in DEVICES if key in words), None)
 
 
-def here():
-    """The first GPU that nvidia-smi lists, else the CPU, measured for half a second."""
-    return _gpu() or _cpu()
+def here() -> Device:
+    """The accelerator that torch finds, with its data sheet where that is known, else the CPU, whose peak is not."""
+    device = arithmetic.at_hand()
+    fastest, _ = arithmetic.fastest_format(device.type)
+    if device.type == "cpu":
+        return Device("this CPU", _memory(), None, None, 1.0, gpu=False, format=fastest)
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    memory = float(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else _memory()
+    _, fast, fp32 = DEVICES.get(key_of(name), (None, None, None))
+    return Device(name, memory, fast, fp32, GPU_SHARE, format=fastest)
 
 
-def _gpu():
-    if shutil.which("nvidia-smi") is None:
-        return None
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    listed = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if listed.returncode or not listed.stdout.strip():
-        return None
-    name, megabytes = listed.stdout.splitlines()[0].rsplit(",", 1)
-    _, bf16, fp32 = DEVICES.get(key_of(name), (None, None, None))
-    return Device(name.strip(), float(megabytes) * 2**20, bf16, fp32, GPU_SHARE)
-
-
-def _cpu():
-    told = _cpuinfo()
-    # Zen 5 (family 26) is the first of AMD's that computes 512 bits at once.
-    zen_5 = amd_avx512() and "cpu family\t: 26" in told
-    rate = matmul_rate() * (ONEDNN_ON_ZEN_5 if zen_5 else 1)
-    quick = {"amx_bf16", "avx512_bf16"} & set(told.split())
-    return Device("this CPU", _memory(), rate * (BF16_ON_CPU if quick else 1), rate, CPU_SHARE, gpu=False)
-
-
-def cpu_name():
+def cpu_name() -> str:
     """What this machine's CPU is called: 'AMD EPYC 9B45'."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -134,31 +117,7 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
-def amd_avx512():
-    """Whether the CPU is AMD's and has AVX-512; False where /proc does not say."""
-    told = _cpuinfo()
-    return "AuthenticAMD" in told and "avx512f" in told
-
-
-def _cpuinfo():
-    return Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-
-
-def matmul_rate(size=768, seconds=0.4):
-    """FLOP/s of numpy's fp32 matrix product on this machine now: the best of the products that fit in `seconds`."""
-    import numpy as np
-
-    left, right = np.ones((size, size), np.float32), np.ones((size, size), np.float32)
-    out, best = np.empty_like(left), float("inf")
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        started = time.perf_counter()
-        np.matmul(left, right, out=out)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-def _memory():
+def _memory() -> float:
     """Bytes that this machine has free, or that a container may still take."""
     import psutil
 
@@ -169,7 +128,7 @@ def _memory():
     return float(free)
 
 
-def tune_malloc(spare):
+def tune_malloc(spare: bool) -> None:
     """What glibc does with the memory that a training step frees: keeps it for the next step, or gives it back at once.
 
     By default it gives some back, and gets it again page by page: 4 % of a step of gpt2-mini on 2 cores. Kept, the peak
@@ -183,7 +142,7 @@ def tune_malloc(spare):
         libc.mallopt(M_TRIM_THRESHOLD, 128 << 10 if spare else (1 << 31) - 1)
 
 
-def peak_memory_bytes():
+def peak_memory_bytes() -> int:
     """The most that this process held so far: on a GPU by torch's allocator, else its resident memory."""
     import torch
 

@@ -23,9 +23,6 @@ def build(config, tokenizer):
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from hflm.models import onednn as products
-
-    products.speed_up()
     try:
         return GPT2LMHeadModel(
             GPT2Config(
@@ -49,9 +46,6 @@ def load(path, revision=None, dtype="float32", quantization=None):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
-    from hflm.models import onednn as products
-
-    products.speed_up()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     place = locate(path)

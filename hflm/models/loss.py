@@ -8,21 +8,23 @@ entropy does it, arXiv 2410.10989).
 
 import torch
 
+from hflm.core.arithmetic import vocabulary_multiple
+
 ROWS, ROWS_ON_GPU = 256, 2048  # at a time; on a CPU fewer stay nearer to the core, and far fewer are slow
-LANES = 64  # GPU kernels want a matrix' sides to be multiples of this
 
 
-def sum_nll(hidden, weight, targets, z_loss=0.0, pad=None):
+def sum_nll(hidden, weight, targets, z_loss=0.0, pad_to=None):
     """The sum of -log p(target) over rows, plus `z_loss` * log(Z)^2 each (PaLM, arXiv 2204.02311, section 5).
 
     hidden: (N, D); weight: (V, D), the output layer's; targets: (N,) int64. Returns a scalar in float32, in nats.
-    Under autocast the matrix products run in its dtype, all sums and the softmax in float32. `pad` (by default: on a
-    GPU) rounds V up to a multiple of 64 inside the products; the added entries have probability 0 and no gradient.
+    Under autocast the matrix products run in its dtype, all sums and the softmax in float32. V is
+    rounded up to a multiple of `pad_to` (default: of the device) inside the products; the added entries have
+    probability 0 and no gradient.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    pad = hidden.is_cuda if pad is None else pad
-    return _SumNLL.apply(hidden, weight, targets, z_loss, dtype, pad, torch.is_grad_enabled())
+    multiple = vocabulary_multiple(kind) if pad_to is None else pad_to
+    return _SumNLL.apply(hidden, weight, targets, z_loss, dtype, multiple, torch.is_grad_enabled())
 
 
 @torch.compiler.disable
@@ -35,13 +37,13 @@ def labelled(hidden, weight, labels, z_loss):
 
 class _SumNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, z_loss, dtype, pad, grad_enabled):
+    def forward(ctx, hidden, weight, targets, z_loss, dtype, multiple, grad_enabled):
         learns = [grad_enabled and needed for needed in ctx.needs_input_grad[:2]]
         size = weight.shape[0]
         with torch.autocast(hidden.device.type, enabled=False):
             rows, matrix = hidden.to(dtype), weight.to(dtype)
-            if pad and size % LANES:
-                matrix = torch.nn.functional.pad(matrix, (0, 0, 0, -size % LANES))
+            if size % multiple:
+                matrix = torch.nn.functional.pad(matrix, (0, 0, 0, -size % multiple))
             loss = torch.zeros((), device=hidden.device)
             grad_hidden = torch.empty_like(rows) if learns[0] else None
             # In float32 even where the products are not: it sums over the chunks.

@@ -1,37 +1,63 @@
-"""fp32 matrix products on AMD's CPUs with AVX-512, up to twice as fast.
+"""fp32 matrix products through oneDNN, on CPUs whose AVX-512 units torch's own library leaves unused.
 
-torch gives them to MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch brings too, uses
-it: 490 against 225 GFLOP/s on 2 cores of a Zen 5, 218 against 197 on an earlier AMD EPYC. torch has no switch for it, so
-`aten::mm`, `addmm` and `addmm_` are registered anew, as torch.library lets one.
+torch gives fp32 products to MKL, which uses no AVX-512 on CPUs that are not Intel's; oneDNN, which is part of torch,
+does: 490 against 225 GFLOP/s on 2 cores of an AMD Zen 5. torch has no setting for it, so `aten::mm`, `addmm` and
+`addmm_` are registered anew for the CPU, by torch.library. The product itself is `mkldnn::_linear_pointwise`, a private
+operator of torch (2.15): tests/models/test_onednn.py fails when it changes.
+
+The pipeline calls `use_where_faster` once, at its start. The environment variable HFLM_ONEDNN=0 turns it off.
 """
 
 import functools
+import os
+import time
 import warnings
+from collections.abc import Callable
 
 import torch
 
-from hflm.core import hardware
-
 aten = torch.ops.aten
+SWITCH = "HFLM_ONEDNN"
+GAIN = 1.25  # oneDNN is used where its product is so many times as fast
 LEAST = 1 << 20  # multiplications; below it MKL is as fast, as it is for a single row
 ROWS = 1024  # of a sum at a time: what is added stays small, and near to the core
 
 
-def speed_up(compiled=False):
-    """Give this process' fp32 products to oneDNN where that is faster, and with `compiled` those of torch.compile.
+def use_where_faster() -> str | None:
+    """Give this process' fp32 products to oneDNN if the CPU has AVX-512 and a timed product is faster there.
 
     A product then differs from MKL's in the last bits, and is the same each time. Other devices, dtypes and small
-    products are computed as before, some 3 microseconds later.
+    products are computed as before. Returns a line for the log, or None where nothing was changed.
     """
-    if hardware.amd_avx512() and torch.backends.mkldnn.is_available():
-        register()
-        if compiled:
-            register_compiled()
+    if os.environ.get(SWITCH) == "0" or not torch.backends.mkldnn.is_available():
+        return None
+    if not torch.cpu.get_capabilities().get("avx512_f"):
+        return None
+    ratio = _gain()
+    if ratio < GAIN:
+        return None
+    register()
+    return f"fp32 products by oneDNN, {ratio:.1f} times as fast as MKL's here ({SWITCH}=0 turns it off)"
+
+
+def _gain() -> float:
+    """Seconds of a product by torch over those by oneDNN; takes some 20 ms."""
+    left, right = torch.ones(512, 768), torch.ones(768, 512)
+    return _seconds(lambda: aten.mm(left, right)) / _seconds(lambda: _onednn(left, right))
+
+
+def _seconds(product: Callable[[], torch.Tensor]) -> float:
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 @functools.cache
-def register():
-    """The kernels, for as long as the Library that is returned lives."""
+def register() -> torch.library.Library:
+    """Register the kernels; they are used for as long as the Library that is returned lives."""
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*Overriding a previously registered kernel")
@@ -40,16 +66,7 @@ def register():
     return library
 
 
-def register_compiled():
-    """Let what torch.compile builds call `aten::mm` and `addmm` as they are registered, where it would call MKL."""
-    from torch._inductor.lowering import make_fallback
-
-    torch.compiler.config.cache_key_tag = "hflm.models.onednn"  # graphs kept on disk without it call MKL
-    for product in (aten.mm.default, aten.addmm.default):
-        make_fallback(product, warn=False, override_decomp=True)
-
-
-def _mm(left, right):
+def _mm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if _fit(left, right):
         # A weight's gradient has a transposed left matrix, which oneDNN copies: of the two, the smaller.
         if not left.is_contiguous() and left.shape[0] > right.shape[1]:
@@ -58,13 +75,17 @@ def _mm(left, right):
     return aten.mm.out(left, right, out=left.new_empty(0))
 
 
-def _addmm(bias, left, right, *, beta=1, alpha=1):
+def _addmm(
+    bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
     if _fit(left, right) and beta == alpha == 1 and bias.dtype is torch.float32 and bias.shape == right.shape[1:]:
         return _onednn(left, right, bias.contiguous())  # it takes any bias for that
     return aten.addmm.out(bias, left, right, beta=beta, alpha=alpha, out=left.new_empty(0))
 
 
-def _addmm_(total, left, right, *, beta=1, alpha=1):
+def _addmm_(
+    total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
     size = [*left.shape[:1], *right.shape[1:]]
     if left.ndim == right.ndim == 2 and list(total.shape) != size:  # as `out` it would be resized
         raise RuntimeError(f"Bad in-place call: tensor of size {list(total.shape)} and product of size {size}")
@@ -75,7 +96,7 @@ def _addmm_(total, left, right, *, beta=1, alpha=1):
     return aten.addmm.out(total, left, right, beta=beta, alpha=alpha, out=total)
 
 
-def _fit(left, right):
+def _fit(left: torch.Tensor, right: torch.Tensor) -> bool:
     return (
         left.ndim == right.ndim == 2
         and left.dtype is right.dtype is torch.float32
@@ -85,7 +106,7 @@ def _fit(left, right):
     )
 
 
-def _onednn(left, right, bias=None):
+def _onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     # Hundreds of times slower where the rows of the right matrix have gaps between them.
     if not (right.is_contiguous() or right.t().is_contiguous()):
         right = right.contiguous()

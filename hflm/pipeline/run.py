@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, read_json
 from hflm.data import SKIPPED_ROWS
 from hflm.inference.endpoint import Endpoint
-from hflm.pipeline import provenance, stage_state
+from hflm.pipeline import process_setup, provenance, stage_state
 from hflm.pipeline.inputs import resolve_inputs
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks
 from hflm.pipeline.stage_keys import stage_keys
@@ -129,5 +129,13 @@ def _start(recipe: Recipe) -> "PartialState":
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    for line in process_setup.tune(spare_memory=_saves_memory(recipe)):
+        logger.info(line)
     set_seed(recipe.seed)
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _saves_memory(recipe: Recipe) -> bool:
+    """Whether a stage trades time for memory."""
+    sections = [section for section in (recipe.pretrain, recipe.finetune) if section is not None]
+    return any(section.args.get("activation_checkpointing") for section in sections)

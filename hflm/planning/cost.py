@@ -35,6 +35,7 @@ class Load:
     mixed: bool = False  # args.bf16 or fp16: products in 2 bytes, weights and the residual stream in 4
     checkpointing: bool = False
     optim: str = "adamw_torch_fused"
+    orthogonalization: str = "fp32"  # the format of Muon's products
     adapter: dict | None = None
     quantization: dict | None = None
     masked: bool = True  # rows hold several documents, so attention gets a mask
@@ -257,14 +258,23 @@ def flops_per_token(shape, load):
 
 
 def _muon_flops(shape, load):
-    """FLOPs of one step of Muon: five Newton-Schulz iterations of three products for each matrix, m its shorter side."""
+    """FLOPs of one step of Muon: hflm.training.muon's five steps for each matrix (m, n), m its shorter side.
+
+    On the matrix itself a step is three products; on the Gram matrix, in fp32 where n >= 2 m, all steps are two products
+    with n and 17 of (m, m).
+    """
     if load.adapter is None:
         sizes = [(linear.inputs, linear.outputs) for linear in shape.linears] * shape.n_layer
     else:
-        found = list(shapes.adapted(shape, load.adapter))
-        sizes = [(rank, side) for _, linear, rank in found for side in (linear.inputs, linear.outputs)]
-    shorter = [(min(size), max(size)) for size in sizes]
-    return sum(5 * (4 * m * m * n + 2 * m**3) for m, n in shorter)
+        adapted = shapes.adapted(shape, load.adapter)
+        sizes = [(rank, side) for _, linear, rank in adapted for side in (linear.inputs, linear.outputs)]
+    total = 0
+    for m, n in ((min(size), max(size)) for size in sizes):
+        if load.orthogonalization == "fp32" and n >= 2 * m:
+            total += 2 * 2 * m * m * n + 17 * 2 * m**3
+        else:
+            total += 5 * (4 * m * m * n + 2 * m**3)
+    return total
 
 
 def _is_output(linear):

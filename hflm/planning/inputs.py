@@ -18,19 +18,20 @@ TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 
 def model(recipe, notes):
-    """The Shape of the recipe's model, or None with a note that says why it cannot be known."""
+    """(the content of the model's config.json, its Shape); (None, None) with a note where they cannot be known."""
     if recipe.model.from_ is None:
-        return shapes.of({**CONFIG_DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)})
+        config = {**CONFIG_DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)}
+        return config, shapes.of(config)
     config, why = _config(recipe.model.from_, recipe.model.revision)
     if config is None:
         notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")
-        return None
+        return None, None
     shape = shapes.of(config)
     if shape is None:
         notes.append(
             f"model {recipe.model.from_}: memory and time are known for GPT-2 and Llama, not for {config['model_type']}"
         )
-    return shape
+    return config, shape
 
 
 def _config(place, revision):

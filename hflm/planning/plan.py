@@ -1,4 +1,7 @@
-"""`hflm plan`: what a recipe will take, before anything runs, and whether it fits. Imports no torch.
+"""`hflm plan`: what a recipe will take, before anything runs, and whether it fits.
+
+The speed of the machine at hand is measured (hflm.planning.calibration), which imports torch; for a named device nothing
+does.
 
 Every number is either exact arithmetic (hflm.models.architecture, hflm.planning.cost), measured here and now, or an
 assumption; the plan's notes say which assumptions it made and what cannot be known.
@@ -70,7 +73,7 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
         raise UserError(f"--device {device}: not known here. Known: {', '.join(hardware.DEVICES)}")
     processes = processes or recipe.processes or 1
     notes = []
-    shape = plan_source.model(recipe, notes)
+    config, shape = plan_source.model(recipe, notes)
     if shape is None:
         stored = plan_source.stored(recipe)
         return Plan(recipe.name, chosen, processes, None, stored, (), None, tuple(notes))
@@ -80,7 +83,9 @@ def plan(recipe, device=None, processes=None, price_per_hour=None, corpus_tokens
     for name in ("pretrain", "finetune"):
         if getattr(recipe, name) is not None:
             load = load_of(recipe, name, shape, processes, chosen)
-            stages.append(_stage(recipe, name, shape, load, chosen, device, price_per_hour, corpus_tokens, notes))
+            stages.append(
+                _stage(recipe, name, shape, load, chosen, device, price_per_hour, corpus_tokens, notes, config)
+            )
     tokens = next((stage.tokens for stage in stages if stage.stage == "pretrain"), None)
     return Plan(
         recipe.name, chosen, processes, counted, total, tuple(stages), _optimal(shape, total, tokens), tuple(notes)
@@ -96,7 +101,9 @@ def load_of(recipe, stage, shape, processes, device, labelled=1.0):
     shared = Batch(batch, args.get("gradient_accumulation_steps", 1), processes)
     if section.batch_tokens is not None:
         shared = derive_batch(section.batch_tokens, length, processes, batch, stage)
-    mixed = args.get("bf16", device.gpu and device.bf16 and not args.get("fp16"))  # as hflm.training.trainer chooses
+    mixed = args.get("bf16") or args.get("fp16")
+    if "bf16" not in args and "fp16" not in args:  # as hflm.core.arithmetic chooses
+        mixed = device.format != "fp32" and not (device.format == "fp16" and section.on_spike == "rollback")
     return cost.Load(
         batch=shared.per_device,
         length=length,
@@ -105,9 +112,10 @@ def load_of(recipe, stage, shape, processes, device, labelled=1.0):
         processes=processes,
         sharded=bool(args.get("fsdp")),
         weight_bytes=4 if recipe.model.dtype in (None, "float32") else 2,
-        mixed=bool(mixed or args.get("fp16")),
+        mixed=bool(mixed),
         checkpointing=bool(args.get("activation_checkpointing") or args.get("gradient_checkpointing")),
         optim=args.get("optim", "adamw_torch_fused"),
+        orthogonalization=device.format,
         adapter=section.adapter if stage == "finetune" else None,
         quantization=section.quantization if stage == "finetune" else None,
         masked=stage == "finetune" or section.rows == "documents",
@@ -122,7 +130,7 @@ def peak(shape, load):
     return moments[moment], moment
 
 
-def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_tokens, notes):
+def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_tokens, notes, config):
     section = getattr(recipe, name)
     if name == "pretrain":
         rows_tokens = corpus_tokens or plan_source.corpus_tokens(section, shape, notes)
@@ -140,7 +148,7 @@ def _stage(recipe, name, shape, load, device, asked, price_per_hour, corpus_toke
     parts, _ = cost.memory(shape, load)
     most, moment = peak(shape, load)
     flops = cost.flops_per_token(shape, load)
-    speed, source = _speed(recipe, name, load, device, asked, sum(flops.values()))
+    speed, source = _speed(recipe, name, load, device, asked, sum(flops.values()), config)
     seconds = tokens / speed if tokens and speed else None
     available = device.memory_bytes / (1 if device.gpu else load.processes)
     needed = most + hardware.LIBRARIES_BYTES
@@ -201,23 +209,41 @@ def _advice(shape, load, available, stage):
         yield "finetune.adapter: {type: lora}"
 
 
-def _speed(recipe, name, load, device, asked, flops):
+def _speed(recipe, name, load, device, asked, flops, config):
     """(tokens per second of all processes, where the number comes from)."""
     run = Path("runs") / recipe.name
     if asked is None and read_json(run / "environment.json").get("processes") == load.processes:
         measured = read_loss_curves(run / name / "metrics.jsonl").tokens_per_second
         if measured and _trained_alike(run / "recipe.yaml", recipe, name):
             return measured, f"measured by the earlier run in {run}"
+    if not device.gpu:
+        return _measured_speed(recipe, name, load, config)
     quick = load.mixed or load.weight_bytes == 2
     rate = device.bf16_flops if quick else device.fp32_flops
     if rate is None:
         return None, f"the peak of {device.name} is not known here"
-    kind = "bf16" if quick else "fp32"
-    count = load.processes if device.gpu else 1
+    kind = (device.format if device.format != "fp32" else "bf16") if quick else "fp32"
     where = f"{rate / 1e12:,.3g} TFLOP/s in {kind}"
-    if not device.gpu:
-        where += ", measured" if not quick else ", from a measured fp32 rate"
-    return rate * device.share * count / flops, f"assumes {device.share:.0%} of {where}"
+    return rate * device.share * load.processes / flops, f"assumes {device.share:.0%} of {where}"
+
+
+def _measured_speed(recipe, name, load, config):
+    """Tokens per second of this machine's CPU, by steps timed here and now."""
+    import torch
+
+    from hflm.core import arithmetic
+    from hflm.planning import calibration
+
+    if load.quantization is not None:
+        return None, "the speed of quantized weights on a CPU is not measured"
+    section = getattr(recipe, name)
+    chosen = arithmetic.choose(torch.device("cpu"), section.args)
+    seconds = calibration.step_seconds(config, load, chosen)
+    # Processes of one machine share its cores; those that a launcher started have their part of the threads.
+    cores = torch.cpu.get_capabilities()["num_logical_cores"]
+    at_once = max(1, min(load.processes, cores // torch.get_num_threads()))
+    speed = load.rows * load.accumulation * at_once / seconds
+    return speed, f"measured here by a few steps, in {chosen.autocast}"
 
 
 def _trained_alike(path, recipe, stage):
@@ -242,13 +268,21 @@ def _optimal(shape, total, tokens):
     return found
 
 
-def beside(model, rows, recipe, stage, processes, run):
-    """{"predicted": {...}, "measured": {...}} of a stage that has been trained on packed `rows` in the folder `run`.
+@dataclass(frozen=True)
+class Prediction:
+    """What a training stage is expected to take in one process; tokens_per_second is of all. None: not known."""
 
-    Both hold parameters, tokens_per_second and memory_bytes: what a GPU's allocator held at the most, or the whole
-    process's resident memory on a CPU. None for an architecture that is not known here.
+    parameters: int
+    tokens_per_second: float | None
+    memory_bytes: int
+
+
+def predict(model_config, rows, recipe, stage, processes):
+    """The Prediction of a stage that trains a model of config.json's content `model_config` on packed `rows`.
+
+    None for an architecture that hflm.models.architecture does not know.
     """
-    shape = shapes.of(model.config.to_dict())
+    shape = shapes.of(model_config)
     if shape is None:
         return None
     device = hardware.here()
@@ -257,14 +291,22 @@ def beside(model, rows, recipe, stage, processes, run):
         sample = [rows[number]["labels"] >= 0 for number in range(min(plan_source.SAMPLED_ROWS, len(rows)))]
         load = replace(load, labelled=sum(map(sum, sample)) / sum(map(len, sample)))
     flops = sum(cost.flops_per_token(shape, load).values())
-    speed, _ = _speed(recipe, stage, load, device, device.name, flops)
+    speed, _ = _speed(recipe, stage, load, device, device.name, flops, model_config)
     libraries = 0 if device.gpu else hardware.LIBRARIES_BYTES
+    return Prediction(
+        parameters=sum(shapes.parameters(shape).values()),
+        tokens_per_second=speed and round(speed),
+        memory_bytes=round(peak(shape, load)[0] + libraries),
+    )
+
+
+def compare_prediction(prediction, model, run, stage):
+    """{"predicted": {...}, "measured": {...}} after the stage, for environment.json.
+
+    Measured memory is what a GPU's allocator held at the most, or the whole process's resident memory on a CPU.
+    """
     return {
-        "predicted": {
-            "parameters": sum(shapes.parameters(shape).values()),
-            "tokens_per_second": speed and round(speed),
-            "memory_bytes": round(peak(shape, load)[0] + libraries),
-        },
+        "predicted": dataclasses.asdict(prediction),
         "measured": {
             "parameters": model.num_parameters(),
             "tokens_per_second": read_loss_curves(run / stage / "metrics.jsonl").tokens_per_second,
@@ -273,15 +315,15 @@ def beside(model, rows, recipe, stage, processes, run):
     }
 
 
-def told(beside):
-    """What `beside` found, as one line."""
+def format_prediction(side):
+    """One line of the "predicted" or "measured" part.
 
-    def shown(side):
-        speed = beside[side]["tokens_per_second"]
-        words = [f"{beside[side]['parameters']:,} parameters", f"{beside[side]['memory_bytes'] / 1e9:.2f} GB"]
-        return f"{side} {', '.join([*words, f'{speed:,.0f} tok/s'] if speed else words)}"
-
-    return f"{shown('predicted')}; {shown('measured')}"
+    >>> format_prediction({"parameters": 1000, "tokens_per_second": 5200.0, "memory_bytes": 2.5e9})
+    '1,000 parameters, 2.50 GB, 5,200 tok/s'
+    """
+    speed = side["tokens_per_second"]
+    words = [f"{side['parameters']:,} parameters", f"{side['memory_bytes'] / 1e9:.2f} GB"]
+    return ", ".join([*words, f"{speed:,.0f} tok/s"] if speed else words)
 
 
 def as_json(found):

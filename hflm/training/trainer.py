@@ -8,6 +8,7 @@ or rolls back (hflm.training.divergence); an out-of-memory halves the micro-batc
 """
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,13 @@ import torch
 from accelerate.data_loader import get_sampler
 from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
 
-from hflm.core import UserError, hardware
-from hflm.models import onednn as products
+from hflm.core import UserError, arithmetic
 from hflm.preprocessing import streaming as stream
 from hflm.training import checkpoints, recovery
 from hflm.training.divergence import Guard
 from hflm.training.metrics_log import Progress, flops_per_token
-from hflm.training.muon import Muon
+from hflm.training.muon import MuonFactory
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -53,6 +52,7 @@ class Trained:
     eval_loss: float | None
     speed: dict
     skipped: tuple[int, ...]
+    arithmetic: dict
 
 
 def train(
@@ -79,10 +79,15 @@ def train(
     """
     muon = args.get("optim") == "muon"  # ours, so TrainingArguments would not know it
     args = {key: value for key, value in args.items() if not (muon and key == "optim")}
-    arguments = training_arguments(folder, args, seed, evaluates=eval_rows is not None, stage=stage)
+    chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=on_spike != "rollback")
+    arguments = training_arguments(folder, args, chosen, seed, evaluates=eval_rows is not None, stage=stage)
     keep = arguments.save_total_limit
     arguments.save_total_limit = None  # rotated by the guard, after the seal
     progress = Progress(stage, folder, tokens_per_row, flops_per_token(model, row_tokens))
+    progress.say(f"arithmetic: {chosen}")
+    slow = arithmetic.slow_setting(chosen, arguments.device)
+    if slow is not None:
+        warnings.warn(f"{stage}: {slow}", stacklevel=2)
     if torch.accelerator.device_count() > arguments.world_size == 1:
         gpus = torch.accelerator.device_count()
         progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
@@ -100,9 +105,6 @@ def train(
         at_once = arguments.per_device_train_batch_size * arguments.world_size
         dropped = len(rows) % at_once if arguments.dataloader_drop_last else 0
         progress.rows_per_epoch = whole or len(rows) - dropped
-    if arguments.device.type == "cpu":
-        hardware.tune_malloc(spare=arguments.activation_checkpointing)
-        products.speed_up(compiled=arguments.torch_compile)
     started, signalled = time.monotonic(), False
     while True:
         skipped = recovery.skipped(folder)
@@ -112,14 +114,12 @@ def train(
             whole,
             model=model,
             args=arguments,
-            optimizers=(_muon(model, arguments) if muon else None, None),
+            optimizer_cls_and_kwargs=_muon(arguments, chosen) if muon else None,
             train_dataset=rows,
             eval_dataset=eval_rows,
             data_collator=collate,
             callbacks=[guard, progress],
         )
-        if muon and trainer.is_fsdp_enabled:
-            raise UserError(f"{stage}.args.optim: muon needs whole matrices, FSDP has parts. Use adamw_torch_fused")
         trainer.remove_callback(PrinterCallback)  # progress shows what it would print
         checkpoint = checkpoints.newest_sound(folder)
         if checkpoint is not None:
@@ -140,11 +140,15 @@ def train(
         eval_loss=next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),
         speed=progress.speed,
         skipped=tuple(skipped),
+        arithmetic=chosen.as_dict(),
     )
 
 
-def training_arguments(folder, args, seed, evaluates, stage):
-    """TrainingArguments from a recipe's `args`, over DEFAULTS. Raises UserError for a value it refuses."""
+def training_arguments(folder, args, chosen, seed, evaluates, stage):
+    """TrainingArguments from a recipe's `args`, over DEFAULTS, in the Arithmetic `chosen`.
+
+    Raises UserError for a value that TrainingArguments refuses.
+    """
     accelerated = torch.accelerator.is_available()
     own = {
         "output_dir": str(folder),
@@ -154,7 +158,9 @@ def training_arguments(folder, args, seed, evaluates, stage):
         "disable_tqdm": True,
         "use_cpu": not accelerated,
         "dataloader_pin_memory": accelerated,
-        "bf16": accelerated and is_torch_bf16_gpu_available() and not args.get("fp16"),
+        "bf16": chosen.autocast == "bf16",
+        "fp16": chosen.autocast == "fp16",
+        **({"tf32": True} if chosen.tf32 else {}),
         "eval_strategy": "steps" if evaluates else "no",
     }
     if not evaluates and args.get("eval_strategy", "no") != "no":
@@ -247,11 +253,12 @@ class _Trainer(Trainer):
         return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
 
 
-def _muon(model, arguments):
-    return Muon(
-        model,
-        arguments.learning_rate,
-        (arguments.adam_beta1, arguments.adam_beta2),
-        arguments.adam_epsilon,
-        arguments.weight_decay,
-    )
+def _muon(arguments, chosen):
+    """Trainer's `optimizer_cls_and_kwargs` for Muon."""
+    return MuonFactory, {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+        "weight_decay": arguments.weight_decay,
+        "dtype": arithmetic.dtype_of(chosen.orthogonalization),
+    }

@@ -159,8 +159,8 @@ def predict(name):
     from hflm.planning import inputs as plan_source
 
     recipe, stage = recipe_of(name)
-    size = plan_source.model(recipe, [])
-    load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False))
+    _, size = plan_source.model(recipe, [])
+    load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False, format="fp32"))
     load = plan.replace(load, labelled=(load.length - 2) / load.length)
     counted = sum(shape.parameters(size).values())
     added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0

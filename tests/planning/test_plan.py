@@ -188,18 +188,19 @@ def test_optimizer_states(optim, per_parameter):
 
 
 def test_muon_keeps_one_state_for_matrices_and_two_for_the_rest():
-    from hflm.training.muon import Muon
+    from hflm.training.muon import MuonFactory
 
-    model, inputs = step({**GPT2, **ZERO}, cost.Load(1, 16))
-    optimizer = Muon(model, 1e-3, (0.9, 0.95), 1e-8, 0.1)
-    model(**inputs).loss.backward()
-    with FlopCounterMode(display=False) as counter:
-        optimizer.step()
-    states = [value for part in optimizer.parts for state in part.state.values() for value in state.values()]
-    held = sum(4 * value.numel() for value in states if torch.is_tensor(value) and value.numel() > 1)
-    size, load = shape.of(GPT2), cost.Load(1, 16, optim="muon")
-    assert cost.optimizer_bytes(size, load, model.num_parameters()) == held
-    assert cost.flops_per_token(size, load)["optimizer"] * 16 == counter.get_total_flops()
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model, inputs = step({**GPT2, **ZERO}, cost.Load(1, 16))
+        optimizer = MuonFactory()(model, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, dtype=dtype)
+        model(**inputs).loss.backward()
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        held = sum(4 * value.numel() for value in states if value.numel() > 1)
+        size, load = shape.of(GPT2), cost.Load(1, 16, optim="muon", orthogonalization=name)
+        assert cost.optimizer_bytes(size, load, model.num_parameters()) == held
+        assert cost.flops_per_token(size, load)["optimizer"] * 16 == counter.get_total_flops()
 
 
 def test_sharding_divides_all_but_activations():

@@ -24,7 +24,7 @@ from hflm.training import checkpoints
 from hflm.training import divergence as guards
 from hflm.training import metrics_log as progress
 from hflm.training import trainer as train
-from hflm.training.muon import Muon
+from hflm.training.muon import MuonFactory
 
 ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2}
 
@@ -430,7 +430,9 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(tmp_path, rows, steps, tok
 def test_muon_trains_an_adapter(tokenizer):
     torch.manual_seed(0)
     model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
-    optimizer = Muon(models.add_adapter(model, {"type": "lora", "r": 2}), 0.1, (0.9, 0.95), 1e-8, 0.0)
+    model = models.add_adapter(model, {"type": "lora", "r": 2})
+    options = {"lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "dtype": torch.float32}
+    optimizer = MuonFactory()(model, weight_decay=0.0, **options)
     [matrices] = optimizer.param_groups
     before = [parameter.clone() for parameter in matrices["params"]]
     for parameter in matrices["params"]:

@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning share: the model they start from, and one stage through the Trainer."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,11 @@ def train_stage(
         logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
     state.wait_for_everyone()
     section = getattr(recipe, stage)
+    prediction = None
+    if state.is_main_process:
+        prediction = plan.predict(model.config.to_dict(), packed.rows, recipe, stage, state.num_processes)
+        if prediction is not None:
+            logger.info(f"{stage}: predicted {plan.format_prediction(asdict(prediction))}")
     trained = trainer.train(
         model,
         packed.rows,
@@ -96,9 +102,9 @@ def train_stage(
         if stage == "finetune" and section.adapter is not None:
             model = models.merge(model, folder / stage / "adapter", section.quantization is not None)
         models.save(folder / stage / "model", model, tokenizer)
-        prediction = plan.beside(model, packed.rows, recipe, stage, state.num_processes, folder)
-        if prediction is not None:
-            logger.info(f"{stage}: {plan.told(prediction)}")
+        compared = prediction and plan.compare_prediction(prediction, model, folder, stage)
+        if compared:
+            logger.info(f"{stage}: measured {plan.format_prediction(compared['measured'])}")
         record = {
             "seconds": trained.seconds,
             "steps": trained.steps,
@@ -108,7 +114,8 @@ def train_stage(
             "packing": counts,
             "skipped_steps": list(trained.skipped),
             **trained.speed,
-            "plan": prediction,
+            "arithmetic": trained.arithmetic,
+            "plan": compared,
         }
         provenance.note(folder, parameters=model.num_parameters(), **{stage: record})
     state.wait_for_everyone()
