@@ -17,9 +17,9 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from hflm.preprocessing import tokenizer as tokenizers
+    from hflm.preprocessing import train_tokenizer
 
-    return tokenizers.train(TEXTS, "bpe", 320)
+    return train_tokenizer(TEXTS, "bpe", 320)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hflm.inference import score
 from hflm.inference import score_view as score_page
 from hflm.inference.token_stream import stream
 from hflm.models import load as models
-from hflm.preprocessing.tokenizer import encode
+from hflm.preprocessing import encode
 from hflm.recipe import load_recipe
 
 LONGEST_LINE = 400  # characters of the card that stand at the top

@@ -26,8 +26,7 @@ from hflm.evaluation.metrics.calibration import calibration
 from hflm.evaluation.results import Contamination, TaskResult
 from hflm.inference import local as answer
 from hflm.inference.endpoint import Endpoint
-from hflm.preprocessing.tokenizer import encode
-from hflm.preprocessing.truncation import fit
+from hflm.preprocessing import encode, truncate_prompts
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def _fitted(tokenizer, material, context_length):
     before = tasks.with_shots(task, [first], material.shots)[0].prompt.removesuffix(first.prompt)
     room = context_length - answer_length - len(encode(tokenizer, [before])[0])
     rooms = [room] * len(material.examples)
-    return *fit(task, material.examples, tokenizer, rooms, material.where), answer_length
+    return *truncate_prompts(task, material.examples, tokenizer, rooms, material.where), answer_length
 
 
 def _text(asked, name, material, setting, kept):

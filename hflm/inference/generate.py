@@ -5,7 +5,7 @@ import warnings
 
 from hflm.core import UserError
 from hflm.models import load as models
-from hflm.preprocessing.tokenizer import encode, first_line
+from hflm.preprocessing import encode, first_line
 
 
 def generate(model, prompt, options):

@@ -14,7 +14,7 @@ import torch
 
 from hflm.core import ModelError
 from hflm.inference import batching as grouping
-from hflm.preprocessing.tokenizer import encode, plain
+from hflm.preprocessing import encode, plain_backend
 
 BATCH_TOKENS = 2**17  # where trying begins; halved each time the memory is too small
 CPU_BATCH_TOKENS = 2**13
@@ -240,7 +240,7 @@ def text_windows(tokenizer, text, context_length):
     `context_length` overlap by half, so that all but the first half window have at least half a context before them;
     the last `scored` ids of a window count, and `bytes` are the UTF-8 bytes that they spell.
     """
-    encoding = plain(tokenizer).encode(text, add_special_tokens=False)
+    encoding = plain_backend(tokenizer).encode(text, add_special_tokens=False)
     begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [begin, *encoding.ids]
     windows, done, spelt = [], 1, 0

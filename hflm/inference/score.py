@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hflm.core import ModelError, UserError
 from hflm.inference.local import text_windows
 from hflm.models import load as models
-from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing import plain_backend
+from hflm.preprocessing.tokenizer import INSIDE_WORD
 
 TOP = 5  # of the most likely tokens at each place
 LONGEST_ATTENDED = 64  # tokens: more squares than that are no picture
@@ -128,7 +129,7 @@ def _pieces(tokenizer, text):
         text.encode()
     except UnicodeEncodeError:
         raise UserError("the text is not UTF-8") from None
-    encoding = tokenizers.plain(tokenizer).encode(text, add_special_tokens=False)
+    encoding = plain_backend(tokenizer).encode(text, add_special_tokens=False)
     if not encoding.ids:
         raise UserError("there is no text to score")
     pieces, spelt = [], 0
@@ -151,7 +152,7 @@ def _spelling(tokenizer, token):
         if byte := re.fullmatch("<0x([0-9A-F]{2})>", piece):
             return f"\\x{byte[1].lower()}"
         alphabet = {char: byte for byte, char in bytes_to_unicode().items()}
-        piece = piece.removeprefix(tokenizers.INSIDE_WORD)
+        piece = piece.removeprefix(INSIDE_WORD)
         if alphabet.keys() >= set(piece):
             return bytes(alphabet[char] for char in piece).decode("utf-8", "backslashreplace")
     return text or f"(token {token})"  # a vocabulary may be padded beyond the tokenizer's

@@ -5,7 +5,7 @@ import torch
 from hflm.core import UserError
 from hflm.inference.local import cut_at, end_tokens
 from hflm.models import load as models
-from hflm.preprocessing.tokenizer import encode
+from hflm.preprocessing import encode
 
 
 def stream(model, tokenizer, prompt, max_new_tokens, stop=(), sampling=None, seed=None):

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from hflm.core import MissingExtra, ModelError, atomic_folder, expand_path, fingerprint_model
-from hflm.preprocessing import tokenizer as tokenizers_room
+from hflm.preprocessing import first_line, load_tokenizer
 from hflm.recipe import CONFIG_DEFAULTS, TIED_MODULES
 
 ADAPTER = "adapter_config.json"
@@ -34,7 +34,7 @@ def build(config, tokenizer):
             )
         )
     except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"model: GPT2Config refuses these keys: {tokenizers_room.first_line(error)}") from error
+        raise ModelError(f"model: GPT2Config refuses these keys: {first_line(error)}") from error
 
 
 def load(path, revision=None, dtype="float32", quantization=None):
@@ -61,7 +61,7 @@ def load(path, revision=None, dtype="float32", quantization=None):
             place, revision=revision, dtype=dtype, use_safetensors=True, **more
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model '{path}' cannot be loaded: {tokenizers_room.first_line(error)}") from error
+        raise ModelError(f"model '{path}' cannot be loaded: {first_line(error)}") from error
     if quantization is not None:
         from bitsandbytes.nn import Linear4bit
 
@@ -69,7 +69,7 @@ def load(path, revision=None, dtype="float32", quantization=None):
             if isinstance(module, Linear4bit):
                 # On some CPUs the first evaluation would pack its weights for good, and training could not go on.
                 module.support_avx512bf16_for_cpu = False
-    return model, tokenizers_room.load(place, revision)
+    return model, load_tokenizer(place, revision)
 
 
 def _merged(folder, dtype):
@@ -86,10 +86,8 @@ def _merged(folder, dtype):
         with _peft_warnings():
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"the adapter '{folder}' does not fit '{base}': {tokenizers_room.first_line(error)}"
-        ) from error
-    return model, tokenizers_room.load(folder) if (folder / "tokenizer.json").is_file() else tokenizer
+        raise ModelError(f"the adapter '{folder}' does not fit '{base}': {first_line(error)}") from error
+    return model, load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else tokenizer
 
 
 def locate(path):
@@ -211,7 +209,7 @@ def add_adapter(model, adapter):
         with _peft_warnings():
             wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise ModelError(f"finetune.adapter: {tokenizers_room.first_line(error)}") from error
+        raise ModelError(f"finetune.adapter: {first_line(error)}") from error
     for name in wrapped.targeted_module_names:  # a pattern may have found them
         if model.config.tie_word_embeddings and name.split(".")[-1] in TIED_MODULES:
             raise ModelError(
@@ -325,7 +323,7 @@ def _converted(file):
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"'{file}' cannot be read: {tokenizers_room.first_line(error)}") from error
+        raise ModelError(f"'{file}' cannot be read: {first_line(error)}") from error
     # A model read from GGUF refuses to be saved; one built from its config does not.
     config = json.loads(loaded.config.to_json_string())
     config.pop("quantization_config", None)

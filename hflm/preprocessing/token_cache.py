@@ -1,7 +1,7 @@
-"""Texts -> token ids in one array of 2 or 4 bytes a token, with the length of each text beside it.
+"""Texts -> token ids in one array of 2 or 4 bytes a token, and the length of each text.
 
-The ids of a corpus are kept under the Hugging Face home by the content of its text and tokenizer, so that no other run
-with both encodes it again.
+The ids of a corpus are cached under the Hugging Face home by the content of its text and tokenizer, so that another run
+with both does not encode them again.
 """
 
 import hashlib
@@ -9,108 +9,122 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hflm.core import UserError
-from hflm.preprocessing.tokenizer import encode, plain
+from hflm.preprocessing.tokenizer import encode, plain_backend
 
-# Texts a call of the tokenizer, so that all cores are used and memory stays bounded.
-ENCODE_AT_ONCE = 1000
-CHARACTERS_AT_ONCE = 1 << 22
-KEPT_FORMAT = 1  # of the files that `kept` writes
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Texts per call of the tokenizer, so that all cores are used and memory stays bounded.
+BATCH_TEXTS = 1000
+BATCH_CHARACTERS = 1 << 22
+CACHE_FORMAT = 1  # of the files that `encode_cached` writes
+
+RowKind = Literal["documents", "lines"]
 
 
-def encoded(texts, tokenizer, rows="documents"):
-    """Yield (ids, lengths) of some texts at a time: their ids one after the other, and how many each text has.
+def encode_in_batches(
+    texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast", rows: RowKind = "documents"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids, lengths) of one batch of texts after the other: their concatenated ids, and how many each text has.
 
-    A document begins with the begin of text and ends with the end of text; a running text (`rows: lines`) has neither.
+    A document begins with the begin of text and ends with the end of text; a running text (`rows="lines"`) has neither.
     """
     first = [] if rows == "lines" or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     last = [] if rows == "lines" else [tokenizer.eos_token_id]
-    for some in batches(texts):
-        found = encode(tokenizer, some)
-        lengths = np.array([len(ids) for ids in found]) + len(first) + len(last)
-        ids = chain.from_iterable(chain.from_iterable((first, ids, last) for ids in found))
-        yield np.fromiter(ids, ids_type(tokenizer), lengths.sum()), lengths
+    for batch in batches(texts):
+        encoded = encode(tokenizer, batch)
+        lengths = np.array([len(ids) for ids in encoded]) + len(first) + len(last)
+        ids = chain.from_iterable(chain.from_iterable((first, ids, last) for ids in encoded))
+        yield np.fromiter(ids, token_dtype(tokenizer), lengths.sum()), lengths
 
 
-def batches(texts):
-    """Lists of up to ENCODE_AT_ONCE texts, fewer when they are long; no text is read before it is needed."""
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of up to BATCH_TEXTS texts, fewer when they are long; no text is read before it is needed."""
     batch, size = [], 0
     for text in texts:
         batch.append(text)
         size += len(text)
-        if len(batch) == ENCODE_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+        if len(batch) == BATCH_TEXTS or size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def ids_type(tokenizer):
+def token_dtype(tokenizer: "PreTrainedTokenizerFast") -> type[np.uint16] | type[np.int32]:
     """The smallest type that holds every id: 2 bytes a token for most vocabularies."""
     return np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
 
 
-def home():
-    """Where the ids of corpora are kept: `hflm-packed` under the Hugging Face home."""
+def cache_folder() -> Path:
+    """The folder of cached token ids: `hflm-packed` under the Hugging Face home."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "hflm-packed"
 
 
-def kept(texts, tokenizer, rows, keep):
-    """(ids, lengths, folder or None): memory-mapped ids, encoded only when no earlier run has kept them."""
-    folder = Path(keep) / _content(texts, tokenizer, rows)
-    found = folder.is_dir()
+def encode_cached(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", rows: RowKind, cache: Path
+) -> tuple[np.ndarray, np.ndarray, Path | None]:
+    """(ids, lengths, folder or None): memory-mapped ids, encoded only where `cache` does not hold them.
+
+    The folder is None when the texts were encoded by this call.
+    """
+    folder = Path(cache) / _content_key(texts, tokenizer, rows)
+    exists = folder.is_dir()
     try:
-        if not found:
-            _write(folder, encoded(texts, tokenizer, rows))
+        if not exists:
+            _write(folder, encode_in_batches(texts, tokenizer, rows))
     except OSError as error:
         raise UserError(
-            f"{folder}: the encoded corpus cannot be kept there: {error}. Set HF_HOME to a folder that can be written"
+            f"{folder}: the encoded corpus cannot be cached: {error}. Set HF_HOME to a writable folder with enough space"
         ) from None
     try:
-        ids = np.memmap(folder / "ids.bin", ids_type(tokenizer), mode="r")
+        ids = np.memmap(folder / "ids.bin", token_dtype(tokenizer), mode="r")
         lengths = np.load(folder / "lengths.npy")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the encoded corpus there cannot be read: {error}. Remove that folder") from None
+        raise UserError(f"{folder}: the cached corpus cannot be read: {error}. Remove that folder") from None
     if len(ids) != lengths.sum():
-        raise UserError(f"{folder}: the encoded corpus there is damaged. Remove that folder")
-    return ids, lengths, folder if found else None
+        raise UserError(f"{folder}: the cached corpus is damaged. Remove that folder")
+    return ids, lengths, folder if exists else None
 
 
-def _write(folder, parts):
-    """The folder appears whole or not at all; when another run was faster, its folder stays."""
+def _write(folder: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """The folder appears complete or not at all; when another run was faster, its folder stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         lengths = []
-        with open(beside / "ids.bin", "wb") as file:
-            for ids, some in parts:
+        with open(partial / "ids.bin", "wb") as file:
+            for ids, of_batch in batches:
                 file.write(ids.data)
-                lengths.append(some)
+                lengths.append(of_batch)
             file.flush()
             os.fsync(file.fileno())
-        np.save(beside / "lengths.npy", np.concatenate(lengths))
+        np.save(partial / "lengths.npy", np.concatenate(lengths))
         try:
-            beside.rename(folder)
+            partial.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _content(texts, tokenizer, rows):
-    """The hash of all that the ids follow from. Hashing takes about a hundredth of the time of encoding."""
-    kind = [KEPT_FORMAT, metadata.version("tokenizers"), rows, tokenizer.bos_token_id, tokenizer.eos_token_id]
-    digest = hashlib.blake2b(json.dumps(kind).encode(), digest_size=20)
-    digest.update(plain(tokenizer).to_str().encode())
+def _content_key(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", rows: RowKind) -> str:
+    """The hash of all that determines the ids. Hashing takes about a hundredth of the time of encoding."""
+    version = [CACHE_FORMAT, metadata.version("tokenizers"), rows, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    digest = hashlib.blake2b(json.dumps(version).encode(), digest_size=20)
+    digest.update(plain_backend(tokenizer).to_str().encode())
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8))

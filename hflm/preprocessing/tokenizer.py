@@ -1,20 +1,33 @@
-"""Train a tokenizer from text, or take an existing one.
+"""Train a tokenizer from text, or load an existing one.
 
-All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text comes back exactly.
+All three algorithms work on bytes (GPT-2's byte alphabet), so that every Unicode text is decoded exactly.
 """
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from hflm.core import DataError, ModelError, expand_path
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
 END_OF_TEXT = "<|endoftext|>"
-# WordPiece marks a piece inside a word by a prefix. "##" may stand in the text itself; this character is outside the
+# WordPiece marks an entry inside a word by a prefix. "##" may occur in the text itself; this character is outside the
 # byte alphabet, so it cannot.
 INSIDE_WORD = "▁"
 # WordPiece gives up on a longer "word" (a line of Chinese is one), and BPE and Unigram are slow on it.
-LONGEST_WORD = 64
+MAX_WORD_LENGTH = 64
 
 
-def train(texts, algorithm="bpe", vocab_size=8192, min_frequency=2):
-    """Train a byte-level tokenizer on an iterable of strings: a transformers tokenizer of at most `vocab_size` entries.
+def train_tokenizer(
+    texts: Iterable[str],
+    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe",
+    vocab_size: int = 8192,
+    min_frequency: int = 2,
+) -> "PreTrainedTokenizerFast":
+    """Train a byte-level tokenizer of at most `vocab_size` entries.
 
     The only special token is <|endoftext|>, which begins, ends and pads, as GPT-2's does.
     Raises DataError when there is no text.
@@ -23,35 +36,35 @@ def train(texts, algorithm="bpe", vocab_size=8192, min_frequency=2):
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     common = {"special_tokens": [END_OF_TEXT], "show_progress": False, "initial_alphabet": alphabet}
     if algorithm == "bpe":
         backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = bytelevel
+        backend.pre_tokenizer = byte_level
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_frequency, **common)
     elif algorithm == "unigram":
         backend = Tokenizer(models.Unigram())
-        backend.pre_tokenizer = bytelevel
+        backend.pre_tokenizer = byte_level
         trainer = trainers.UnigramTrainer(vocab_size=vocab_size, **common)
     else:
         backend = Tokenizer(models.WordPiece(unk_token=END_OF_TEXT, continuing_subword_prefix=INSIDE_WORD))
-        backend.pre_tokenizer = pre_tokenizers.Sequence([bytelevel, pre_tokenizers.FixedLength(LONGEST_WORD)])
+        backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)])
         trainer = trainers.WordPieceTrainer(
             vocab_size=max(vocab_size - len(alphabet), len(alphabet) + 1),
             min_frequency=min_frequency,
             continuing_subword_prefix=INSIDE_WORD,
             **common,
         )
-    read = 0
+    count = 0
 
-    def counted():
-        nonlocal read
+    def counted() -> Iterator[str]:
+        nonlocal count
         for text in texts:
-            read += 1
+            count += 1
             yield text
 
     backend.train_from_iterator(counted(), trainer)
-    if not read:
+    if not count:
         raise DataError("tokenizer.train: there is no text to train on")
     backend.decoder = decoders.ByteLevel()
     if algorithm == "wordpiece":
@@ -65,18 +78,20 @@ def train(texts, algorithm="bpe", vocab_size=8192, min_frequency=2):
     )
 
 
-def load(path, revision=None):
+def load_tokenizer(path: str | Path, revision: str | None = None) -> "PreTrainedTokenizerFast":
     """An existing tokenizer: a Hub id, a folder or a run. It gets a padding token if it has none (its end of text).
 
     Raises ModelError when it cannot be found or read.
     """
     from transformers import AutoTokenizer
 
-    place = expand_path(path)
-    if (place / "model" / "tokenizer.json").is_file():
-        place = place / "model"
+    folder = expand_path(path)
+    if (folder / "model" / "tokenizer.json").is_file():
+        folder = folder / "model"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place if place.exists() else path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder if folder.exists() else path, revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"tokenizer '{path}' cannot be loaded: {first_line(error)}") from error
     if tokenizer.eos_token is None:
@@ -86,17 +101,17 @@ def load(path, revision=None):
     return tokenizer
 
 
-def encode(tokenizer, texts):
-    """Token ids of each text, as lists; no special token is added, and text that spells one stays text.
+def encode(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text; no special token is added, and text that spells one stays text.
 
     >>> tokenizer.decode(encode(tokenizer, ["a <|endoftext|> b"])[0])
     'a <|endoftext|> b'
     """
-    return [encoding.ids for encoding in plain(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
+    return [encoding.ids for encoding in plain_backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def plain(tokenizer):
-    """The tokenizer's backend, set to cut and pad nothing, and to read text that spells a special token as text."""
+def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
+    """The tokenizer's backend, set not to cut or pad, and to read text that spells a special token as text."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     backend.no_truncation()
@@ -104,15 +119,15 @@ def plain(tokenizer):
     return backend
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     """The first line of a library's error message: what went wrong, without its advice about other things."""
     return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
-def _complete_wordpiece(backend, alphabet):
-    """Every byte must exist inside a word too, or a text not seen in training could not be written.
+def _complete_wordpiece(backend: "Tokenizer", alphabet: list[str]) -> "Tokenizer":
+    """Every byte must exist inside a word too, or a text not seen in training could not be encoded.
 
-    The trainer numbers some entries in the order of a hash table, another one each time: here they stand by their text.
+    The trainer numbers some entries in the order of a hash table, which differs each time: here they are sorted.
     """
     from tokenizers import Regex, Tokenizer, decoders, models
 
@@ -124,7 +139,7 @@ def _complete_wordpiece(backend, alphabet):
             vocab=vocab,
             unk_token=END_OF_TEXT,
             continuing_subword_prefix=INSIDE_WORD,
-            max_input_chars_per_word=4 * LONGEST_WORD,
+            max_input_chars_per_word=4 * MAX_WORD_LENGTH,
         )
     )
     complete.add_special_tokens([END_OF_TEXT])

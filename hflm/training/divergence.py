@@ -63,7 +63,7 @@ class Guard(TrainerCallback):
         self.stage, self.folder, self.keep, self.on_spike, self.skipped = stage, Path(folder), keep, on_spike, skipped
         self.say = say
         self.signalled = signalled
-        self.stopping = self.stepping = self.high = False
+        self.stopping = self.stepping = self.high = self.was_finished = False
         self.recent = deque(maxlen=WINDOW)
         self.loss = self.sent = None
 
@@ -84,6 +84,10 @@ class Guard(TrainerCallback):
 
     def on_optimizer_step(self, *_, **__):
         self.stepping = False
+
+    def on_epoch_end(self, args, state, control, **_):
+        if self.was_finished:  # a run that had ended is neither evaluated nor saved again
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_step_end(self, args, state, control, **_):
         before, self.sent = self.sent, self._send(args, state)

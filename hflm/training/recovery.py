@@ -12,7 +12,6 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hflm.core import Stopped, TrainingError, atomic_write_text, read_json
-from hflm.preprocessing import streaming as stream
 from hflm.recipe import Batch, derive_batch
 from hflm.training import checkpoints
 from hflm.training.divergence import ROLLBACKS, Unsound
@@ -32,27 +31,15 @@ def ended(trainer, checkpoint, progress):
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
-        _halve(trainer, error, progress)
-    else:
-        if trainer.guard.stopping:
-            raise Stopped(
-                f"{trainer.guard.stage}: stopped by SIGTERM, a checkpoint is saved; the same command continues it"
-            )
-        return True
+        # Of the optimizer, an evaluation or a checkpoint: forward and backward passes recover by themselves.
+        raise _too_large(trainer.guard.stage, error) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-    # Outside of the handler, whose error holds on to the step's tensors.
-    trainer.model.zero_grad()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-    if trainer.state.global_step > (checkpoints.step(checkpoint) if checkpoint else 0):
-        # No step was half taken: what it broke off in is a forward or a backward pass.
-        trainer._save_checkpoint(trainer.model_wrapped, trial=None)
-        if isinstance(trainer.train_dataset, stream.PackedStream):
-            loader = trainer.callback_handler.train_dataloader
-            loader.save(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}", unfinished=True)
-        trainer.guard.on_save(trainer.args, trainer.state, trainer.control, trainer.model)
-    return False
+    if trainer.guard.stopping:
+        raise Stopped(
+            f"{trainer.guard.stage}: stopped by SIGTERM, a checkpoint is saved; the same command continues it"
+        )
+    return True
 
 
 def batch_of(arguments, folder, batch_tokens, row_tokens, stage):
@@ -73,27 +60,49 @@ def share_out(arguments, batch):
     arguments.gradient_accumulation_steps = batch.accumulation
 
 
-def _halve(trainer, error, progress):
-    """After an out-of-memory: half the micro-batch, twice the accumulation; kept in the folder for a restart."""
+def halve(trainer, error, rows):
+    """Half of `rows`, the rows of a forward pass, after the out-of-memory `error`; kept in the folder for a restart.
+
+    Raises `error` when it is another one, TrainingError where a smaller micro-batch does not help or, on several
+    processes, where the other ones wait in this step for a gradient that will not come.
+    """
+    if not should_reduce_batch_size(error):
+        raise error
     arguments, stage = trainer.args, trainer.guard.stage
-    what = f"{stage}: out of memory ({' '.join(str(error).split())[:200]})"
-    batch = Batch(
-        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps, arguments.world_size
-    ).halved()
-    if batch is None or trainer.guard.stepping:
-        raise TrainingError(
-            f"{what}, which a smaller micro-batch cannot mend. Take a smaller model, a shorter {stage}.block_size, "
-            f"or {stage}.args.activation_checkpointing: true"
-        )
-    share_out(arguments, batch)
-    arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
-    atomic_write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": batch.per_device}) + "\n")
+    what = f"out of memory ({' '.join(str(error).split())[:200]})"
+    if rows == 1:
+        raise _too_large(stage, error)
+    half = rows // 2
+    atomic_write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": half}) + "\n")
     if arguments.world_size > 1:
-        # The other ranks wait in this step for a gradient that will not come.
         raise TrainingError(
-            f"{what}. The same command continues with {batch} (torchrun --max-restarts does it by itself)"
+            f"{stage}: {what}. The same command continues with {half} row(s) at a time (torchrun --max-restarts does it "
+            "by itself)"
         )
-    progress.say(f"{what.removeprefix(stage + ': ')}: goes on with {batch}")
+    arguments.per_device_eval_batch_size = max(1, arguments.per_device_eval_batch_size // 2)
+    trainer.guard.say(f"{what}: continues with {half} row(s) at a time, the batch of a step stays the same")
+    return half
+
+
+def _too_large(stage, error):
+    return TrainingError(
+        f"{stage}: out of memory ({' '.join(str(error).split())[:200]}), which a smaller micro-batch cannot help. Take a "
+        f"smaller model, a shorter {stage}.block_size, or {stage}.args.activation_checkpointing: true"
+    )
+
+
+def free_memory(model):
+    model.zero_grad()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def split(inputs, rows):
+    """A batch of (B, ...) tensors in parts of at most `rows` rows."""
+    size = len(inputs["input_ids"])
+    if size <= rows:
+        return [inputs]
+    return [{name: each[start : start + rows] for name, each in inputs.items()} for start in range(0, size, rows)]
 
 
 def _roll_back(trainer, found, progress):

@@ -18,8 +18,8 @@ from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hflm.core import UserError, arithmetic
-from hflm.preprocessing import streaming as stream
 from hflm.training import checkpoints, recovery
+from hflm.training.batch_source import BatchSource
 from hflm.training.divergence import Guard
 from hflm.training.metrics_log import Progress, flops_per_token
 from hflm.training.muon import MuonFactory
@@ -72,7 +72,7 @@ def train(
 ):
     """Train `model` on packed `rows` in `folder`, continuing from its newest sound checkpoint; returns Trained.
 
-    `args` are TrainingArguments' own; `rows` is a sequence of rows or a stream.PackedStream; `tokens_per_row` is their
+    `args` are TrainingArguments' own; `rows` is a sequence of rows or a BatchSource; `tokens_per_row` is their
     mean length, `row_tokens` the longest. `batch_tokens`: tokens of one optimizer step over all processes, in whole
     rows. Raises UserError for values that TrainingArguments refuses, TrainingError when it cannot go on, Stopped after
     SIGTERM.
@@ -95,13 +95,13 @@ def train(
     recovery.share_out(arguments, batch)
     progress.say(f"{batch} x {row_tokens:,} tokens = {batch.rows * row_tokens:,} tokens a step")
     whole = None
-    if batch_tokens and not isinstance(rows, stream.PackedStream):
+    if batch_tokens and not isinstance(rows, BatchSource):
         whole = len(rows) // batch.rows * batch.rows
         if not whole:
             raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
         if arguments.train_sampling_strategy == "sequential":
             rows = torch.utils.data.Subset(rows, range(whole))
-    if not isinstance(rows, stream.PackedStream):
+    if not isinstance(rows, BatchSource):
         at_once = arguments.per_device_train_batch_size * arguments.world_size
         dropped = len(rows) % at_once if arguments.dataloader_drop_last else 0
         progress.rows_per_epoch = whole or len(rows) - dropped
@@ -125,8 +125,16 @@ def train(
         if checkpoint is not None:
             progress.say(f"continues from {checkpoint.name}")
             guard.continues(checkpoint)
-        if isinstance(rows, stream.PackedStream):
-            stream.feed(trainer, rows, checkpoint)
+        if isinstance(rows, BatchSource):
+            config, workers = arguments.accelerator_config, arguments.dataloader_num_workers
+            if config.dispatch_batches is not None or config.split_batches:
+                warnings.warn(
+                    f"{stage}.args.accelerator_config: dispatch_batches and split_batches are ignored, each process reads "
+                    "its own part of a stream",
+                    stacklevel=2,
+                )
+            rows.resume(arguments.process_index, arguments.world_size, workers, checkpoint)
+            arguments.ignore_data_skip = True  # Trainer would read everything from the beginning, and throw it away
         if recovery.ended(trainer, checkpoint, progress):
             break
         trainer.accelerator.free_memory()
@@ -182,14 +190,40 @@ class _Trainer(Trainer):
     def __init__(self, guard, whole, **options):
         super().__init__(**options)
         self.guard, self.whole = guard, whole
+        self.micro_rows = self.args.train_batch_size
+        self.step_batches, self.done = [], 0  # the micro-batches of the optimizer step, and how many of them are done
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.state.global_step + 1 in self.guard.skipped:
             loss = torch.zeros((), device=self.args.device)  # no gradients, so that the optimizer leaves all as it is
         else:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            loss = self._step_within_memory(model, inputs, num_items_in_batch)
         self.guard.add(loss)
         return loss
+
+    def _step_within_memory(self, model, inputs, num_items_in_batch):
+        """The loss of a micro-batch after its backward pass; after an out-of-memory, of its rows in smaller parts.
+
+        The pass that failed may have left some gradients: those of the whole optimizer step are computed again.
+        """
+        pending = [inputs]
+        while True:
+            try:
+                losses = [self._step_in_parts(model, each, num_items_in_batch) for each in pending]
+                break
+            except RuntimeError as error:
+                self.micro_rows = recovery.halve(self, error, self.micro_rows)
+            # Outside of the handler, whose error holds on to the step's tensors.
+            recovery.free_memory(model)
+            pending = [*self.step_batches[: self.done], inputs]
+        self.done += 1
+        return losses[-1]
+
+    def _step_in_parts(self, model, inputs, num_items_in_batch):
+        losses = []
+        for part in recovery.split(inputs, self.micro_rows):
+            losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -223,17 +257,33 @@ class _Trainer(Trainer):
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
-    def get_batch_samples(self, *arguments):
-        if isinstance(self.train_dataset, stream.PackedStream):
-            self.callback_handler.train_dataloader.begin_step()
-        return super().get_batch_samples(*arguments)
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, BatchSource):
+            return super().get_train_dataloader()
+        args = self.args
+        return self.train_dataset.batches(
+            args.train_batch_size,
+            self.data_collator,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed from the last checkpoint: Trainer would look at the number of steps only after one more.
+            self.control.should_training_stop = self.guard.was_finished = True
+            return [], None
+        self.step_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.done = 0
+        return self.step_batches, num_items
 
     def _save_checkpoint(self, model, trial):
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            if isinstance(self.train_dataset, stream.PackedStream):
-                self.callback_handler.train_dataloader.save(checkpoint)
+            if isinstance(self.train_dataset, BatchSource):
+                self.train_dataset.save(checkpoint)
         except Exception as error:
             failed = checkpoints.unwritten(checkpoint, error)
             if failed is None:
@@ -244,7 +294,7 @@ class _Trainer(Trainer):
         """The row numbers of the batch of `step` (from 1); of a stream, their place in it."""
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         loader = self.callback_handler.train_dataloader
-        if isinstance(self.train_dataset, stream.PackedStream):
+        if isinstance(self.train_dataset, BatchSource):
             return list(range((step - 1) * per_step, step * per_step))
         per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
         epoch, place = divmod(step - 1, per_epoch)

@@ -18,8 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 import datasets
 
 from hflm.data import toy
-from hflm.preprocessing import packing as pack
-from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing import load_tokenizer, pack_documents, train_tokenizer
 
 
 def main():
@@ -35,7 +34,7 @@ def main():
 def measure(chosen):
     texts = documents(chosen.text, chosen.megabytes * 1e6)
     tokenizer = (
-        tokenizers.load(chosen.tokenizer) if chosen.tokenizer else tokenizers.train(texts[:20000], vocab_size=16384)
+        load_tokenizer(chosen.tokenizer) if chosen.tokenizer else train_tokenizer(texts[:20000], vocab_size=16384)
     )
     characters = sum(map(len, texts))
     dataset = datasets.Dataset.from_dict({"text": texts})
@@ -44,16 +43,16 @@ def measure(chosen):
             "encode_batch": lambda: sum(
                 len(one) for one in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
             ),
-            "hflm": lambda: pack.pack_documents(texts, tokenizer, chosen.block_size).tokens,
+            "hflm": lambda: pack_documents(texts, tokenizer, chosen.block_size).tokens,
             "map": lambda: as_run_clm(dataset, tokenizer, chosen.block_size),
         }
-        pack.pack_documents(texts[:1000], tokenizer, chosen.block_size)  # warm, and the tokenizer set
+        pack_documents(texts[:1000], tokenizer, chosen.block_size)  # warm, and the tokenizer set
         seconds, tokens = {name: [] for name in ways}, {}
         for _ in range(chosen.rounds):
             for name, way in ways.items():
                 seconds[name].append(timed(way, tokens, name))
-        first = timed(lambda: pack.pack_documents(texts, tokenizer, chosen.block_size, keep=kept), {}, "")
-        again = timed(lambda: pack.pack_documents(texts, tokenizer, chosen.block_size, keep=kept), {}, "")
+        first = timed(lambda: pack_documents(texts, tokenizer, chosen.block_size, cache=kept), {}, "")
+        again = timed(lambda: pack_documents(texts, tokenizer, chosen.block_size, cache=kept), {}, "")
 
     def against(other):
         # A document has two tokens more in hflm; the ratio is of the same text, so of the time alone.

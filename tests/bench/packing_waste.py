@@ -15,10 +15,8 @@ import datasets
 
 from hflm import data
 from hflm.data import toy
-from hflm.preprocessing import packing as pack
+from hflm.preprocessing import encode_in_batches, pack_documents, pack_stream, train_tokenizer
 from hflm.preprocessing import streaming as stream
-from hflm.preprocessing import token_cache as encoding
-from hflm.preprocessing import tokenizer as tokenizers
 
 BLOCKS = (256, 512, 1024)
 
@@ -29,11 +27,11 @@ def main():
         texts = [line for line in (Path(folder) / "train.txt").read_text().split("\n") if line.strip()]
     else:
         texts = [row["text"] for row in toy.rows("stories", "train")]
-    tokenizer = tokenizers.train(texts, vocab_size=8192)
-    tokens = sum(int(lengths.sum()) for _, lengths in encoding.encoded(texts, tokenizer))
+    tokenizer = train_tokenizer(texts, vocab_size=8192)
+    tokens = sum(int(lengths.sum()) for _, lengths in encode_in_batches(texts, tokenizer))
     found = {}
     for block_size in BLOCKS:
-        packed = pack.pack_documents(texts, tokenizer, block_size)
+        packed = pack_documents(texts, tokenizer, block_size)
         found[block_size] = {
             "list": waste(packed.counts(), tokens),
             "stream": streamed(texts, tokenizer, block_size),
@@ -51,9 +49,9 @@ def waste(counts, tokens):
 def streamed(texts, tokenizer, block_size):
     """Of three passes, so that groups of rows end where passes do not."""
     source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
-    packed = stream.pack_stream(data.DocumentStream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
+    packed = pack_stream(data.DocumentStream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
     rows = places = 0
-    for row, place in stream.rows(packed, 0, 1, stream.BEGIN):
+    for row, place in packed.read(0, 1, stream.START):
         rows, places = rows + len(row["input_ids"]), places + block_size
         if place["pass"] == 3:
             break

@@ -82,7 +82,7 @@ def train(config, vocabulary, section, adapter, length, steps):
     import numpy as np
 
     from hflm.models import load as models
-    from hflm.preprocessing import packing as pack
+    from hflm.preprocessing import collate
     from hflm.training import trainer as trains
 
     model = models.mend_loss(models.build(config, Vocabulary(vocabulary)))
@@ -100,7 +100,7 @@ def train(config, vocabulary, section, adapter, length, steps):
     with tempfile.TemporaryDirectory() as folder:
         trains.train(
             model, rows, folder, {**section.args, "max_steps": steps, "save_strategy": "no"}, stage="pretrain", seed=1,
-            collate=partial(pack.collate, pad_token_id=0), tokens_per_row=length, row_tokens=length,
+            collate=partial(collate, pad_token_id=0), tokens_per_row=length, row_tokens=length,
         )  # fmt: skip
     return model
 

@@ -38,19 +38,18 @@ def generate(folder, size):
 def read(folder):
     """{tokens, peak_above_start_mb} of one pass over the folder in this process."""
     from hflm import data
-    from hflm.preprocessing import streaming as stream
-    from hflm.preprocessing import tokenizer
+    from hflm.preprocessing import pack_stream, train_tokenizer
     from hflm.recipe import Data
 
     sources = data.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
     texts = data.stream_documents(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)
     begun = data.sample_stream(sources, 0.005)
-    trained = tokenizer.train(begun.texts, "bpe", 2048)
+    trained = train_tokenizer(begun.texts, "bpe", 2048)
     # The stream goes on and on: one pass of it.
     rows = (
         row
         for row, place in itertools.takewhile(
-            lambda pair: pair[1]["pass"] == 0, stream.rows(stream.pack_stream(texts, trained, 1024), 0, 1, stream.BEGIN)
+            lambda pair: pair[1]["pass"] == 0, pack_stream(texts, trained, 1024).read(0, 1)
         )
     )
     tokens = len(next(rows)["input_ids"])  # the libraries are imported, the buffers filled

@@ -28,10 +28,8 @@ from transformers.utils import logging
 from hflm import data
 from hflm.data import toy
 from hflm.models import load as models
-from hflm.preprocessing import packing as pack
+from hflm.preprocessing import collate, pack_stream, token_cache, train_tokenizer
 from hflm.preprocessing import streaming as stream
-from hflm.preprocessing import token_cache as encoding
-from hflm.preprocessing import tokenizer as tokenizers
 from hflm.recipe import Data
 from hflm.training import trainer as train
 
@@ -57,7 +55,7 @@ def measure(folder, chosen):
         for part in range(2):
             lines = "".join(json.dumps({"text": text}) + "\n" for text in some[part::2])
             (folder / name / f"train-{part}.jsonl").write_text(lines)
-    tokenizer = tokenizers.train(texts, "bpe", 400)
+    tokenizer = train_tokenizer(texts, "bpe", 400)
     draw, found = random.Random(chosen.seed), {}
     for processes in chosen.processes:
         for workers in chosen.workers:
@@ -130,13 +128,13 @@ def fit(folder, run, tokenizer, rank, workers, steps):
             return super().training_step(model, inputs, *more)
 
     train._Trainer = Recording
-    stream.ROWS_AT_ONCE, encoding.ENCODE_AT_ONCE = 16, 40  # many groups and blocks, and several passes
+    stream.GROUP_ROWS, token_cache.BATCH_TEXTS = 16, 40  # many groups and blocks, and several passes
     sources = tuple(
         Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
         for name, weight in (("a", 2.0), ("b", 1.0))
     )
     texts = data.stream_documents(data.Sources(sources), folder / "skipped.jsonl")
-    packed = stream.pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
+    packed = pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
     train.train(
         models.mend_loss(models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),
         packed.rows,
@@ -144,7 +142,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
         {"max_steps": steps, "save_steps": 3, "dataloader_num_workers": workers, "per_device_train_batch_size": 8},
         stage="pretrain",
         seed=0,
-        collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
         tokens_per_row=packed.tokens_per_row,
         row_tokens=packed.block_size,
     )

@@ -10,7 +10,7 @@ from conftest import TEXTS
 from hflm.core import ModelError
 from hflm.inference import batching as grouping
 from hflm.inference import local as answer
-from hflm.preprocessing.tokenizer import encode
+from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
 
@@ -131,10 +131,9 @@ def test_windows_score_every_token_and_byte_once(tokenizer, text):
 
 
 def test_windows_of_text_that_spells_a_special_token(tmp_path):
-    from hflm.preprocessing import tokenizer as tokenizers
 
-    tokenizers.train(TEXTS, "bpe", 300).save_pretrained(tmp_path)
-    tokenizer = tokenizers.load(tmp_path)  # nothing was encoded with it before
+    train_tokenizer(TEXTS, "bpe", 300).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)  # nothing was encoded with it before
     [(ids, scored, _)] = answer.text_windows(tokenizer, "a <|endoftext|>", 64)
     assert tokenizer.eos_token_id not in ids[1:]
     assert scored > 2

@@ -37,7 +37,7 @@ def test_five_sequences_without_repeated_two_grams(folder):
 
 
 def test_no_two_gram_of_tokens_stands_twice(folder, tokenizer, tiny):
-    from hflm.preprocessing.tokenizer import encode
+    from hflm.preprocessing import encode
 
     (text,) = generate.texts(str(folder), "The dog", {"max_length": 60, "no_repeat_ngram_size": 2, "seed": 0})
     (free,) = generate.texts(str(folder), "The dog", {"max_length": 60, "seed": 0})

@@ -17,7 +17,7 @@ from hflm.inference import local as answer
 from hflm.inference import score
 from hflm.inference import score_view as score_page
 from hflm.models import load as models
-from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing import encode, train_tokenizer
 
 LONG = " ".join(f"The dog saw the key {number} times." for number in range(40))
 
@@ -36,7 +36,7 @@ def test_the_sum_is_that_of_the_benchmark(model, tokenizer, text):
     windows = answer.text_windows(tokenizer, text, 64)
     with torch.inference_mode():
         nats = sum(sum(each) for _, each in answer.Local(model, tokenizer).nats(windows))
-    ids = tokenizers.encode(tokenizer, [text])[0]
+    ids = encode(tokenizer, [text])[0]
     assert [token.id for token in found.tokens] == ids
     assert -found.log_p == pytest.approx(nats, rel=1e-5)
     assert found.log_p == pytest.approx(sum(math.log(token.p) for token in found.tokens))
@@ -47,7 +47,7 @@ def test_the_sum_is_that_of_the_benchmark(model, tokenizer, text):
 
 def test_the_sum_is_the_models_own_loss(model, tokenizer):
     text = "The cat saw the hat in the mill."
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizers.encode(tokenizer, [text])[0]]])
+    ids = torch.tensor([[tokenizer.bos_token_id, *encode(tokenizer, [text])[0]]])
     with torch.inference_mode():
         loss = model(input_ids=ids, labels=ids).loss.item()
     assert score.score(model, tokenizer, text).log_p == pytest.approx(-loss * (ids.shape[1] - 1), rel=1e-5)
@@ -77,9 +77,9 @@ def test_a_token_has_its_rank_and_what_was_more_likely(model, tokenizer, monkeyp
     ],
 )
 def test_what_tokens_spell(algorithm, text, pieces):
-    tokenizer = tokenizers.train(["The dog saw the key in the barn."] * 3, algorithm, 300)
+    tokenizer = train_tokenizer(["The dog saw the key in the barn."] * 3, algorithm, 300)
     found = score._pieces(tokenizer, text)
-    assert len(found) == len(tokenizers.encode(tokenizer, [text])[0])
+    assert len(found) == len(encode(tokenizer, [text])[0])
     assert "".join(found) == "".join(pieces)
     if text.isascii():
         return
@@ -181,7 +181,7 @@ def test_the_page_is_inert_whatever_the_text_and_the_model_are_called(model, tok
     assert not {name for name in attributes if name.startswith("on") or name in ("href", "style")}
     assert [attributes["src"] for tag, attributes in page.tags if tag == "img"] == ["data:image/png;base64,iVBORw=="]
     titles = [attributes["title"] for _, attributes in page.tags if "title" in attributes]
-    assert len(titles) == len(tokenizers.encode(tokenizer, [text])[0])
+    assert len(titles) == len(encode(tokenizer, [text])[0])
     assert all(title.count("\n") == 6 for title in titles), "a token, expected: and five tokens"
 
 

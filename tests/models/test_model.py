@@ -10,7 +10,7 @@ from hflm.core import MissingExtra, ModelError
 from hflm.models import architecture as shape
 from hflm.models import load as models
 from hflm.models import loss as losses
-from hflm.preprocessing import packing as pack
+from hflm.preprocessing import collate, pack_documents, pack_examples
 from hflm.recipe import PRESETS
 
 
@@ -56,7 +56,7 @@ def gradients(model):
 
 
 def test_the_mended_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
-    batch = pack.collate(pack.pack_examples([(text[:12], text[13:]) for text in TEXTS[:9]], tokenizer, 64).rows, 0)
+    batch = collate(pack_examples([(text[:12], text[13:]) for text in TEXTS[:9]], tokenizer, 64).rows, 0)
     plain_loss(tiny, batch).backward()
     expected = gradients(tiny)
     tiny.zero_grad()
@@ -73,12 +73,10 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
 
     from hflm.training import trainer as train
 
-    rows = pack.pack_examples(
-        [(text[:8], text[9 : 12 + 2 * n]) for n, text in enumerate(TEXTS[:8])], tokenizer, 40
-    ).rows
+    rows = pack_examples([(text[:8], text[9 : 12 + 2 * n]) for n, text in enumerate(TEXTS[:8])], tokenizer, 40).rows
     assert len({int((row["labels"] != -100).sum()) for row in rows}) > 1
     reference = copy.deepcopy(tiny)
-    batch = pack.collate(rows, tokenizer.pad_token_id)
+    batch = collate(rows, tokenizer.pad_token_id)
     plain_loss(reference, batch).backward()
     torch.optim.SGD(reference.parameters(), lr=0.1).step()
     train.train(
@@ -99,7 +97,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
         },
         stage="finetune",
         seed=0,
-        collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
         tokens_per_row=40,
         row_tokens=40,
     )
@@ -199,7 +197,7 @@ QUANTIZED = [  # what a merged model may differ by
 
 def learn(wrapped, tokenizer, steps=3):
     """A few steps; gives the names of what learnt."""
-    batch = pack.collate(pack.pack_documents(TEXTS[:4], tokenizer, 64).rows, tokenizer.pad_token_id)
+    batch = collate(pack_documents(TEXTS[:4], tokenizer, 64).rows, tokenizer.pad_token_id)
     optimizer = torch.optim.AdamW((p for p in wrapped.parameters() if p.requires_grad), lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()

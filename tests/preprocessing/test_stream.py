@@ -18,9 +18,8 @@ from hflm import data
 from hflm.core import DataError, UserError
 from hflm.models import load as models
 from hflm.pipeline import run_recipe
-from hflm.preprocessing import packing as pack
+from hflm.preprocessing import PackingCounts, collate, pack_stream, token_cache
 from hflm.preprocessing import streaming as stream
-from hflm.preprocessing import token_cache as encoding
 from hflm.recipe import Data, load_recipe
 from hflm.training import checkpoints
 from hflm.training import trainer as training
@@ -47,8 +46,8 @@ def files(tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Many groups and blocks in a pass."""
-    monkeypatch.setattr(stream, "ROWS_AT_ONCE", 6)
-    monkeypatch.setattr(encoding, "ENCODE_AT_ONCE", 10)
+    monkeypatch.setattr(stream, "GROUP_ROWS", 6)
+    monkeypatch.setattr(token_cache, "BATCH_TEXTS", 10)
 
 
 SOURCES = {
@@ -69,20 +68,20 @@ def streamed(files, tokenizer):
         options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
         sources = tuple(Data.model_validate(each) for each in options)
         texts = data.stream_documents(data.Sources(sources), files / "skipped.jsonl")
-        return stream.pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
+        return pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
 
     return make
 
 
-def read(packed, count, reader=0, readers=1, place=stream.BEGIN):
+def read(packed, count, reader=0, readers=1, place=stream.START):
     """`count` rows as lists of ids, and the place after each as a checkpoint keeps it."""
-    found = list(islice(stream.rows(packed, reader, readers, place), count))
+    found = list(islice(packed.read(reader, readers, place), count))
     return [row["input_ids"].tolist() for row, _ in found], [json.loads(json.dumps(place)) for _, place in found]
 
 
 @pytest.mark.parametrize(("readers", "shuffle_buffer"), [(1, None), (1, 64), (2, 7), (3, 1000)])
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_place_leads_to_the_same_rest(streamed, name, readers, shuffle_buffer):
+def test_every_position_is_followed_by_the_same_rows(streamed, name, readers, shuffle_buffer):
     packed, fresh = streamed(name, shuffle_buffer), streamed(name, shuffle_buffer)
     for reader in range(readers):
         rows, places = read(packed, 480 // readers, reader, readers)
@@ -99,13 +98,13 @@ def documents(rows, tokenizer):
 
 @pytest.mark.parametrize("shuffle_buffer", [None, 50])
 @pytest.mark.parametrize(("name", "readers"), [("jsonl", 1), ("jsonl", 2), ("three files", 3)])
-def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, monkeypatch, name, readers, shuffle_buffer):
-    monkeypatch.setattr(stream, "ROWS_AT_ONCE", 2)
+def test_the_readers_divide_every_document_of_a_pass(streamed, tokenizer, monkeypatch, name, readers, shuffle_buffer):
+    monkeypatch.setattr(stream, "GROUP_ROWS", 2)
     packed = streamed(name, shuffle_buffer, block_size=160)
     found = []
     for reader in range(readers):
         passed = []
-        for row, place in stream.rows(packed, reader, readers, stream.BEGIN):
+        for row, place in packed.read(reader, readers, stream.START):
             passed.append(row["input_ids"].tolist())
             if place["pass"]:  # the group may end with the first documents of the second pass
                 break
@@ -115,13 +114,45 @@ def test_the_readers_share_every_document_of_a_pass(streamed, tokenizer, monkeyp
     assert len(set(every)) == len(every)
 
 
+def test_each_of_seven_files_is_read_by_one_of_four_readers(tokenizer, tmp_path):
+    """7 files on 2 processes with 2 workers: no byte is read twice, although 7 is no multiple of 4."""
+    files = [tmp_path / f"{number}.txt" for number in range(7)]
+    for file in files:
+        file.write_text("".join(f"{file.stem}-{line} {text}\n" for line, text in enumerate(TEXTS)))
+    opened = []
+
+    def lines(files):
+        for file in files:
+            opened.append((reader, file))
+            with open(file) as open_file:
+                yield from ({"text": line} for line in open_file)
+
+    dataset = datasets.IterableDataset.from_generator(lines, gen_kwargs={"files": files})
+    seen = []
+    for reader in range(4):
+        packed = pack_stream(data.DocumentStream(dataset, "seven files"), tokenizer, 48)
+        packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
+        for row, position in packed.read(reader, 4):
+            if position["pass"]:
+                break
+            seen += documents([row["input_ids"].tolist()], tokenizer)
+    assert {file for _, file in opened} == set(files)
+    assert len(set(opened)) == len(files), "a file was opened by several readers"
+    assert len(set(seen)) == 7 * len(TEXTS)
+
+
+def test_more_readers_than_files_are_announced(streamed):
+    with pytest.warns(UserWarning, match="1 file.* for 4 readers .*keeps one row in 4. Split the data into at least 4"):
+        streamed("jsonl").resume(process=0, processes=2, workers=2, checkpoint=None)
+
+
 def test_a_buffer_shuffles_and_the_seed_and_the_pass_decide_how(streamed, tokenizer):
-    def numbers(place=stream.BEGIN, **options):
+    def numbers(place=stream.START, **options):
         rows, _ = read(streamed(block_size=160, **options), 20, place=place)
         return [int(text.split(".")[0]) for text in documents(rows, tokenizer)]
 
     assert sum(numbers()[:20]) < 20 * 20
-    second = {**stream.BEGIN, "pass": 1}
+    second = {**stream.START, "pass": 1}
     orders = [
         numbers(shuffle_buffer=240),
         numbers(shuffle_buffer=100),
@@ -133,7 +164,7 @@ def test_a_buffer_shuffles_and_the_seed_and_the_pass_decide_how(streamed, tokeni
     assert max(orders[1][:30]) < 100
 
 
-def test_a_reader_without_documents_is_told(streamed):
+def test_a_reader_without_documents_is_an_error(streamed):
     packed = streamed("jsonl")
     with pytest.raises(DataError, match="for reader 241 of 300. Start fewer processes or workers"):
         read(packed, 1, 240, 300)
@@ -166,7 +197,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
                     {"max_steps": 60, "per_device_train_batch_size": 3, "save_steps": 5, **args},
                     stage="pretrain",
                     seed=0,
-                    collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+                    collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
                     tokens_per_row=packed.tokens_per_row,
                     row_tokens=packed.block_size,
                 )
@@ -189,7 +220,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
 def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, args, stops):
     whole, packed = fit("whole", **args)
     expected = packed.counts()
-    assert any(place["pass"] for place in packed.taken["places"])
+    assert any(place["pass"] for place in packed.progress.places)
     for stop in stops:
         seen, _ = fit("stopped", until=stop, **args)
         assert seen == [step for step in whole if step[0] in {each for each, _ in seen}]
@@ -199,12 +230,12 @@ def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, a
     kept = [(tmp_path / name / "checkpoint-60" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert kept[0] == kept[1], "the random state of dropout was another one"
     assert packed.counts() == expected
-    assert expected["rows"] == 60 * 3 * args.get("gradient_accumulation_steps", 1)
-    assert expected["tokens"] + expected["padding"] == expected["rows"] * 48
-    assert expected["texts"] > 90
+    assert expected.rows == 60 * 3 * args.get("gradient_accumulation_steps", 1)
+    assert expected.tokens + expected.padding == expected.rows * 48
+    assert expected.texts > 90
 
 
-def test_a_run_that_had_come_to_its_end_trains_no_further(fit):
+def test_a_run_that_had_finished_trains_no_further(fit):
     _, first = fit("run")
     seen, again = fit("run")
     assert seen == []
@@ -212,28 +243,32 @@ def test_a_run_that_had_come_to_its_end_trains_no_further(fit):
 
 
 def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
-    fit("run", until=7)
+    fit("run", until=7, name="three files")
     message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
     with pytest.raises(UserError, match=message):
         fit("run", dataloader_num_workers=2)
     for name in ("stream-0.json", checkpoints.SEAL):
         (tmp_path / "run" / "checkpoint-5" / name).unlink()
     checkpoints.seal(tmp_path / "run" / "checkpoint-5")
-    with pytest.raises(UserError, match="does not say where the stream stood. Begin again with --fresh"):
+    with pytest.raises(UserError, match="has no position in the stream. Start again with --fresh"):
         fit("run")
 
 
-def test_settings_of_a_stream_that_mean_nothing_are_told(fit):
+def test_settings_that_mean_nothing_for_a_stream_are_a_warning(fit):
     with pytest.warns(UserWarning, match="dispatch_batches and split_batches are ignored"):
         fit("run", until=1, accelerator_config={"dispatch_batches": True})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_row_of_a_stream_is_one_clear_error(fit, files, workers):
-    lines = (files / "one" / "train.jsonl").read_text().splitlines(keepends=True)
-    (files / "one" / "train.jsonl").write_text("".join([*lines[:50], '{"text": null, "n": 0}\n', *lines[50:]]))
-    with pytest.raises(DataError, match=r"^[^\n]*train.jsonl\D+\d+\D* column 'text' holds None, not text") as error:
-        fit("run", name="jsonl", dataloader_num_workers=workers)
+    """With two workers, in the file that the first of them reads."""
+    file = files / "three" / "train-00000.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:20], '{"text": null, "n": 0}\n', *lines[20:]]))
+    with pytest.raises(
+        DataError, match=r"^[^\n]*train-00000.jsonl\D+\d+\D* column 'text' holds None, not text"
+    ) as error:
+        fit("run", dataloader_num_workers=workers)
     assert "Traceback" not in str(error.value)
 
 
@@ -248,26 +283,26 @@ pretrain:
 """
 
 
-def test_a_recipe_that_streams_tells_what_it_packed(files, monkeypatch, capsys):
+def test_a_recipe_that_streams_reports_what_it_packed(files, monkeypatch, capsys):
     (files / "streamed.yaml").write_text(RECIPE)
     monkeypatch.chdir(files)
     run_recipe(load_recipe("streamed.yaml"))
     packing = json.loads((files / "runs/streamed/environment.json").read_text())["stages"]["pretrain"]["packing"]
     assert packing["rows"] == 60 * 2
     assert packing["tokens"] + packing["padding"] == 60 * 2 * 64
-    assert f"pretrain: {pack.told(packing)}" in capsys.readouterr().err
+    assert f"pretrain: {PackingCounts(**packing)}" in capsys.readouterr().err
 
 
 def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, capsys):
     (files / "memory.yaml").write_text(RECIPE)
     sets = ["pretrain.data={path: one}", "pretrain.shuffle_buffer=null", "pretrain.args.max_steps=4"]
     monkeypatch.chdir(files)
-    monkeypatch.setattr(encoding, "home", lambda: files / "kept")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(files / "home"))
     told = []
     for name in ("first", "second"):
         run_recipe(load_recipe("memory.yaml", sets), name)
         told.append(capsys.readouterr().err)
-    (kept,) = (files / "kept").iterdir()
+    (kept,) = (files / "home" / "hflm-packed").iterdir()
     assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]
     records = [json.loads((files / name / "environment.json").read_text()) for name in ("first", "second")]
     first, second = (record["stages"]["pretrain"] for record in records)

@@ -6,7 +6,7 @@ import pytest
 from conftest import TEXTS
 
 from hflm.core import DataError, ModelError
-from hflm.preprocessing import tokenizer as tokenizers
+from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 
 ALGORITHMS = ("bpe", "unigram", "wordpiece")
 
@@ -35,30 +35,30 @@ HARD = [
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
 def trained(request):
-    return tokenizers.train(TEXTS, request.param, 900)
+    return train_tokenizer(TEXTS, request.param, 900)
 
 
 def test_round_trip_is_exact_on_any_unicode(trained):
     texts = [*HARD, *TEXTS, *anything()]
-    assert [trained.decode(ids) for ids in tokenizers.encode(trained, texts)] == texts
+    assert [trained.decode(ids) for ids in encode(trained, texts)] == texts
 
 
 def test_round_trip_after_saving_and_loading(trained, tmp_path):
     trained.save_pretrained(tmp_path)
-    loaded = tokenizers.load(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     assert [loaded.decode(loaded(text).input_ids) for text in HARD[:-1]] == HARD[:-1]
-    assert tokenizers.encode(loaded, HARD) == tokenizers.encode(trained, HARD)
+    assert encode(loaded, HARD) == encode(trained, HARD)
 
 
 @pytest.mark.parametrize("path", ["{home}/run", "{home}/run/model", "~/run", "~/run/model"])
 def test_a_run_lends_its_tokenizer_and_a_folder_needs_no_model(trained, tmp_path, monkeypatch, path):
     monkeypatch.setenv("HOME", str(tmp_path))
     trained.save_pretrained(tmp_path / "run" / "model")
-    assert tokenizers.load(path.format(home=tmp_path)).get_vocab() == trained.get_vocab()
+    assert load_tokenizer(path.format(home=tmp_path)).get_vocab() == trained.get_vocab()
 
 
 def test_text_that_spells_the_special_token_stays_text(trained):
-    ids = tokenizers.encode(trained, ["<|endoftext|>"])[0]
+    ids = encode(trained, ["<|endoftext|>"])[0]
     assert trained.eos_token_id not in ids
     assert len(ids) > 1
 
@@ -69,29 +69,29 @@ def test_only_one_special_token_begins_ends_and_pads(trained):
 
 
 def test_the_vocabulary_has_at_most_the_size_asked_for():
-    assert len(tokenizers.train(TEXTS, "bpe", 280)) == 280
-    assert all(len(tokenizers.train(TEXTS, algorithm, 700)) <= 700 for algorithm in ALGORITHMS)
+    assert len(train_tokenizer(TEXTS, "bpe", 280)) == 280
+    assert all(len(train_tokenizer(TEXTS, algorithm, 700)) <= 700 for algorithm in ALGORITHMS)
 
 
 def test_training_learns_the_words_of_the_corpus():
-    trained = tokenizers.train(TEXTS, "bpe", 320)
-    assert len(tokenizers.encode(trained, ["The dog saw the key in the barn."])[0]) < 14
+    trained = train_tokenizer(TEXTS, "bpe", 320)
+    assert len(encode(trained, ["The dog saw the key in the barn."])[0]) < 14
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_text_is_an_error(algorithm):
     with pytest.raises(DataError, match="no text to train on"):
-        tokenizers.train([], algorithm, 600)
+        train_tokenizer([], algorithm, 600)
 
 
 def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ModelError) as error:
-        tokenizers.load(str(tmp_path / "nothing"))
+        load_tokenizer(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
     assert "nothing" in str(error.value)
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "wordpiece"])
 def test_the_same_text_gives_the_same_tokenizer(algorithm):
-    first, again = (tokenizers.train(TEXTS, algorithm, 900) for _ in range(2))
+    first, again = (train_tokenizer(TEXTS, algorithm, 900) for _ in range(2))
     assert first.backend_tokenizer.to_str() == again.backend_tokenizer.to_str()

@@ -12,8 +12,7 @@ from tokenizers import pre_tokenizers
 
 from hflm.core import MissingExtra, ModelError, UserError
 from hflm.models import load as models
-from hflm.preprocessing import tokenizer as tokenizers
-from hflm.preprocessing.tokenizer import encode
+from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 from hflm.publishing import export
 
 TEXT = "The dog saw the key in 123 barns:\n  it's \t 🙂 schön <|endoftext|>"
@@ -125,7 +124,7 @@ def test_a_gguf_file_is_read_back_as_the_same_model(model, tokenizer, tmp_path, 
 
 
 def test_what_a_gguf_file_says_of_its_tokenizer(gpt2, tokenizer, tmp_path):
-    tokenizer = tokenizers.train(["The dog saw the key."] * 3, "bpe", 300)
+    tokenizer = train_tokenizer(["The dog saw the key."] * 3, "bpe", 300)
     tokenizer.add_tokens(["<name>"])
     tokenizer.chat_template = "{{ messages[0].content }}"
     gpt2.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -142,7 +141,7 @@ def test_what_a_gguf_file_says_of_its_tokenizer(gpt2, tokenizer, tmp_path):
 
 
 def other_tokenizer(algorithm="bpe", **backend):
-    tokenizer = tokenizers.train(["The dog saw the key in the barn."] * 3, algorithm, 300)
+    tokenizer = train_tokenizer(["The dog saw the key in the barn."] * 3, algorithm, 300)
     for name, value in backend.items():
         setattr(tokenizer.backend_tokenizer, name, value)
     return tokenizer
@@ -209,7 +208,7 @@ def test_onnx_gives_the_same_logits_at_any_size(gpt2, tokenizer, tmp_path):
         with torch.inference_mode():
             expected = gpt2(input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(torch.from_numpy(found)[mask == 1], expected[mask == 1], atol=1e-4, rtol=1e-4)
-    assert encode(tokenizers.load(written), [TEXT]) == encode(tokenizer, [TEXT])
+    assert encode(load_tokenizer(written), [TEXT]) == encode(tokenizer, [TEXT])
 
 
 @pytest.mark.parametrize("cutting", ["gpt-2", "smollm"])

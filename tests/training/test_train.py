@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from hflm.core import Stopped, TrainingError, UserError
 from hflm.models import load as models
-from hflm.preprocessing import packing as pack
+from hflm.preprocessing import collate, pack_documents
 from hflm.recipe import require_trackers, trackers, unknown_tracker
 from hflm.training import checkpoints
 from hflm.training import divergence as guards
@@ -32,7 +32,7 @@ ARGS = {"max_steps": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-2,
 @pytest.fixture
 def fit(tokenizer, tmp_path):
     """Train a fresh tiny model (with dropout, so that random states matter) in a folder; returns (model, Trained)."""
-    packed = pack.pack_documents(TEXTS, tokenizer, 48)
+    packed = pack_documents(TEXTS, tokenizer, 48)
 
     def run(folder="run", eval_rows=None, batch_tokens=None, on_spike="ignore", dropout=0.1, **args):
         torch.manual_seed(0)
@@ -45,7 +45,7 @@ def fit(tokenizer, tmp_path):
             {**ARGS, **args},
             stage="pretrain",
             seed=0,
-            collate=partial(pack.collate, pad_token_id=tokenizer.pad_token_id),
+            collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
             eval_rows=packed.rows[:2] if eval_rows else None,
             tokens_per_row=packed.tokens_per_row,
             row_tokens=48,
@@ -309,7 +309,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit, at_step, 
 
 def test_out_of_memory_with_a_single_row_says_what_helps(fit, at_step):
     at_step(1, out_of_memory_above(0, []))
-    with pytest.raises(TrainingError, match="out of memory .*which a smaller micro-batch cannot mend.*block_size"):
+    with pytest.raises(TrainingError, match="out of memory .*which a smaller micro-batch cannot help.*block_size"):
         fit(per_device_train_batch_size=2)
 
 
@@ -442,7 +442,7 @@ def test_muon_trains_an_adapter(tokenizer):
 
 
 def test_a_dropped_last_batch_is_not_counted(fit, tokenizer):
-    packed = pack.pack_documents(TEXTS, tokenizer, 48)
+    packed = pack_documents(TEXTS, tokenizer, 48)
     size = next(size for size in (2, 3, 5) if len(packed.rows) % size)
     steps = 2 * (len(packed.rows) // size) + 1
     _, trained = fit(max_steps=steps, per_device_train_batch_size=size, dataloader_drop_last=True)

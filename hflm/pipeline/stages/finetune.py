@@ -12,7 +12,7 @@ from hflm.pipeline.stages.training import block_size_of, initial_model, train_st
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from hflm.preprocessing.packing import Packed
+    from hflm.preprocessing import Packed
 
 
 class Finetune(RecordedStage):
@@ -21,7 +21,6 @@ class Finetune(RecordedStage):
 
     def run(self, run: Run) -> None:
         from hflm.models import load as models
-        from hflm.preprocessing import packing
         from hflm.tasks import chat_template
 
         recipe = run.recipe
@@ -33,7 +32,7 @@ class Finetune(RecordedStage):
         packed = _packed(run, "train", tokenizer, block_size)
         validation = _packed(run, "validation", tokenizer, block_size)
         assert packed is not None
-        logger.info(f"finetune: {packing.told(packed.counts())}")
+        logger.info(f"finetune: {packed.counts()}")
         model = models.mend_loss(model, stage.z_loss)
         if stage.adapter is not None:
             model = models.add_adapter(model, stage.adapter)
@@ -42,8 +41,7 @@ class Finetune(RecordedStage):
 
 def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "Packed | None":
     """The examples of all tasks that have rows for `use`, packed; None where none has."""
-    from hflm.preprocessing import packing
-    from hflm.preprocessing.truncation import fit
+    from hflm.preprocessing import pack_examples, target_lengths, truncate_prompts
 
     assert run.recipe.finetune is not None
     pairs, cut = [], 0
@@ -51,12 +49,12 @@ def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size
         rows = run.rows.get((name, use))
         if rows is None:
             continue
-        lengths = packing.target_lengths([example.target for example in rows.examples], tokenizer)
+        lengths = target_lengths([example.target for example in rows.examples], tokenizer)
         budgets = [block_size - length for length in lengths]
-        examples, shortened = fit(rows.task, rows.examples, tokenizer, budgets, rows.where)
+        examples, shortened = truncate_prompts(rows.task, rows.examples, tokenizer, budgets, rows.where)
         cut += shortened
         pairs += [(example.prompt, example.target) for example in examples]
-    return packing.pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
+    return pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
 
 
 def _initial_model(run: Run) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":

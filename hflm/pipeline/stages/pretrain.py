@@ -15,27 +15,25 @@ class Pretrain(RecordedStage):
 
     def run(self, run: Run) -> None:
         from hflm.models import load as models
-        from hflm.preprocessing import packing, token_cache
-        from hflm.preprocessing import streaming as stream
-        from hflm.preprocessing.tokenizer import encode
+        from hflm.preprocessing import cache_folder, encode, pack_documents, pack_stream
 
         recipe, corpus = run.recipe, run.corpus
         stage = recipe.pretrain
         assert stage is not None and corpus is not None
         model, tokenizer = initial_model(recipe, run.folder)
         block_size = block_size_of(stage.block_size, model)
-        pack = partial(packing.pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
+        pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
         validation = pack(corpus.held_out) if corpus.held_out else None
         if isinstance(corpus.texts, list):
-            with run.state.main_process_first():  # the others find what the first one keeps
-                packed = pack(corpus.texts, keep=token_cache.home())
-            if packed.kept:
+            with run.state.main_process_first():  # the others find what the first one has cached
+                packed = pack(corpus.texts, cache=cache_folder())
+            if packed.cached:
                 logger.info(
-                    f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.kept}"
+                    f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.cached}"
                 )
-            logger.info(f"pretrain: {packing.told(packed.counts())}")
+            logger.info(f"pretrain: {packed.counts()}")
         elif stage.args.get("max_steps", -1) > 0:
-            packed = stream.pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
+            packed = pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
         else:
             raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
         if run.state.is_main_process:

@@ -15,7 +15,7 @@ class Tokenizer(RecordedStage):
 
     def run(self, run: Run) -> None:
         from hflm.models import load as models
-        from hflm.preprocessing import tokenizer as tokenizers
+        from hflm.preprocessing import load_tokenizer, train_tokenizer
 
         run.forget(self.name)
         if not run.state.is_main_process:
@@ -24,10 +24,10 @@ class Tokenizer(RecordedStage):
         assert section is not None
         training = section.train
         if training is None:
-            tokenizer = tokenizers.load(section.from_, section.revision)
+            tokenizer = load_tokenizer(section.from_, section.revision)
         else:
             started = time.monotonic()
-            tokenizer = tokenizers.train(
+            tokenizer = train_tokenizer(
                 tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / SKIPPED_ROWS),
                 training.algorithm,
                 training.vocab_size,

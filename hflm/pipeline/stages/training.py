@@ -13,8 +13,7 @@ from hflm.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from hflm.preprocessing.packing import Packed
-    from hflm.preprocessing.streaming import PackedStream
+    from hflm.preprocessing import Packed, PackedStream
 
 
 def initial_model(
@@ -24,16 +23,16 @@ def initial_model(
     from accelerate.utils import set_seed
 
     from hflm.models import load as models
-    from hflm.preprocessing import tokenizer as tokenizers
+    from hflm.preprocessing import load_tokenizer
 
     set_seed(recipe.seed)
     if recipe.model.from_ is None:
-        tokenizer = tokenizers.load(folder / "tokenizer")
+        tokenizer = load_tokenizer(folder / "tokenizer")
         return models.build(recipe.model.config, tokenizer), tokenizer
     dtype = recipe.model.dtype or "float32"
     model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype, quantization)
     if recipe.tokenizer is not None:
-        tokenizer = tokenizers.load(folder / "tokenizer")
+        tokenizer = load_tokenizer(folder / "tokenizer")
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"tokenizer: it has {len(tokenizer):,} entries, the model {recipe.model.from_} only "
@@ -66,8 +65,7 @@ def train_stage(
     """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done."""
     from hflm.models import load as models
     from hflm.planning import plan
-    from hflm.preprocessing import packing
-    from hflm.preprocessing import streaming as stream
+    from hflm.preprocessing import PackedStream, collate
     from hflm.training import trainer
 
     recipe, folder, state = run.recipe, run.folder, run.state
@@ -87,7 +85,7 @@ def train_stage(
         section.args,
         stage=stage,
         seed=recipe.seed,
-        collate=partial(packing.collate, pad_token_id=tokenizer.pad_token_id),
+        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
         eval_rows=validation.rows if validation else None,
         tokens_per_row=packed.tokens_per_row,
         row_tokens=block_size,
@@ -95,8 +93,8 @@ def train_stage(
         on_spike=section.on_spike,
     )
     counts = packed.counts()
-    if isinstance(packed, stream.PackedStream):  # known only now
-        logger.info(f"{stage}: {packing.told(counts)}")
+    if isinstance(packed, PackedStream):  # known only now
+        logger.info(f"{stage}: {counts}")
     models.gather(model)
     if state.is_main_process:
         if stage == "finetune" and section.adapter is not None:
@@ -111,7 +109,7 @@ def train_stage(
             "tokens": trained.tokens,
             "final_loss": trained.loss,
             "final_eval_loss": trained.eval_loss,
-            "packing": counts,
+            "packing": asdict(counts),
             "skipped_steps": list(trained.skipped),
             **trained.speed,
             "arithmetic": trained.arithmetic,
