@@ -30,11 +30,13 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       cost.py               memory and FLOPs of an optimizer step
 
     evaluation/           the benchmark
-      benchmark.py          one task: its rows answered, scored and written
+      benchmark.py          one task: its rows answered, scored and written; answers.py: by all processes, kept as they
+                            come
       results.py            results.json, and the terminal's table
-      slices.py             parts of a task's rows, scored separately
+      slices.py             scores of parts of a task's rows
       contamination.py      which benchmark examples occur in the training text
-      compare.py            `hflm compare`: runs paired row by row; compare_view.py: its page
+      compare.py            `hflm compare`: runs paired row by row; prediction_files.py: their rows; compare_view.py: the
+                            tables and the page
       plots.py              the plots of cards, comparisons and scores
       metrics/              evaluate.Metric classes over sacrebleu, rouge-score, scikit-learn and bert-score, with
                             bootstrap intervals; paired.py: paired tests; calibration.py
@@ -42,6 +44,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     inference/            ask a model
       local.py              batched answers: greedy text, labels by likelihood, text likelihood
       batching.py           rows with a common prefix, and batches within a budget of tokens
+      windows.py            long texts in windows of the context; stopping.py: where an answer ends
       endpoint.py           the same answers from a model behind an OpenAI-compatible endpoint
       generate.py           `hflm generate`; token_stream.py: one answer, token by token
       score.py              `hflm score`: log p of each token, attention weights; score_view.py: how they are shown

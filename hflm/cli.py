@@ -216,18 +216,17 @@ def compare(
 
     Rows are paired by their ids. Each run is compared with the first.
     """
-    from hflm.evaluation import compare as compare_room
-    from hflm.evaluation import compare_view as compare_page
+    from hflm.evaluation import compare_runs, compare_view
 
-    found = compare_room.compare(runs, tasks or (), resamples, seed)
+    comparison = compare_runs(runs, tasks or (), resamples, seed)
     if html is not None:
-        atomic_write_text(html, compare_page.page(found))
+        atomic_write_text(html, compare_view.page(comparison))
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(dataclasses.asdict(comparison), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         from rich.console import Console
 
-        compare_page.show(found, Console())
+        compare_view.show(comparison, Console())
 
 
 @app.command()
@@ -249,24 +248,26 @@ def score(
     log P(text) is the sum of log P(token | the tokens before it).
     """
     from hflm.evaluation import plots
-    from hflm.inference import score as score_room
-    from hflm.inference import score_view as score_page
+    from hflm.inference import attention_weights, score_text, score_view
+    from hflm.models import load as models
 
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    found, seen = score_room.measure(model, text, revision, attention is not None)
-    picture = plots.attention(*seen) if seen else None
+    loaded, tokenizer = models.load(model, revision)
+    picture = None
     if attention is not None:
+        picture = plots.attention(*attention_weights(loaded, tokenizer, text))
         atomic_write_bytes(attention, picture)
+    scored = score_text(loaded, tokenizer, text)
     if html is not None:
-        atomic_write_text(html, score_page.page(found, model, picture))
+        atomic_write_text(html, score_view.page(scored, model, picture))
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(dataclasses.asdict(scored), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         from rich.console import Console
 
-        score_page.show(found, Console())
+        score_view.show(scored, Console())
 
 
 @app.command()
@@ -367,11 +368,10 @@ def _generate(
         for name, value in options.items()
         if value is not None
     }
-    more = {"seed": seed, "revision": revision, "json": as_json or None}
-    given |= {name: value for name, value in more.items() if value is not None}
-    from hflm.inference import generate as generate_room
+    from hflm.inference import format_texts, generate_texts
 
-    generate_room.generate(model, prompt, given)
+    texts = generate_texts(model, prompt, given, seed, revision)
+    print("\n".join(format_texts(prompt, texts, as_json)))
 
 
 def _converted(name, text):

@@ -22,7 +22,7 @@ import matplotlib
 
 from hflm.demo import session as demo
 from hflm.demo import tabs as demo_tabs
-from hflm.inference import score_view as score_page
+from hflm.inference import score_view
 
 WAITING = 16  # requests in the queue; the model answers one at a time
 FONT, MONOSPACE = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # nothing to fetch
@@ -41,7 +41,7 @@ LAUNCH = {
     "max_file_size": "1kb",  # nothing is uploaded
 }
 STYLE = (
-    score_page.STYLE
+    score_view.STYLE
     + """
 .gradio-container { max-width: 68rem !important; margin: 0 auto; }
 .about h1 { font-size: 1.7rem; font-weight: 650; margin: .2rem 0 .3rem; }

@@ -14,10 +14,7 @@ from hflm import tasks
 from hflm.core import RecipeError, UserError, display_name, expand_path
 from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
 from hflm.evaluation import plots
-from hflm.inference import local as answer
-from hflm.inference import score
-from hflm.inference import score_view as score_page
-from hflm.inference.token_stream import stream
+from hflm.inference import LocalModel, attention_weights, score_text, score_view, stream_text
 from hflm.models import load as models
 from hflm.preprocessing import encode
 from hflm.recipe import load_recipe
@@ -49,7 +46,7 @@ class Shown:
         check(prompt, "Prompt", empty=True)
         sampling = dict(settings)
         count = int(sampling.pop("max_new_tokens"))
-        for text in stream(
+        for text in stream_text(
             self.model, self.tokenizer, prompt, count, sampling=sampling if sampling["temperature"] else None, seed=seed
         ):
             yield prompt + text
@@ -57,7 +54,7 @@ class Shown:
     def written(self, asked, texts):
         """Yield the answer of a task that writes, longer each time."""
         max_new_tokens, stop, _ = tasks.defaults(asked.task)
-        for text in stream(self.model, self.tokenizer, asked.prompt(texts), max_new_tokens, stop):
+        for text in stream_text(self.model, self.tokenizer, asked.prompt(texts), max_new_tokens, stop):
             yield text.strip()
 
     def chosen(self, asked, texts):
@@ -72,21 +69,21 @@ class Shown:
                 f"the prompt has {count:,} tokens, the model has room for {max(room, 0):,}. Shorten the text"
             )
         with torch.inference_mode():
-            [(_, [logs])] = answer.Local(self.model, self.tokenizer).likelihoods([prompt], words)
+            [(_, [logs])] = LocalModel(self.model, self.tokenizer).likelihoods([prompt], words)
         return dict(zip(words, torch.tensor(logs, dtype=torch.float64).softmax(0).tolist(), strict=True))
 
     def inside(self, text, attention):
         """Yield HTML: the text's tokens with their probabilities, then the same with a picture of the attention."""
         check(text, "Text")
-        found = score.score(self.model, self.tokenizer, text)
-        yield score_page.body(found)
+        found = score_text(self.model, self.tokenizer, text)
+        yield score_view.body(found)
         if attention:
             try:
-                picture = plots.attention(*score.attention(self.model, self.tokenizer, text))
+                picture = plots.attention(*attention_weights(self.model, self.tokenizer, text))
             except UserError as error:
-                yield f'{score_page.body(found)}<p class="small">{html.escape(str(error))}.</p>'
+                yield f'{score_view.body(found)}<p class="small">{html.escape(str(error))}.</p>'
             else:
-                yield score_page.body(found, picture)
+                yield score_view.body(found, picture)
 
 
 def load(path, revision=None, examples=None) -> Shown:

@@ -1,4 +1,4 @@
-"""Runs side by side: what each scores on the rows that all of them answered, and whether the difference is chance.
+"""Runs compared on the rows that all of them answered: differences, and whether they are due to chance.
 
     runs --read--> rows by id --pair--> statistics (n, k) of each run --metrics.paired--> Difference
 
@@ -11,17 +11,21 @@ import math
 import string
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hflm.core import UserError, redact
-from hflm.evaluation import metrics, results
+from hflm.evaluation import metrics
 from hflm.evaluation.metrics import paired
+from hflm.evaluation.prediction_files import Row, read_predictions
+from hflm.evaluation.results import LOWER_IS_BETTER, Results, TaskResult, format_value, read_results
 
 LETTERS = string.ascii_uppercase
-MOST_CHANGES = 5  # rows shown of those that got better, and of those that got worse
+MAX_CHANGES = 5  # rows shown of those that got better, and of those that got worse
 TEXT = "language_modeling"
 
 
@@ -42,7 +46,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """A row whose score changed; the pairs are (the reference's, the run's). A row of text has only an id and scores."""
+    """A row whose score changed; the pairs are (the reference's, the run's). A row of text has
+    its text as prompt, and no references and predictions.
+    """
 
     id: str
     references: tuple[str, ...]
@@ -76,7 +82,7 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`runs` maps letters to the runs' names, the reference first; `notes` are what the reader must know."""
+    """`runs` maps letters to the runs' names, the reference first; `notes` are warnings for the reader."""
 
     runs: dict[str, str]
     tasks: dict[str, TaskComparison]
@@ -85,38 +91,41 @@ class Comparison:
     seed: int
 
 
-def compare(runs, tasks=(), resamples=10_000, seed=0):
-    """Compare the run folders `runs` (the first is the reference) on `tasks`, or on all that they share.
+def compare_runs(
+    runs: Sequence[str | Path], tasks: Sequence[str] = (), resamples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Compare the run folders `runs` (the first is the reference) on `tasks`, or on all that they have in common.
 
     Every note is also a warning. Raises UserError: fewer than two runs or more than 26, one of them twice, a folder
-    without results, no shared task, predictions that are missing or malformed, rows whose references differ.
+    without results, no common task, predictions that are missing or malformed, rows whose references differ.
     """
-    runs = [Path(run) for run in runs]
-    if not 2 <= len(runs) <= len(LETTERS):
-        raise UserError(f"hflm compare takes 2 to {len(LETTERS)} run folders, not {len(runs)}.")
-    twice = [str(run) for run, count in Counter(run.resolve() for run in runs).items() if count > 1]
-    if twice:
-        raise UserError(f"{twice[0]} is given twice. Give each run once.")
-    names = dict(zip(LETTERS, _names(runs), strict=False))
-    found = [results.read(run / "benchmark" / "results.json") for run in runs]
-    notes, compared = [], {}
-    for task in _shared(names, found, tasks):
-        asked = [one.tasks[task] for one in found]
+    folders = [Path(run) for run in runs]
+    if not 2 <= len(folders) <= len(LETTERS):
+        raise UserError(f"hflm compare takes 2 to {len(LETTERS)} run folders, not {len(folders)}.")
+    repeated = [str(run) for run, count in Counter(run.resolve() for run in folders).items() if count > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is given twice. Give each run once.")
+    names = dict(zip(LETTERS, _run_names(folders), strict=False))
+    results = [read_results(run / "benchmark" / "results.json") for run in folders]
+    notes: list[str] = []
+    compared = {}
+    for name in _common_tasks(names, results, tasks):
+        measured = [one.tasks[name] for one in results]
         rows = [
-            _rows(run / "benchmark" / "predictions" / f"{task}.jsonl", one.kind == TEXT)
-            for run, one in zip(runs, asked, strict=True)
+            read_predictions(run / "benchmark" / "predictions" / f"{name}.jsonl", one.kind == TEXT)
+            for run, one in zip(folders, measured, strict=True)
         ]
-        comparison = _task(task, list(names), asked, rows, notes, resamples, seed)
+        comparison = _compare_task(_Task(name, list(names), measured, notes), rows, resamples, seed)
         if comparison is not None:
-            compared[task] = comparison
+            compared[name] = comparison
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if not compared:
-        raise UserError("nothing can be compared: the runs share no metric on any row.")
+        raise UserError("nothing can be compared: the runs have no metric in common on any row.")
     return Comparison(names, compared, tuple(notes), resamples, seed)
 
 
-def _names(runs):
+def _run_names(runs: list[Path]) -> list[str]:
     """The shortest last parts of the paths that tell the runs apart: a/x/1, b/x/1 -> a/x/1, b/x/1; a, b -> a, b."""
     parts = [run.resolve().parts for run in runs]
     length = 1
@@ -125,186 +134,205 @@ def _names(runs):
     return ["/".join(path[-length:]) for path in parts]
 
 
-def _shared(names, found, asked):
-    shared = [task for task in found[0].tasks if all(task in one.tasks for one in found)]
-    if unknown := [task for task in asked if task not in shared]:
-        raise UserError(f"task {unknown[0]} is not in every run. The runs share: {', '.join(shared) or 'none'}.")
-    if not shared:
-        told = [f"  {name}: {', '.join(one.tasks) or 'none'}" for name, one in zip(names.values(), found, strict=True)]
-        raise UserError("\n".join(["the runs share no task. Their tasks are", *told]))
-    return [task for task in shared if task in asked or not asked]
+def _common_tasks(names: dict[str, str], results: list[Results], selected: Sequence[str]) -> list[str]:
+    common = [task for task in results[0].tasks if all(task in one.tasks for one in results)]
+    if unknown := [task for task in selected if task not in common]:
+        raise UserError(f"task {unknown[0]} is not in every run. Tasks of all runs: {', '.join(common) or 'none'}.")
+    if not common:
+        lists = [
+            f"  {name}: {', '.join(one.tasks) or 'none'}" for name, one in zip(names.values(), results, strict=True)
+        ]
+        raise UserError("\n".join(["the runs have no task in common. Their tasks are", *lists]))
+    return [task for task in common if task in selected or not selected]
 
 
-def _rows(path, is_text):
-    """The rows of a predictions file by (id, position among equal ids); UserError names the file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Run the benchmark again: it writes the predictions.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    rows, seen = {}, Counter()
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
-        if wrong := _wrong(row, is_text):
-            raise UserError(f"{path}:{number}: not a line of predictions: {wrong}")
-        rows[row["id"], seen[row["id"]]] = row
-        seen[row["id"]] += 1
-    return rows
+@dataclass(frozen=True)
+class _Task:
+    """One task of the runs `letters`: its results in each run; `notes` collects warnings for the reader."""
+
+    name: str
+    letters: list[str]
+    results: list[TaskResult]
+    notes: list[str]
+
+    @property
+    def is_text(self) -> bool:
+        return self.results[0].kind == TEXT
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.name}: {text}")
+
+    def by_run(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        return zip(self.letters, values, strict=True)
 
 
-def _wrong(row, is_text):
-    """What is wrong with one line of predictions, or None."""
-    if not isinstance(row, dict):
-        return "it is no JSON object"
-    kinds = {"nats": (int, float), "tokens": int, "bytes": int} if is_text else {"prompt": str, "prediction": str}
-    for key, kind in {"id": str, **kinds}.items():
-        if not isinstance(row.get(key), kind):
-            return f"{key} is missing" if key not in row else f"{key} cannot be {json.dumps(row[key])[:60]}"
-    if is_text:
-        fit = math.isfinite(row["nats"]) and row["tokens"] > 0 and row["bytes"] >= 0
-        return None if fit else "nats must be finite, tokens above 0 and bytes not below"
-    references = row.get("references")
-    if not isinstance(references, list) or not references or not all(isinstance(text, str) for text in references):
-        return "references must be a list of texts"
-    return None if isinstance(row.get("log_likelihoods", {}), dict) else "log_likelihoods must be an object"
-
-
-def _task(task, letters, asked, rows, notes, resamples, seed):
-    """The TaskComparison of one task, or None when no metric or row is shared; appends to `notes`."""
-    first = asked[0]
-    names = [name for name in dict.fromkeys([*first.main(), *first.metrics]) if all(name in a.metrics for a in asked)]
-    if "bertscore" in names:  # its encoder is not kept with the run
-        names.remove("bertscore")
-        notes.append(f"{task}: bertscore is not compared")
-    keys = [key for key in rows[0] if all(key in one for one in rows)]
-    left_out = len(set().union(*rows)) - len(keys)
+def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, seed: int) -> TaskComparison | None:
+    """The TaskComparison of one task, or None when the runs have no metric or row of it in common."""
+    names = _common_metrics(task)
+    keys = [key for key in by_key[0] if all(key in one for one in by_key)]
+    left_out = len(set().union(*by_key)) - len(keys)
     if not names or not keys:
-        notes.append(f"{task}: not compared, the runs share no {'row' if names else 'metric'}")
+        task.note(f"not compared, the runs have no {'row' if names else 'metric'} in common")
         return None
     if left_out:
-        notes.append(f"{task}: {left_out:,} rows are left out, not every run has them; {len(keys):,} are compared")
-    rows = [[one[key] for key in keys] for one in rows]
-    is_text = first.kind == TEXT
-    _check_same_rows(task, letters, rows, is_text)
-    kinds, statistics = _measured(names, rows, is_text)
-    _note_differences(task, letters, asked, names, notes)
-    if is_text and len({tuple(row["tokens"] for row in one) for one in rows}) > 1:
-        notes.append(f"{task}: the tokenizers differ, and perplexity is per token: compare bits_per_byte")
+        task.note(f"{left_out:,} rows are left out, not every run has them; {len(keys):,} are compared")
+    rows = [[one[key] for key in keys] for one in by_key]
+    _check_same_rows(task, rows)
+    kinds, statistics = _statistics(names, rows, task.is_text)
+    _note_differences(task, names)
+    if task.is_text and len({tuple(row["tokens"] for row in one) for one in rows}) > 1:
+        task.note("the tokenizers differ, and perplexity is per token: compare bits_per_byte")
     values = [paired.values_of(kinds, [array.sum(axis=0, keepdims=True) for array in arrays]) for arrays in statistics]
     if not left_out:
-        _note_recorded(task, letters, asked, names, values, notes)
-
-    intervals = paired.differences(kinds, statistics, resamples, seed)
-    p = [paired.p_values(kinds, statistics[0], arrays, resamples, seed) for arrays in statistics[1:]]
-    adjusted = {name: paired.holm([each[name] for each in p]) for name in names}
+        _note_recorded(task, names, values)
     main = names[0]
-    # A window may spell less than one byte; its perplexity is fine.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = [
-            next(kind.each(array)[main] for kind, array in zip(kinds, arrays, strict=True) if main in kind.NAMES)
-            for arrays in statistics
-        ]
-    pairs = []
-    for number, letter in enumerate(letters[1:], 1):
-        differences = {}
-        for name in names:
-            reference, value = float(values[0][name][0]), float(values[number][name][0])
-            difference = value - reference
-            differences[name] = Difference(
-                reference,
-                value,
-                difference,
-                metrics.interval(intervals[number - 1][name], difference),
-                p[number - 1][name],
-                adjusted[name][number - 1] if len(letters) > 2 else None,
-            )
-        pairs.append(_pair(letter, differences, main, rows[0], rows[number], scores[0], scores[number]))
-    return TaskComparison(len(keys), left_out, main, tuple(pairs))
+    differences = _differences(names, kinds, statistics, values, resamples, seed)
+    scores = _row_scores(main, kinds, statistics)
+    pairs = tuple(
+        _pair(letter, own, main, rows[0], rows[number], scores[0], scores[number])
+        for number, (letter, own) in enumerate(zip(task.letters[1:], differences, strict=True), 1)
+    )
+    return TaskComparison(len(keys), left_out, main, pairs)
 
 
-def _check_same_rows(task, letters, rows, is_text):
-    key = "bytes" if is_text else "references"
-    for letter, one in zip(letters[1:], rows[1:], strict=True):
+def _common_metrics(task: _Task) -> list[str]:
+    """The metrics that all runs have, the main ones first."""
+    first = task.results[0]
+    order = dict.fromkeys([*first.main(), *first.metrics])
+    names = [name for name in order if all(name in one.metrics for one in task.results)]
+    if "bertscore" in names:  # its encoder is not kept with the run
+        names.remove("bertscore")
+        task.note("bertscore is not compared")
+    return names
+
+
+def _check_same_rows(task: _Task, rows: list[list[Row]]) -> None:
+    key = "bytes" if task.is_text else "references"
+    for letter, one in zip(task.letters[1:], rows[1:], strict=True):
         for row, other in zip(rows[0], one, strict=True):
             if row[key] == other[key]:
                 continue
-            told = f"{task}, id {row['id']}: {key} are {_short(row[key])} in A and {_short(other[key])} in {letter}"
-            why = (
+            values = f"{key} are {_short(row[key])} in A and {_short(other[key])} in {letter}"
+            reason = (
                 "the runs scored other text, or cut it into other windows"
-                if is_text
+                if task.is_text
                 else "the runs answered different rows"
             )
-            raise UserError(f"{told}: {why}, so they cannot be paired. Name the other tasks with --task.")
+            raise UserError(
+                f"{task.name}, id {row['id']}: {values}: {reason}, so they cannot be paired. "
+                "Name the other tasks with --task."
+            )
 
 
-def _short(value):
+def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _measured(names, rows, is_text):
+def _statistics(names: list[str], rows: list[list[Row]], is_text: bool) -> tuple[Sequence[Any], list[Sequence[Any]]]:
     """(metric objects, the statistics of each run, a list of arrays (n, k))."""
     if is_text:
         from hflm.evaluation.metrics.likelihood import LanguageModeling
 
-        kind = LanguageModeling()
+        metric = LanguageModeling()
         columns = [[[row[key] for row in one] for key in ("nats", "tokens", "bytes")] for one in rows]
-        return [kind], [[kind.statistics(*each)] for each in columns]
-    # Labels that only one run may answer change no value of another: where neither expected nor said, they do not count.
+        return [metric], [[metric.statistics(*each)] for each in columns]
+    # A label that occurs in no reference and no prediction changes no value.
     labels = list(dict.fromkeys(label for one in rows for row in one for label in row.get("log_likelihoods", ())))
     references = [tuple(row["references"]) for row in rows[0]]
-    found = [
+    measured = [
         metrics.measure(names, [row["prediction"] for row in one], references, labels=labels or None) for one in rows
     ]
-    return found[0].metrics, [one.statistics for one in found]
+    return measured[0].metrics, [one.statistics for one in measured]
 
 
-def _note_differences(task, letters, asked, names, notes):
-    for what in ("prompt_hash", "decoding", "data"):
-        if len({getattr(one, what) for one in asked}) > 1:
-            told = ", ".join(
-                f"{letter} {redact(getattr(one, what))}" for letter, one in zip(letters, asked, strict=True)
+def _differences(
+    names: list[str],
+    kinds: Sequence[Any],
+    statistics: list[Sequence[Any]],
+    values: list[dict[str, Any]],
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Difference]]:
+    """The Difference of each metric, for each run but the first."""
+    intervals = paired.differences(kinds, statistics, resamples, seed)
+    p = [paired.p_values(kinds, statistics[0], arrays, resamples, seed) for arrays in statistics[1:]]
+    adjusted = {name: paired.holm([each[name] for each in p]) for name in names}
+    differences = []
+    for number in range(len(p)):
+        own = {}
+        for name in names:
+            reference, value = float(values[0][name][0]), float(values[number + 1][name][0])
+            difference = value - reference
+            interval = metrics.interval(intervals[number][name], difference)
+            p_holm = adjusted[name][number] if len(p) > 1 else None
+            own[name] = Difference(reference, value, difference, interval, p[number][name], p_holm)
+        differences.append(own)
+    return differences
+
+
+def _row_scores(main: str, kinds: Sequence[Any], statistics: list[Sequence[Any]]) -> list[np.ndarray]:
+    """The main metric of each row alone, for each run."""
+    # A window may spell less than one byte; its perplexity is fine.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [
+            next(kind.each(array)[main] for kind, array in zip(kinds, arrays, strict=True) if main in kind.NAMES)
+            for arrays in statistics
+        ]
+
+
+def _note_differences(task: _Task, names: list[str]) -> None:
+    if len({one.prompt_hash for one in task.results}) > 1:
+        task.note("the prompts differ")
+    for field in ("decoding", "data"):
+        values = [getattr(one, field) for one in task.results]
+        if len(set(values)) > 1:
+            task.note(
+                f"{field} differs: {', '.join(f'{letter} {redact(each)}' for letter, each in task.by_run(values))}"
             )
-            notes.append(f"{task}: the prompts differ" if what == "prompt_hash" else f"{task}: {what} differs: {told}")
     for name in names:
-        signatures = [one.metrics[name].signature for one in asked]
+        signatures = [one.metrics[name].signature for one in task.results]
         if len(set(signatures)) > 1:
-            told = "; ".join(f"{letter} {signature}" for letter, signature in zip(letters, signatures, strict=True))
-            notes.append(f"{task}: {name} was computed in different ways ({told}); here it is computed in one way")
+            each = "; ".join(f"{letter} {signature}" for letter, signature in task.by_run(signatures))
+            task.note(f"{name} was computed in different ways ({each}); here it is computed in one way")
 
 
-def _note_recorded(task, letters, asked, names, values, notes):
-    for letter, one, value in zip(letters, asked, values, strict=True):
+def _note_recorded(task: _Task, names: list[str], values: list[dict[str, Any]]) -> None:
+    for letter, one, value in zip(task.letters, task.results, values, strict=True):
         recorded = {name: one.metrics[name].value for name in names}
         computed = {name: float(value[name][0]) for name in names}
         odd = [name for name in names if not math.isclose(recorded[name], computed[name], rel_tol=1e-6, abs_tol=1e-9)]
         if odd:
-            told = ", ".join(f"{name} {results.number(name, computed[name])}" for name in odd)
-            before = ", ".join(results.number(name, recorded[name]) for name in odd)
-            notes.append(
-                f"{task}: the predictions of {letter} give {told}, but its results.json says {before}: "
+            now = ", ".join(f"{name} {format_value(name, computed[name])}" for name in odd)
+            before = ", ".join(format_value(name, recorded[name]) for name in odd)
+            task.note(
+                f"the predictions of {letter} give {now}, but its results.json has {before}: "
                 "a file was changed, or a metric was"
             )
 
 
-def _pair(letter, differences, main, first, second, scores, others):
-    gain = scores - others if main in results.LOWER_IS_BETTER else others - scores
+def _pair(
+    letter: str,
+    differences: dict[str, Difference],
+    main: str,
+    first: list[Row],
+    second: list[Row],
+    scores: np.ndarray,
+    others: np.ndarray,
+) -> Pair:
+    gain = scores - others if main in LOWER_IS_BETTER else others - scores
 
-    def change(number):
+    def change(number: int) -> Change:
         pair = first[number], second[number]
         return Change(
             pair[0]["id"],
             tuple(pair[0].get("references", ())),
-            tuple(row.get("prompt", "") for row in pair),
-            tuple(row.get("prediction", "") for row in pair),
+            (pair[0].get("prompt", ""), pair[1].get("prompt", "")),
+            (pair[0].get("prediction", ""), pair[1].get("prediction", "")),
             (float(scores[number]), float(others[number])),
         )
 
     better, worse = int((gain > 0).sum()), int((gain < 0).sum())
-    improved = [change(number) for number in np.argsort(-gain, kind="stable")[: min(better, MOST_CHANGES)]]
-    worsened = [change(number) for number in np.argsort(gain, kind="stable")[: min(worse, MOST_CHANGES)]]
+    improved = [change(number) for number in np.argsort(-gain, kind="stable")[: min(better, MAX_CHANGES)]]
+    worsened = [change(number) for number in np.argsort(gain, kind="stable")[: min(worse, MAX_CHANGES)]]
     return Pair(letter, differences, better, worse, len(gain) - better - worse, tuple(improved), tuple(worsened))

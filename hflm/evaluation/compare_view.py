@@ -1,23 +1,30 @@
-"""A comparison as people see it: in the terminal, and as one HTML page that asks for nothing from elsewhere."""
+"""A comparison in the terminal, and as one self-contained HTML page."""
 
 import base64
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from hflm.core import render_html, shorten
-from hflm.evaluation import plots, results
+from hflm.evaluation import plots
+from hflm.evaluation.compare import Change, Comparison, TaskComparison
+from hflm.evaluation.results import LOWER_IS_BETTER, format_value
 
-SHOWN_END = 160  # characters of a prompt: its question stands last
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN_END = 160  # characters of a prompt, which ends in its question
 
 
-def page(comparison):
-    """The comparison as an HTML page, one text: no script, no request, and all data escaped."""
+def page(comparison: Comparison) -> str:
+    """The comparison as an HTML page: no script, no request, and all data escaped."""
     tasks = [
         {
             "name": name,
             "rows": _counts(task),
             "table": list(_lines(task)),
-            "picture": base64.b64encode(plots.differences(_drawn(task))).decode(),
+            "picture": base64.b64encode(plots.differences(_plotted(task))).decode(),
             "groups": [
-                {"title": f"{title} ({task.main})", "letter": letter, "changes": [_seen(task, c) for c in changes]}
+                {"title": f"{title} ({task.main})", "letter": letter, "changes": [_cells(task, c) for c in changes]}
                 for title, letter, changes in _groups(task)
             ],
         }
@@ -34,14 +41,14 @@ def page(comparison):
     )
 
 
-def show(comparison, console):
+def show(comparison: Comparison, console: "Console") -> None:
     """Print the comparison to a rich console: the runs, one table, and each task's changed rows."""
     from rich.box import SIMPLE_HEAD
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    def indented(spaces, text):
+    def indented(spaces: int, text: str) -> None:
         console.print(Padding(Text(text.rstrip()), (0, 0, 0, spaces), expand=False))
 
     for letter, name in comparison.runs.items():
@@ -51,8 +58,8 @@ def show(comparison, console):
         table.add_column(heading, justify="right" if number else "left", no_wrap="interval" in heading, overflow="fold")
     for name, task in comparison.tasks.items():
         table.add_row(Text(name, style="bold"))
-        for metric, *cells in _lines(task):
-            table.add_row(Text(f"  {metric}"), *map(Text, cells))
+        for metric, *values in _lines(task):
+            table.add_row(Text(f"  {metric}"), *map(Text, values))
     console.print(table)
     console.print(Text(method(comparison)), style="dim")
     for name, task in comparison.tasks.items():
@@ -60,82 +67,82 @@ def show(comparison, console):
         for title, letter, changes in _groups(task):
             indented(2, f"{title} ({task.main})")
             for change in changes:
-                seen = _seen(task, change)
-                indented(4, f"row {_line(seen['id'])}  {_line(seen['prompt'])}")
-                if seen["references"]:
-                    indented(6, f"expected     {_line(seen['references'])}")
-                for run, (score, prediction) in zip(("A", letter), seen["answers"], strict=True):
+                cells = _cells(task, change)
+                indented(4, f"row {_line(cells['id'])}  {_line(cells['prompt'])}")
+                if cells["references"]:
+                    indented(6, f"expected     {_line(cells['references'])}")
+                for run, (score, prediction) in zip(("A", letter), cells["answers"], strict=True):
                     indented(6, f"{run} {score:>9}  {_line(prediction)}")
 
 
-def method(comparison):
+def method(comparison: Comparison) -> str:
     """One paragraph: what the columns are and how they were computed."""
-    told = (
+    text = (
         "Difference: the run's value less the reference's. 95 % interval: paired bootstrap of the rows. p: two-sided "
         f"paired approximate randomisation, {comparison.resamples:,} resamples, seed {comparison.seed}. "
         "(-): lower is better."
     )
     if len(comparison.runs) > 2:
         others = len(comparison.runs) - 1
-        told += f" p is for each pair alone; p (Holm) is adjusted for the {others} runs compared with the reference."
-    return told
+        text += f" p is for each pair alone; p (Holm) is adjusted for the {others} runs compared with the reference."
+    return text
 
 
-def _headings(comparison):
+def _headings(comparison: Comparison) -> tuple[str, ...]:
     if len(comparison.runs) == 2:
         return ("metric", "A", "B", "B - A", "95 % interval", "p")
     return ("metric", "runs", "A", "run", "run - A", "95 % interval", "p", "p\n(Holm)")
 
 
-def _lines(task):
+def _lines(task: TaskComparison) -> Iterator[tuple[str, ...]]:
     """The cells of a task's table, as text: a row for each metric of each pair."""
     for metric in task.pairs[0].metrics:
         for pair in task.pairs:
-            found = pair.metrics[metric]
+            value = pair.metrics[metric]
             yield (
-                f"{metric} (-)" if metric in results.LOWER_IS_BETTER else metric,
-                *([] if found.p_holm is None else [f"{pair.run} - A"]),
-                results.number(metric, found.reference),
-                results.number(metric, found.value),
-                _signed(metric, found.difference),
-                f"{_signed(metric, found.ci95[0])} to {_signed(metric, found.ci95[1])}",
-                _p(found.p),
-                *([] if found.p_holm is None else [_p(found.p_holm)]),
+                f"{metric} (-)" if metric in LOWER_IS_BETTER else metric,
+                *([] if value.p_holm is None else [f"{pair.run} - A"]),
+                format_value(metric, value.reference),
+                format_value(metric, value.value),
+                _signed(metric, value.difference),
+                f"{_signed(metric, value.ci95[0])} to {_signed(metric, value.ci95[1])}",
+                _p(value.p),
+                *([] if value.p_holm is None else [_p(value.p_holm)]),
             )
 
 
-def _signed(metric, value):
-    return f"{'-' if value < 0 else '+'}{results.number(metric, abs(value))}"
+def _signed(metric: str, value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{format_value(metric, abs(value))}"
 
 
-def _p(p):
+def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _counts(task):
+def _counts(task: TaskComparison) -> str:
     left_out = f", {task.left_out:,} left out" if task.left_out else ""
-    told = [
+    counts = [
         f"{pair.run} is better on {pair.better:,}, worse on {pair.worse:,}, equal on {pair.same:,}"
         for pair in task.pairs
     ]
-    return f"{task.n:,} rows{left_out}; by {task.main}, {'; '.join(told)}"
+    return f"{task.n:,} rows{left_out}; by {task.main}, {'; '.join(counts)}"
 
 
-def _groups(task):
+def _groups(task: TaskComparison) -> Iterator[tuple[str, str, tuple[Change, ...]]]:
     for pair in task.pairs:
         for title, changes in (("most improved", pair.improved), ("most worsened", pair.worsened)):
             if changes:
                 yield f"{pair.run}, {title}", pair.run, changes
 
 
-def _drawn(task):
+def _plotted(task: TaskComparison) -> dict[str, dict[str, tuple[float, tuple[float, float]]]]:
     return {
-        f"{pair.run} - A": {metric: (found.difference, found.ci95) for metric, found in pair.metrics.items()}
+        f"{pair.run} - A": {metric: (value.difference, value.ci95) for metric, value in pair.metrics.items()}
         for pair in task.pairs
     }
 
 
-def _seen(task, change):
+def _cells(task: TaskComparison, change: Change) -> dict[str, Any]:
     """A changed row's texts, short and with control characters visible."""
     prompts = [prompt if len(prompt) <= SHOWN_END else f"[...] {prompt[-SHOWN_END:]}" for prompt in change.prompts]
     return {
@@ -143,11 +150,11 @@ def _seen(task, change):
         "prompt": shorten("\n\n".join(dict.fromkeys(prompts))),
         "references": shorten("\n".join(dict.fromkeys(change.references))),
         "answers": [
-            (results.number(task.main, score), shorten(prediction))
+            (format_value(task.main, score), shorten(prediction))
             for score, prediction in zip(change.scores, change.predictions, strict=True)
         ],
     }
 
 
-def _line(text):
+def _line(text: str) -> str:
     return " ".join(text.split())

@@ -1,20 +1,26 @@
-"""What a benchmark found, as frozen dataclasses and as results.json.
+"""The results of a benchmark, as frozen dataclasses and as results.json.
 
     {"schema_version": 1, "model": "runs/quickstart",
      "tasks": {"sentiment": {"kind": "sentiment", "n": 872,
                              "metrics": {"accuracy": {"value": 0.83, "ci95": [0.80, 0.85], "signature": "..."}},
                              "baselines": {"majority": {"accuracy": 0.51}}, ...}}}
 
-The units of each metric, and which of them come first, stand here too: the terminal, the model card and its
-pictures all read them.
+It also holds the units of each metric and the main metrics of each kind of task, for terminal, model card and plots.
 """
 
+import functools
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from rich.table import Table
 
 SCHEMA_VERSION = 1
 
@@ -38,7 +44,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Score:
-    """One metric over a whole task, with its 95 % interval; `signature` says exactly how it was computed."""
+    """One metric over a whole task, with its 95 % interval; `signature` names exactly how it was computed."""
 
     value: float
     ci95: tuple[float, float]
@@ -47,7 +53,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Bin:
-    """The answers whose confidence is above `low` and at most `high`: how many, their mean confidence, how many right.
+    """The answers whose confidence is above `low` and at most `high`: their number, mean confidence and accuracy.
 
     All but `count` run from 0 to 1.
     """
@@ -80,12 +86,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Contamination:
-    """How much of a task stood in the training text (hflm.evaluation.contamination), and its scores without that.
+    """How much of a task occurs in the training text (hflm.evaluation.contamination), and its scores without that.
 
-    Of `n` examples (`of: "examples"`) or lines of one running text (`of: "lines"`), `contaminated` share `words` words
-    in a row with the text that the stages `against` ("pretrain", "finetune") read, and `near_copies` have 40 %
-    of their words there; `overlap` is the mean share of such words, 0 to 1. `clean` are the scores of the other examples,
-    empty where fewer than ten are left or the parts are lines.
+    Of `n` examples (`of: "examples"`) or lines of one running text (`of: "lines"`), `contaminated` have `words` words in
+    a row in common with the text that the stages `against` ("pretrain", "finetune") read, and `near_copies` have 40 %
+    of their words in such runs; `overlap` is the mean fraction of such words, 0 to 1. `clean` are the scores of the
+    other examples, empty where fewer than ten are left or the parts are lines.
     """
 
     of: str
@@ -98,7 +104,7 @@ class Contamination:
     clean: dict[str, Score]
 
     @property
-    def share(self):
+    def fraction(self) -> float:
         return self.contaminated / self.n
 
 
@@ -109,8 +115,8 @@ class TaskResult:
     `data` is where the rows were read ("toy sentiment [test]"), `n` how many were scored, `truncated` how many of
     them were cut to fit the model, `skipped` how many unusable rows were left out; `baselines` maps a baseline's
     name to its metrics. With the metrics' signatures, `prompt_hash`, `data_fingerprint`, `decoding`, `shots` and
-    `model_revision` say what exactly was measured. Tasks that choose among labels have a `calibration`; `slices` are
-    parts of the rows, scored alone; `contamination` is None where no training text is known.
+    `model_revision` define exactly what was measured. Tasks that choose among labels have a `calibration`; `slices` are
+    scores of parts of the rows; `contamination` is None where no training text is known.
     """
 
     kind: str
@@ -129,22 +135,19 @@ class TaskResult:
     slices: tuple[Slice, ...] = ()
     contamination: Contamination | None = None
 
-    def main(self):
-        """The metrics that speak for this task, best known first: those of MAIN that it has, else its first.
-
-        >>> TaskResult("sentiment", 2, {"mcc": s, "accuracy": s}, {}, "", "", "", 0, 0, 0.0).main()   # doctest: +SKIP
-        ('accuracy',)
-        """
-        return main(self.kind, self.metrics)
+    def main(self) -> tuple[str, ...]:
+        """The main metrics of this task, best known first: those of MAIN that it has, else its first."""
+        return main_metrics(self.kind, self.metrics)
 
 
-def main(kind, metrics):
-    """Those of `metrics` (names, in order) that speak for a task of this kind.
+def main_metrics(kind: str, metrics: Iterable[str]) -> tuple[str, ...]:
+    """The main ones of `metrics` (names, in order) for a task of this kind.
 
-    >>> main("sentiment", ["mcc", "accuracy"]), main("generation", ["rougeL", "chrf"])
+    >>> main_metrics("sentiment", ["mcc", "accuracy"]), main_metrics("generation", ["rougeL", "chrf"])
     (('accuracy',), ('rougeL',))
     """
-    return tuple(name for name in MAIN.get(kind, ()) if name in metrics) or tuple(metrics)[:1]
+    metrics = tuple(metrics)
+    return tuple(name for name in MAIN.get(kind, ()) if name in metrics) or metrics[:1]
 
 
 @dataclass(frozen=True)
@@ -155,77 +158,66 @@ class Results:
     tasks: dict[str, TaskResult]
 
 
-def write(results, path):
+@functools.cache
+def _adapter() -> "TypeAdapter[Results]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Results)
+
+
+def write_results(results: Results, path: str | Path) -> None:
     """Write `results` to `path`, whole or not at all. A value that is not finite is a bug of ours: ValueError."""
     for name, task in results.tasks.items():
         for metric, score in task.metrics.items():
             if not all(map(math.isfinite, (score.value, *score.ci95))):
                 raise ValueError(f"{name}: {metric} is not a finite number: {score}")
-    shape = {"schema_version": SCHEMA_VERSION, **asdict(results)}
-    atomic_write_text(path, json.dumps(shape, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    content = {"schema_version": SCHEMA_VERSION, **asdict(results)}
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read(path) -> Results:
-    """The benchmark in the results.json at `path`; UserError when it is none, or of another schema version."""
+def read_results(path: str | Path) -> Results:
+    """The benchmark in the results.json at `path`; UserError if it is not one, or has another schema version.
+
+    Files of an earlier hflm may lack the fields that have a default.
+    """
     path = Path(path)
     try:
-        shape = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. A benchmark (`hflm run` or `hflm bench`) writes it.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a results.json: {error}") from None
-    if not isinstance(shape, dict) or "schema_version" not in shape:
+    if not isinstance(content, dict) or "schema_version" not in content:
         raise UserError(f"{path}: not a results.json: it has no schema_version.")
-    if shape["schema_version"] != SCHEMA_VERSION:
+    if content["schema_version"] != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema_version is {shape['schema_version']!r}, this hflm reads {SCHEMA_VERSION}. "
+            f"{path}: schema_version is {content['schema_version']!r}, this hflm reads {SCHEMA_VERSION}. "
             "Run the benchmark again, or use the hflm that wrote the file."
         )
+    from pydantic import ValidationError
+
     try:
-        return Results(shape["model"], {name: _task(task) for name, task in shape["tasks"].items()})
-    except KeyError as error:
-        raise UserError(f"{path}: not a results.json: {error.args[0]!r} is missing.") from None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a results.json: {error}") from None
+        return _adapter().validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a results.json: {place}: {first['msg']}") from None
 
 
-def keep_only(tasks, path):
-    """Leave `tasks` in results.json, in this order: a recipe may have lost some since they were measured."""
-    found = read(path)
-    write(replace(found, tasks={name: found.tasks[name] for name in tasks}), path)
+def keep_tasks(names: Iterable[str], path: str | Path) -> None:
+    """Keep only the tasks `names` in results.json, in this order: a recipe may have lost some since."""
+    results = read_results(path)
+    write_results(replace(results, tasks={name: results.tasks[name] for name in names}), path)
 
 
-def _task(shape):
-    # Files of an earlier hflm lack the fields that have a default.
-    known = {f.name: shape[f.name] for f in fields(TaskResult) if f.name in shape or f.default is MISSING}
-    known["metrics"] = {metric: _score(score) for metric, score in shape["metrics"].items()}
-    known["baselines"] = {
-        name: {metric: float(value) for metric, value in baseline.items()}
-        for name, baseline in shape["baselines"].items()
-    }
-    if calibration := shape.get("calibration"):
-        bins = tuple(Bin(**each) for each in calibration["bins"])
-        known["calibration"] = Calibration(float(calibration["expected_calibration_error"]), bins)
-    if contamination := shape.get("contamination"):
-        clean = {metric: _score(score) for metric, score in contamination["clean"].items()}
-        contamination = {**contamination, "against": tuple(contamination["against"]), "clean": clean}
-        known["contamination"] = Contamination(**contamination)
-    known["slices"] = tuple(Slice(**{**each, "score": _score(each["score"])}) for each in shape.get("slices", ()))
-    return TaskResult(**known)
+def _not_finite(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
-def _score(shape):
-    return Score(float(shape["value"]), tuple(map(float, shape["ci95"])), shape["signature"])
+def format_value(metric: str, value: float) -> str:
+    """`value` with as many digits as its metric warrants.
 
-
-def _not_finite(constant):
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def number(metric, value):
-    """`value` with the digits that its metric deserves.
-
-    >>> number("accuracy", 0.83456), number("bleu", 31.27), number("perplexity", 12.345)
+    >>> format_value("accuracy", 0.83456), format_value("bleu", 31.27), format_value("perplexity", 12.345)
     ('0.835', '31.3', '12.35')
     """
     if metric == "perplexity":
@@ -233,51 +225,45 @@ def number(metric, value):
     return f"{value:.3f}" if metric in UNITS else f"{value:.1f}"
 
 
-def interval(metric, score):
-    """A score's 95 % interval: `interval("accuracy", Score(0.83, (0.8, 0.85), ""))` -> '0.800 to 0.850'."""
-    return f"{number(metric, score.ci95[0])} to {number(metric, score.ci95[1])}"
+def format_interval(metric: str, score: Score) -> str:
+    """A score's 95 % interval: `format_interval("accuracy", Score(0.83, (0.8, 0.85), ""))` -> '0.800 to 0.850'."""
+    return f"{format_value(metric, score.ci95[0])} to {format_value(metric, score.ci95[1])}"
 
 
-def beside(task, metric):
-    """What the baselines reach on `metric`: 'majority 0.510, random 0.498', or '' when none has it."""
+def format_baselines(task: TaskResult, metric: str) -> str:
+    """The baselines' values of `metric`: 'majority 0.510, random 0.498', or '' if none has it."""
     return ", ".join(
-        f"{name} {number(metric, values[metric])}" for name, values in task.baselines.items() if metric in values
+        f"{name} {format_value(metric, values[metric])}" for name, values in task.baselines.items() if metric in values
     )
 
 
-def table(results):
-    """The terminal's summary, a rich.table.Table: main metrics, interval, baselines; below them what is contaminated."""
+def results_table(results: Results) -> "Table":
+    """The terminal's summary: main metrics, intervals and baselines; below them what is contaminated."""
     from rich.table import Table
     from rich.text import Text
 
-    summary = Table()
-    for heading, justify in [
-        ("task", "left"),
-        ("n", "right"),
-        ("metric", "left"),
-        ("value", "right"),
-        ("95 % interval", "right"),
-        ("baselines", "left"),
-    ]:
-        summary.add_column(heading, justify=justify)
+    table = Table()
+    for heading in ("task", "n", "metric", "value", "95 % interval", "baselines"):
+        table.add_column(heading, justify="right" if heading in ("n", "value", "95 % interval") else "left")
     for name, task in results.tasks.items():
         for row, metric in enumerate(task.main()):
             score = task.metrics[metric]
             first = ("", "") if row else (name, f"{task.n:,}")
-            cells = (*first, metric, number(metric, score.value), interval(metric, score), beside(task, metric))
-            summary.add_row(*map(Text, cells))  # Text: a name with [brackets] is no markup
-    found = [line for name, task in results.tasks.items() if (line := _contaminated(name, task))]
-    summary.caption = (
-        Text("\n".join(["Contaminated by training text, and the scores without those:", *found])) if found else None
-    )
-    summary.caption_justify = "left"
-    return summary
+            values = (format_value(metric, score.value), format_interval(metric, score), format_baselines(task, metric))
+            table.add_row(*map(Text, (*first, metric, *values)))  # Text: a name with [brackets] is no markup
+    contaminated = [line for name, task in results.tasks.items() if (line := _format_contamination(name, task))]
+    if contaminated:
+        table.caption = Text("\n".join(["Contaminated by training text, and the scores without that:", *contaminated]))
+        table.caption_justify = "left"
+    return table
 
 
-def _contaminated(name, task):
+def _format_contamination(name: str, task: TaskResult) -> str:
     """'summarization: 45.0 % of 400 examples; clean: rouge1 31.2, rougeL 28.0', or '' where nothing is contaminated."""
-    found = task.contamination
-    if found is None or not found.contaminated:
+    check = task.contamination
+    if check is None or not check.contaminated:
         return ""
-    clean = ", ".join(f"{metric} {number(metric, found.clean[metric].value)}" for metric in task.main() if found.clean)
-    return f"{name}: {100 * found.share:.1f} % of {found.n:,} {found.of}" + (f"; clean: {clean}" if clean else "")
+    clean = ", ".join(
+        f"{metric} {format_value(metric, check.clean[metric].value)}" for metric in task.main() if check.clean
+    )
+    return f"{name}: {100 * check.fraction:.1f} % of {check.n:,} {check.of}" + (f"; clean: {clean}" if clean else "")

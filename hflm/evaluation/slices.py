@@ -1,54 +1,71 @@
-"""Parts of a task's rows, scored alone: where a model is strong and where it is weak.
+"""Scores of parts of a task's rows: where a model is strong and where it is weak.
 
 label             choice and sentiment: the accuracy among the rows of each right label, which is its recall
 answer            qa: the questions that have an answer, and those that have none
 prompt length     quartiles of the prompts' characters
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from hflm import tasks
-from hflm.evaluation import results
-from hflm.evaluation.results import Slice
+from hflm.evaluation.results import Slice, main_metrics
 
-FEWEST_ROWS = 10
+if TYPE_CHECKING:
+    from hflm.evaluation.metrics import Measured
+    from hflm.recipe.tasks import AnyTask
+    from hflm.tasks import Example
+
+MIN_ROWS = 10  # of a slice
 
 
-def slices(task, examples, measured, lengths, *, resamples=1000, seed=0) -> tuple[Slice, ...]:
-    """The task's first main metric, with a 95 % interval, on each part of n examples that has FEWEST_ROWS rows.
+def score_slices(
+    task: "AnyTask",
+    examples: "Sequence[Example]",
+    measured: "Measured",
+    lengths: Sequence[int],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Slice, ...]:
+    """The task's first main metric, with a 95 % interval, on each part of n examples that has MIN_ROWS rows.
 
-    `measured` is the metrics.Measured of the n predictions, `lengths` are the characters of the n prompts.
+    `measured` are the n predictions, `lengths` the characters of the n prompts.
 
-    >>> slices(task, examples, measured, [12, 80, ...])[0]                                    # doctest: +SKIP
+    >>> score_slices(task, examples, measured, [12, 80, ...])[0]                              # doctest: +SKIP
     Slice(by='label', name='negative', n=428, metric='accuracy', score=Score(value=0.79, ci95=(0.75, 0.83), ...))
     """
-    metric = results.main(task.kind, measured.names)[0]
+    metric = main_metrics(task.kind, measured.names)[0]
     return tuple(
         Slice(by, name, len(rows), metric, measured.scores(rows, resamples=resamples, seed=seed)[metric])
         for by, parts in _divisions(task, examples, metric, lengths).items()
-        if sum(map(bool, parts.values())) > 1  # all rows in one part: it would say the whole task's score again
+        if sum(map(bool, parts.values())) > 1  # a single part would repeat the whole task's score
         for name, rows in parts.items()
-        if len(rows) >= FEWEST_ROWS
+        if len(rows) >= MIN_ROWS
     )
 
 
-def _divisions(task, examples, metric, lengths):
+def _divisions(
+    task: "AnyTask", examples: "Sequence[Example]", metric: str, lengths: Sequence[int]
+) -> dict[str, dict[str, list[int]]]:
     """{"label": {"negative": row numbers, ...}, ...}"""
-    found = {}
+    divisions = {}
     if metric == "accuracy":  # macro F1 and MCC compare labels with each other: one alone has none
-        found["label"] = {label: _where(examples, label) for label in tasks.choices(task)}
+        divisions["label"] = {label: _rows_of(examples, label) for label in tasks.choices(task) or ()}
     if task.kind == "qa":
-        none = set(_where(examples, ""))
-        found["answer"] = {"answerable": sorted(set(range(len(examples))) - none), "unanswerable": sorted(none)}
-    lengths = np.asarray(lengths)
-    quarters = np.searchsorted(np.quantile(lengths, [0.25, 0.5, 0.75]), lengths, side="left")
-    found["prompt length"] = {
-        f"{lengths[rows].min():,} to {lengths[rows].max():,} characters": rows.tolist()
+        none = set(_rows_of(examples, ""))
+        divisions["answer"] = {"answerable": sorted(set(range(len(examples))) - none), "unanswerable": sorted(none)}
+    sizes = np.asarray(lengths)
+    quarters = np.searchsorted(np.quantile(sizes, [0.25, 0.5, 0.75]), sizes, side="left")
+    divisions["prompt length"] = {
+        f"{sizes[rows].min():,} to {sizes[rows].max():,} characters": rows.tolist()
         for rows in (np.flatnonzero(quarters == quarter) for quarter in range(4))
         if len(rows)
     }
-    return found
+    return divisions
 
 
-def _where(examples, reference):
+def _rows_of(examples: "Sequence[Example]", reference: str) -> list[int]:
     return [row for row, example in enumerate(examples) if example.references == (reference,)]

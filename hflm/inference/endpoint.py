@@ -1,8 +1,8 @@
-"""A model behind an OpenAI-compatible endpoint (a vendor's, vLLM, llama.cpp, `transformers serve`), asked over HTTP.
+"""A model behind an OpenAI-compatible endpoint (a vendor's, vLLM, llama.cpp, `transformers serve`).
 
-The `openai` package talks, waits and retries: up to `retries` times on 408, 409, 429, 5xx, time-outs and lost
-connections, as Retry-After says or with exponential back-off. The key is read from OPENAI_API_KEY when a request is
-made, and stands in no message and no file.
+The `openai` package sends the requests and retries them: up to `retries` times on 408, 409, 429, 5xx, time-outs and
+lost connections, after the time in Retry-After or with exponential back-off. The key is read from OPENAI_API_KEY when
+a request is made, and is never part of a message or a file.
 """
 
 import ipaddress
@@ -10,24 +10,31 @@ import json
 import os
 import re
 import warnings
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hflm.core import EndpointError, MissingExtra, UserError
+from hflm.inference.stopping import cut_at_stop
 
-PREFIX = "openai:"
+if TYPE_CHECKING:
+    from openai import OpenAI, OpenAIError
+
+ENDPOINT_PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
-MOST_STOPS = 4  # that OpenAI takes in one request; a longer list still cuts the text here
-QUOTES = 8  # tokens that an answer may spend around its label
+MAX_STOPS = 4  # OpenAI's limit for one request; the text is cut at all of them afterwards
+EXTRA_TOKENS = 8  # that an answer may have around its label, such as quotes
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """The model `name` at `base_url`, asked by chat (one user message) or by completions (the prompt as it is).
 
-    At most `concurrency` requests are in flight. `timeout` is in seconds, for each try.
+    At most `concurrency` requests are in flight. `timeout` is in seconds, for each attempt.
     """
 
     name: str
@@ -37,44 +44,45 @@ class Endpoint:
     timeout: float = 60
     retries: int = 5
 
-    def texts(self, prompts, max_new_tokens, stop):
+    def texts(self, prompts: Iterable[str], max_new_tokens: int, stop: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Yield (index, greedy text) as the answers end, in any order.
 
-        A text is cut before its first stop string and stripped, as `answer.cut_at` does. After a failure no new
-        prompt is sent, what still comes is yielded, and then EndpointError is raised.
+        A text is cut before its first stop string and stripped, as by `cut_at_stop`. After a failure no new prompt is
+        sent, the answers to the others are yielded, and then EndpointError is raised.
         """
-        from hflm.inference.local import cut_at
 
-        def text(client, prompt):
-            asked = self._ask(client, prompt, max_new_tokens, stop)
-            if stop and not asked.strip():
-                # The model opened with a stop string, where the endpoint ends; what cut_at looks for comes behind it.
-                asked = self._ask(client, prompt, max_new_tokens, ())
-            return cut_at(asked, stop).strip()
+        def text(client: "OpenAI", prompt: str) -> str:
+            answer = self._request(client, prompt, max_new_tokens, stop)
+            if stop and not answer.strip():
+                # The text began with a stop string, where the endpoint ends it; cut_at_stop may not.
+                answer = self._request(client, prompt, max_new_tokens, ())
+            return cut_at_stop(answer, stop).strip()
 
         yield from self._answers(prompts, text)
 
-    def choices(self, prompts, choices):
+    def choices(self, prompts: Iterable[str], choices: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Yield (index, the choice that the model's text begins with, or "") as the answers end, in any order."""
         # No tokenizer spells a word in more tokens than it has bytes.
-        longest = max(len(choice.encode()) for choice in choices) + QUOTES
+        max_tokens = max(len(choice.encode()) for choice in choices) + EXTRA_TOKENS
 
-        def choice(client, prompt):
-            return chosen(self._ask(client, prompt, longest, ()), choices)
+        def choice(client: "OpenAI", prompt: str) -> str:
+            return choice_of(self._request(client, prompt, max_tokens, ()), choices)
 
         yield from self._answers(prompts, choice)
 
-    def _answers(self, prompts, answer):
-        waiting, flying, failure = enumerate(prompts), {}, None
-        # The client is closed first: whoever stops early does not wait for further tries.
+    def _answers(self, prompts: Iterable[str], answer: Callable[["OpenAI", str], str]) -> Iterator[tuple[int, str]]:
+        waiting = iter(enumerate(prompts))
+        in_flight: dict[Future[str], int] = {}
+        failure: BaseException | None = None
+        # The client is closed first: whoever stops early does not wait for further attempts.
         with ThreadPoolExecutor(self.concurrency) as pool, self._client() as client:
             while True:
-                for index, prompt in islice(waiting, self.concurrency - len(flying)):
-                    flying[pool.submit(answer, client, prompt)] = index
-                if not flying:
+                for index, prompt in islice(waiting, self.concurrency - len(in_flight)):
+                    in_flight[pool.submit(answer, client, prompt)] = index
+                if not in_flight:
                     break
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    index, error = flying.pop(future), future.exception()
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                    index, error = in_flight.pop(future), future.exception()
                     if error is None:
                         yield index, future.result()
                     else:
@@ -82,19 +90,19 @@ class Endpoint:
         if failure is not None:
             raise failure
 
-    def _client(self):
+    def _client(self) -> "OpenAI":
         return _openai().OpenAI(
             base_url=self.base_url,
-            api_key=os.environ.get(KEY) or "none",  # the client wants one, a server on this machine does not
+            api_key=os.environ.get(KEY) or "none",  # the client requires one, a server on this machine does not
             timeout=self.timeout,
             max_retries=self.retries,
         )
 
-    def _ask(self, client, prompt, max_tokens, stop):
+    def _request(self, client: "OpenAI", prompt: str, max_tokens: int, stop: Sequence[str]) -> str:
         """The greedy text that follows `prompt`; null is the empty text. Raises EndpointError."""
-        options = {"model": self.name, "max_tokens": max_tokens, "temperature": 0}
+        options: dict[str, Any] = {"model": self.name, "max_tokens": max_tokens, "temperature": 0}
         if stop:
-            options["stop"] = list(stop[:MOST_STOPS])
+            options["stop"] = list(stop[:MAX_STOPS])
         if self.chat:
             resource, options["messages"] = client.chat.completions, [{"role": "user", "content": prompt}]
         else:
@@ -116,111 +124,116 @@ class Endpoint:
             case _:
                 raise self._failed(f"the answer has no choices: {_short(answer)}")
         if not isinstance(text, str | None):
-            raise self._failed(f"the answer's text is none: {_short(answer)}")
+            raise self._failed(f"the answer's text is not a string: {_short(answer)}")
         return text or ""
 
-    def _reason(self, error):
+    def _reason(self, error: "OpenAIError") -> str:
         openai = _openai()
         match error:
             case openai.APITimeoutError():
-                return f"no answer within {self.timeout:g} seconds, {_tries(self.retries)}"
+                return f"no answer within {self.timeout:g} seconds, {_attempts(self.retries)}"
             case openai.APIConnectionError():
                 cause = _short(error.__cause__) or type(error.__cause__).__name__
-                return f"no connection, {_tries(self.retries)}: {cause}. Is the server running?"
+                return f"no connection, {_attempts(self.retries)}: {cause}. Is the server running?"
             case openai.AuthenticationError() | openai.PermissionDeniedError():
-                # Its own words are left out: they may quote a part of the key.
+                # The server's message is left out: it may quote a part of the key.
                 return f"refused with {error.status_code}. Check the key in {KEY}, and what it may use"
             case openai.NotFoundError():
-                told = "Check the model's name and --base-url (most end in /v1); a chat model may need --chat"
-                return f"not found (404): {_said(error)}. {told}"
+                advice = "Check the model's name and --base-url (most end in /v1); a chat model may need --chat"
+                return f"not found (404): {_server_message(error)}. {advice}"
             case openai.RateLimitError():
-                return f"too many requests (429), {_tries(self.retries)}: {_said(error)}. Try again later"
+                return f"too many requests (429), {_attempts(self.retries)}: {_server_message(error)}. Try again later"
             case openai.APIStatusError():
-                return f"refused with {error.status_code}: {_said(error)}"
+                return f"refused with {error.status_code}: {_server_message(error)}"
         return _short(error)
 
-    def _failed(self, reason):
-        return EndpointError(f"{PREFIX}{self.name} at {self.base_url}: {reason}")
+    def _failed(self, reason: str) -> EndpointError:
+        return EndpointError(f"{ENDPOINT_PREFIX}{self.name} at {self.base_url}: {reason}")
 
 
-def find(model, base_url=None, chat=False):
-    """The Endpoint of `openai:NAME`, at OPENAI_BASE_URL or OpenAI itself where no `base_url` is given. Asks nothing.
+def find_endpoint(model: str, base_url: str | None = None, chat: bool = False) -> Endpoint:
+    """The Endpoint of `openai:NAME`, by default at OPENAI_BASE_URL or else OpenAI itself. Sends no request.
 
-    Warns where the key and the prompts would go unencrypted. Raises MissingExtra without the `openai` package, and
-    UserError for a URL that is none or holds a secret, and for a missing key: only a loopback host does without.
+    Warns if the key and the prompts would be sent unencrypted. Raises MissingExtra without the `openai` package, and
+    UserError for an invalid URL or one that holds a secret, and for a missing key, which only a loopback host does not
+    need.
     """
-    name = model.removeprefix(PREFIX)
+    name = model.removeprefix(ENDPOINT_PREFIX)
     if not name:
-        raise UserError(f"{model}: write the model's name at the endpoint behind the colon, {PREFIX}NAME")
+        raise UserError(f"{model}: write the model's name at the endpoint after the colon, {ENDPOINT_PREFIX}NAME")
     openai = _openai()
     try:
         url = str(openai.OpenAI(base_url=base_url, api_key="none").base_url).rstrip("/")
         parts = urlsplit(url)
-    except Exception:  # noqa: BLE001  only a URL is read here, and each reader of URLs has errors of its own
-        parts = urlsplit("")
-    place = "--base-url" if base_url is not None else "OPENAI_BASE_URL"
+    except Exception:  # noqa: BLE001  only a URL is parsed here, and each parser of URLs has errors of its own
+        url, parts = "", urlsplit("")
+    option = "--base-url" if base_url is not None else "OPENAI_BASE_URL"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{place}: no URL of an endpoint. Write one such as http://localhost:8000/v1")
+        raise UserError(f"{option}: not the URL of an endpoint. Write one such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query:
-        raise UserError(f"{place}: what a URL holds is written down, so leave out user and query. The key is {KEY}'s")
-    key, near = os.environ.get(KEY, ""), _loopback(parts.hostname)
-    if not key and not near:
         raise UserError(
-            f"{PREFIX}{name}: {KEY} is not set, and {parts.hostname} is another machine. "
-            "Set it to your key, or to any word where none is asked for"
+            f"{option}: the URL is written to the run's files. Leave out user and query, and set the key in {KEY}"
+        )
+    key, is_local = os.environ.get(KEY, ""), _is_loopback(parts.hostname)
+    if not key and not is_local:
+        raise UserError(
+            f"{ENDPOINT_PREFIX}{name}: {KEY} is not set, and {parts.hostname} is another machine. "
+            "Set it to your key, or to any word if the server needs none"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{KEY}: it holds white space or a character that no key has. Copy it again")
-    if parts.scheme == "http" and not near:
-        warnings.warn(f"{url} is not encrypted: the key and all prompts can be read on their way", stacklevel=2)
+        raise UserError(f"{KEY}: it contains white space or a character that no key has. Copy it again")
+    if parts.scheme == "http" and not is_local:
+        warnings.warn(
+            f"{url} is not encrypted: the key and all prompts can be read by others on the network", stacklevel=2
+        )
     return Endpoint(name, url, chat)
 
 
-def chosen(text, choices):
-    """The choice that `text` begins with, whatever its case and the quotes before it, the longest first; or "".
+def choice_of(text: str, choices: Sequence[str]) -> str:
+    """The choice that `text` begins with, ignoring case and quotes before it, the longest first; or "".
 
-    >>> chosen('"Very good", I think', ["good", "very good"]), chosen("Nothing", ["yes", "no"])
+    >>> choice_of('"Very good", I think', ["good", "very good"]), choice_of("Nothing", ["yes", "no"])
     ('very good', '')
     """
     text = text.strip().casefold()
-    for begun in (text, re.sub(r"^[\W_]+", "", text)):
+    for start in (text, re.sub(r"^[\W_]+", "", text)):
         for choice in sorted(choices, key=len, reverse=True):
-            rest = begun.removeprefix(choice.casefold())
-            # "no" does not begin "nothing", nor 1 begin 10; scripts without spaces have no such words.
-            if rest != begun and not (rest[:1].islower() or rest[:1].isdigit()):
+            rest = start.removeprefix(choice.casefold())
+            # "no" does not begin "nothing", nor 1 begin 10; scripts without spaces have no such borders.
+            if rest != start and not (rest[:1].islower() or rest[:1].isdigit()):
                 return choice
     return ""
 
 
-def _openai():
+def _openai() -> ModuleType:
     try:
         import openai
     except ImportError:
-        raise MissingExtra("api", f"a model behind an endpoint ({PREFIX}NAME)") from None
+        raise MissingExtra("api", f"a model behind an endpoint ({ENDPOINT_PREFIX}NAME)") from None
     return openai
 
 
-def _loopback(host):
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _said(error):
-    """The server's own words: OpenAI's `{"error": {"message": ...}}`, of which the client keeps the inner part."""
+def _server_message(error):
+    """The server's message: OpenAI's `{"error": {"message": ...}}`, of which the client keeps the inner part."""
     match error.body:
         case {"message": str(message)}:
             return _short(message).rstrip(".")
-    return _short(error.body or "no words").rstrip(".")
+    return _short(error.body or "no message").rstrip(".")
 
 
-def _short(text):
-    """Somebody else's words on one line, without the key, at most 200 characters of them."""
+def _short(text: Any) -> str:
+    """A server's message on one line, without the key, at most 200 characters."""
     key, text = os.environ.get(KEY), str(text)
     line = " ".join((text.replace(key, "(key)") if key else text).split())
     return line if len(line) <= 200 else f"{line[:200]}..."
 
 
-def _tries(retries):
+def _attempts(retries: int) -> str:
     return "tried once" if retries == 0 else f"tried {retries + 1} times"

@@ -2,50 +2,39 @@
 
 import json
 import warnings
+from typing import Any
 
 from hflm.core import UserError
+from hflm.inference.stopping import begin_token
 from hflm.models import load as models
 from hflm.preprocessing import encode, first_line
 
+DEFAULT_LENGTH = 200  # tokens, prompt included
 
-def generate(model, prompt, options):
-    """Print the continuations of `prompt`; `options` are GenerationConfig's, and seed, revision and json.
 
-    Several sequences without beams are sampled, since greedy search knows only one. Raises UserError for options that
-    transformers refuses.
+def generate_texts(
+    model: str, prompt: str, options: dict[str, Any], seed: int | None = None, revision: str | None = None
+) -> list[str]:
+    """The continuations of `prompt`, prompt included, one a sequence; `options` are GenerationConfig's.
+
+    Several sequences without beams are sampled, since greedy search has only one. A text ends where the model's context
+    does. Raises UserError for options that transformers refuses, and for a prompt that fills the context.
     """
-    for text in texts(model, prompt, options):
-        print(text)
-
-
-def texts(model, prompt, options):
-    """The lines that `generate` prints: one text (or JSON object) a sequence, prompt included."""
     import torch
     from accelerate.utils import set_seed
 
-    options = dict(options)
-    seed, as_json = options.pop("seed", None), options.pop("json", False)
-    loaded, tokenizer = models.load(model, options.pop("revision", None))
+    loaded: Any
+    loaded, tokenizer = models.load(model, revision)
     if seed is not None:
         set_seed(seed)
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt is not UTF-8") from None
-    ids = encode(tokenizer, [prompt])[0] or [tokenizer.bos_token_id or tokenizer.eos_token_id]
+    ids = encode(tokenizer, [prompt])[0] or [begin_token(tokenizer)]
+    options = _with_length(options, len(ids), models.context_length(loaded))
     if options.get("num_return_sequences", 1) > 1 and options.get("num_beams", 1) == 1:
         options.setdefault("do_sample", True)
-    room = models.context_length(loaded)
-    if len(ids) >= room:
-        raise UserError(f"the prompt has {len(ids)} tokens, the model's context only {room}")
-    if "max_new_tokens" in options:
-        longest = len(ids) + options["max_new_tokens"]
-    else:
-        longest = options.setdefault("max_length", min(200, room))
-    if longest > room:
-        warnings.warn(f"the model's context is {room} tokens: the text ends there, not at {longest}", stacklevel=2)
-        options["max_length"] = room
-        options.pop("max_new_tokens", None)
     try:
         sequences = loaded.eval().generate(
             torch.tensor([ids]),
@@ -55,9 +44,27 @@ def texts(model, prompt, options):
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"generation options: {first_line(error)}") from error
-    decoded = [tokenizer.decode(sequence, skip_special_tokens=True) for sequence in sequences]
+    return [tokenizer.decode(sequence, skip_special_tokens=True) for sequence in sequences]
+
+
+def format_texts(prompt: str, texts: list[str], as_json: bool) -> list[str]:
+    """The lines that `hflm generate` prints: JSON objects, or the texts, numbered if there are several."""
     if as_json:
-        return [json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) for text in decoded]
-    if len(decoded) > 1:
-        return [f"{number}: {text}" for number, text in enumerate(decoded, 1)]
-    return decoded
+        return [json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) for text in texts]
+    return [f"{number}: {text}" for number, text in enumerate(texts, 1)] if len(texts) > 1 else texts
+
+
+def _with_length(options: dict[str, Any], prompt_length: int, context_length: int) -> dict[str, Any]:
+    """The options with a `max_length` or `max_new_tokens` that the model's context has room for."""
+    if prompt_length >= context_length:
+        raise UserError(f"the prompt has {prompt_length} tokens, the model's context only {context_length}")
+    if "max_new_tokens" in options:
+        length = prompt_length + options["max_new_tokens"]
+    else:
+        length = options.get("max_length", min(DEFAULT_LENGTH, context_length))
+    if length > context_length:
+        warnings.warn(
+            f"the model's context is {context_length} tokens: the text ends there, not at {length}", stacklevel=3
+        )
+        return {**{k: v for k, v in options.items() if k != "max_new_tokens"}, "max_length": context_length}
+    return options if "max_new_tokens" in options else {**options, "max_length": length}

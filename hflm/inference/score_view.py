@@ -1,15 +1,20 @@
-"""A scored text as people see it: a coloured strip in the terminal, and one HTML page that needs nothing else.
+"""A scored text as a coloured strip in the terminal, and as one self-contained HTML page.
 
 The colours are ColorBrewer's YlOrRd (safe for the colour-blind): the less likely a token, the darker.
 """
 
 import base64
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from hflm.core import display_name, escape_controls, render_html
+from hflm.inference.score import Score, Token
 
-# (least p, what the legend says, background, letters)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# (least p, legend, background, letters)
 SHADES = (
     (0.5, "p at least 0.5", "#FFFFB2", "#000000"),
     (0.1, "0.1", "#FECC5C", "#000000"),
@@ -17,8 +22,8 @@ SHADES = (
     (0.001, "0.001", "#E31A1C", "#FFFFFF"),
     (0.0, "less", "#800026", "#FFFFFF"),
 )
-LONGEST_TABLE = 60  # rows; of a longer text the least likely tokens are shown
-HEADINGS = ("token", "log p", "p", "rank", "most likely there")
+MAX_ROWS = 60  # of a longer text the least likely tokens are shown
+HEADINGS = ("token", "log p", "p", "rank", "most likely")
 
 STYLE = """\
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -33,8 +38,8 @@ STYLE = """\
 )
 
 
-def page(score, model, picture=None):
-    """The score as an HTML page, one text: no script, no request, all data escaped. `picture`: PNG bytes to show too."""
+def page(score: Score, model: str, picture: bytes | None = None) -> str:
+    """The score as an HTML page: no script, no request, all data escaped. `picture` is a PNG to show below it."""
     return render_html(
         "inference/score.html",
         title=f"What {display_name(model)} expects",
@@ -43,39 +48,39 @@ def page(score, model, picture=None):
     )
 
 
-def body(score, picture=None):
-    """What stands under the page's title, without the STYLE that it needs: one text of HTML, all data escaped."""
-    told, rows = _rows(score)
+def body(score: Score, picture: bytes | None = None) -> str:
+    """The HTML below the page's title, without the STYLE that it needs; all data is escaped."""
+    title, rows = _table(score)
     return render_html(
         "inference/score_body.html",
         summary=summary(score),
         shades=SHADES,
         tokens=[
-            {"text": _seen(token.text), "shade": _shade(token.p), "title": _title(token)} for token in score.tokens
+            {"text": _visible(token.text), "shade": _shade(token.p), "title": _hint(token)} for token in score.tokens
         ],
-        told=told,
+        title=title,
         headings=HEADINGS,
         rows=rows,
         picture=picture and base64.b64encode(picture).decode(),
     )
 
 
-def show(score, console):
+def show(score: Score, console: "Console") -> None:
     """Print the score to a rich console: the strip, a table of tokens, and the sums."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    def shaded(text, number):
+    def shaded(text: str, number: int) -> tuple[str, str]:
         _, _, background, letters = SHADES[number]
         return text, f"{letters} on {background}"
 
-    console.print(Text.assemble(*(shaded(_seen(token.text), _shade(token.p)) for token in score.tokens)))
+    console.print(Text.assemble(*(shaded(_visible(token.text), _shade(token.p)) for token in score.tokens)))
     if console.color_system:
-        legend = (piece for number, shade in enumerate(SHADES) for piece in (shaded(f" {shade[1]} ", number), " "))
+        legend = (part for number, shade in enumerate(SHADES) for part in (shaded(f" {shade[1]} ", number), " "))
         console.print(Text.assemble("\n", *legend))
-    told, rows = _rows(score)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=told, title_justify="left", title_style="dim")
+    title, rows = _table(score)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="dim")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if 0 < number < 4 else "left", overflow="fold")
     for cells in rows:
@@ -84,8 +89,8 @@ def show(score, console):
     console.print(Text(summary(score)))
 
 
-def summary(score):
-    """One line: the sum and what follows from it."""
+def summary(score: Score) -> str:
+    """One line: log P(text), perplexity and bits per byte."""
     count = len(score.tokens)
     return (
         f"log P(text) = {score.log_p:,.3f} nats: {count:,} token{'s' * (count > 1)}, "
@@ -93,38 +98,38 @@ def summary(score):
     )
 
 
-def _rows(score):
-    """(what the table holds, its rows as text)."""
-    tokens, told = score.tokens, "Token by token"
-    if len(tokens) > LONGEST_TABLE:
-        tokens = sorted(tokens, key=lambda token: token.log_p)[:LONGEST_TABLE]
-        told = f"The {LONGEST_TABLE} least likely of {len(score.tokens):,} tokens"
-    return told, [
+def _table(score: Score) -> tuple[str, list[tuple[str, ...]]]:
+    """(title of the table, its rows as text)."""
+    tokens, title = list(score.tokens), "Token by token"
+    if len(tokens) > MAX_ROWS:
+        tokens = sorted(tokens, key=lambda token: token.log_p)[:MAX_ROWS]
+        title = f"The {MAX_ROWS} least likely of {len(score.tokens):,} tokens"
+    return title, [
         (_quoted(token.text), f"{token.log_p:.3f}", _p(token.p), f"{token.rank:,}", _expected(token)[0])
         for token in tokens
     ]
 
 
-def _title(token):
+def _hint(token: Token) -> str:
     return "\n".join((f"{_quoted(token.text)}: p {_p(token.p)}, rank {token.rank:,}", "expected:", *_expected(token)))
 
 
-def _expected(token):
+def _expected(token: Token) -> list[str]:
     return [f"{_quoted(text)} {_p(p)}" for text, p in token.top]
 
 
-def _shade(p):
+def _shade(p: float) -> int:
     return next(number for number, (least, *_) in enumerate(SHADES) if p >= least)
 
 
-def _p(p):
+def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-def _seen(text):
+def _visible(text: str) -> str:
     """The token with its line ends marked and its control characters visible."""
     return escape_controls(text).replace("\n", "\u21b5\n").replace("\t", "\u21e5")
 
 
-def _quoted(text):
-    return f"'{_seen(text).replace(chr(10), '')}'"
+def _quoted(text: str) -> str:
+    return f"'{_visible(text).replace(chr(10), '')}'"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from hflm.core import UserError, expand_path
-from hflm.inference import endpoint as endpoints
+from hflm.inference import ENDPOINT_PREFIX, find_endpoint
 from hflm.pipeline.run import run_recipe
 from hflm.recipe import Recipe
 
@@ -23,9 +23,9 @@ def benchmark_model(
     if recipe.benchmark is None:
         raise UserError(f"the recipe {recipe.name} has no benchmark section")
     endpoint = None
-    if model.startswith(endpoints.PREFIX):
+    if model.startswith(ENDPOINT_PREFIX):
         _check_without_likelihoods(recipe)
-        endpoint = endpoints.find(model, base_url, chat)
+        endpoint = find_endpoint(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
     folder = expand_path(output) if output else Path("runs") / f"{recipe.name}-bench-{_short_name(model)}"

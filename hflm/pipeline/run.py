@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, read_json
 from hflm.data import SKIPPED_ROWS
-from hflm.inference.endpoint import Endpoint
+from hflm.inference import Endpoint
 from hflm.pipeline import process_setup, provenance, stage_state
 from hflm.pipeline.inputs import resolve_inputs
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hflm.inference.endpoint import Endpoint
+from hflm.inference import Endpoint
 from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe
 from hflm.recipe.section import Section

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from hflm.core import atomic_write_text, read_json
-from hflm.evaluation import results
+from hflm.evaluation import read_results
 
 FILE = "stages.json"
 MARKER = "inputs.json"  # in a training stage's folder: the key that its checkpoints belong to
@@ -16,7 +16,7 @@ def finished_stages(folder: Path) -> dict[str, str]:
     Raises UserError for a results.json that cannot be read.
     """
     scores = folder / "benchmark" / "results.json"
-    measured = results.read(scores).tasks if scores.exists() else {}
+    measured = read_results(scores).tasks if scores.exists() else {}
     kept = read_json(folder / FILE)
     return {
         stage: key

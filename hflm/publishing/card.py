@@ -21,7 +21,7 @@ from hflm.core import (
     read_loss_curves,
     redact,
 )
-from hflm.evaluation import plots, results
+from hflm.evaluation import Results, format_interval, plots, read_results
 from hflm.publishing import card_benchmark
 from hflm.publishing import card_provenance as card_made
 
@@ -46,7 +46,7 @@ def write(run, recipe):
     environment = read_json(run / "environment.json")
     config = read_json(run / "model" / "config.json")
     scores = run / "benchmark" / "results.json"
-    found = results.read(scores) if scores.exists() else results.Results("", {})
+    found = read_results(scores) if scores.exists() else Results("", {})
     logs = {
         stage: read_loss_curves(run / stage / "metrics.jsonl")
         for stage in ("pretrain", "finetune")
@@ -161,7 +161,7 @@ def _leaderboard(path, recipe, found, environment):
                 date=environment.get("created"),
                 notes=(
                     f"{metric} on {task.n} rows of {asked.splits.test}, 95 % interval "
-                    f"{results.interval(metric, score)}; {task.shots} shots, {task.decoding}"
+                    f"{format_interval(metric, score)}; {task.shots} shots, {task.decoding}"
                 ),
             )
         )

@@ -1,7 +1,7 @@
 """The benchmark in a model card: all scores side by side, then each task with its calibration, slices and samples."""
 
 from hflm.core import code_block, escape_markdown, markdown_table, read_json_lines, redact, shorten
-from hflm.evaluation import results
+from hflm.evaluation import LOWER_IS_BETTER, format_baselines, format_interval, format_value
 
 RULE = (
     "Contaminated are the examples that have N words in a row in common with the training text (lower-cased, without "
@@ -16,7 +16,7 @@ def section(found, samples):
         return []
     headings = ["task", "n", "metric", "value", "95 % interval", "baselines"]
     rows = [
-        [name, f"{task.n:,}", metric, *_numbers(metric, score), results.beside(task, metric)]
+        [name, f"{task.n:,}", metric, *_numbers(metric, score), format_baselines(task, metric)]
         for name, task in found.tasks.items()
         for metric, score in task.metrics.items()
     ]
@@ -49,7 +49,7 @@ def _task(name, task, samples):
 
 
 def _numbers(metric, score):
-    return [results.number(metric, score.value), results.interval(metric, score)]
+    return [format_value(metric, score.value), format_interval(metric, score)]
 
 
 def _clean(contamination, metric):
@@ -58,7 +58,7 @@ def _clean(contamination, metric):
         return ["not checked", ""]
     score = contamination.clean.get(metric)
     value = "" if score is None else "{} ({})".format(*_numbers(metric, score))
-    return [f"{100 * contamination.share:.1f} %", value]
+    return [f"{100 * contamination.fraction:.1f} %", value]
 
 
 def _contamination(task):
@@ -140,7 +140,7 @@ def samples(run, name, task):
             if margins:
                 return [margins[index]]
             scores = rows[index]["scores"]
-            return [-scores[metric] if metric in results.LOWER_IS_BETTER else scores[metric] for metric in metrics]
+            return [-scores[metric] if metric in LOWER_IS_BETTER else scores[metric] for metric in metrics]
 
         count = 2 if len(rows) > 3 else 1
         # Among equals a row that is not shown yet says more.
@@ -153,7 +153,7 @@ def samples(run, name, task):
             chosen.setdefault(index, []).append("worst")
     shown = []
     for index, why in chosen.items():
-        values = [f"{metric} {results.number(metric, rows[index]['scores'][metric])}" for metric in metrics]
+        values = [f"{metric} {format_value(metric, rows[index]['scores'][metric])}" for metric in metrics]
         values += [f"margin {margins[index]:.2f}"] if margins else []
         title = f"{' and '.join(why).capitalize()} row"
         shown.append((f"{title} ({', '.join(values)})" if values else title, rows[index]))

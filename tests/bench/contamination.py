@@ -32,14 +32,14 @@ def dialogsum():
     for split in ("validation", "test"):
         rows = column(f"summarization_dialogsum/{split}.jsonl", "dialogue")
         index = contamination.Index(rows, [()] * len(rows))
-        contamination.scan([index], train)
+        contamination.scan_texts([index], train)
         overlap = index.overlap(("finetune",))
         known = [number for number, text in enumerate(rows) if letters(text) in copied]
         found[split] = {
             "rows": len(rows),
             "words": overlap.n,
             "known": len(known),
-            "known_found": int((overlap.shares[known] >= contamination.NEAR_COPY).sum()),
+            "known_found": int((overlap.fractions[known] >= contamination.NEAR_COPY).sum()),
             "near_copies": overlap.near_copies,
             "contaminated": int(overlap.contaminated.sum()),
         }
@@ -55,7 +55,7 @@ def speed():
     times = []
     for _ in range(5):
         started = time.perf_counter()
-        contamination.scan([index], text)
+        contamination.scan_texts([index], text)
         times.append(time.perf_counter() - started)
     return {
         "rows": len(rows),

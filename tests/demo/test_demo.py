@@ -19,8 +19,7 @@ from hflm import tasks
 from hflm.core import UserError
 from hflm.demo import session as demo
 from hflm.demo import tabs as demo_tabs
-from hflm.inference import local as answer
-from hflm.inference.token_stream import stream
+from hflm.inference import LocalModel, stream_text
 from hflm.models import load as models
 from hflm.publishing import space
 from hflm.recipe import Recipe
@@ -95,7 +94,7 @@ def benchmark(loaded, prompt, task):
     """What the benchmark answers."""
     max_new_tokens, stop, _ = tasks.defaults(task)
     with torch.inference_mode():
-        [(_, [text])] = answer.Local(*loaded).texts([prompt], max_new_tokens, stop)
+        [(_, [text])] = LocalModel(*loaded).texts([prompt], max_new_tokens, stop)
     return text
 
 
@@ -189,8 +188,8 @@ def test_the_first_line_of_a_card(card, line):
 def test_the_stream_ends_in_the_benchmarks_answer(loaded, prompt):
     for stop in ((), (" ", "e")):
         with torch.inference_mode():
-            [(_, [text])] = answer.Local(*loaded).texts([prompt], 30, stop)
-        said = list(stream(*loaded, prompt, 30, stop))
+            [(_, [text])] = LocalModel(*loaded).texts([prompt], 30, stop)
+        said = list(stream_text(*loaded, prompt, 30, stop))
         assert said[-1].strip() == text
         assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(said))
 
@@ -198,20 +197,20 @@ def test_the_stream_ends_in_the_benchmarks_answer(loaded, prompt):
 def test_a_character_is_shown_when_it_is_whole(loaded, monkeypatch):
     model, tokenizer = loaded
     wanted = iter(tokenizer.encode("a\U0001f642b", add_special_tokens=False))
-    monkeypatch.setattr("hflm.inference.token_stream._likeliest", lambda ids, logits: next(wanted))
-    assert list(stream(model, tokenizer, "The", 6)) == ["a", "a", "a", "a", "a\U0001f642", "a\U0001f642b"]
+    monkeypatch.setattr("hflm.inference.token_stream._most_likely", lambda ids, logits: next(wanted))
+    assert list(stream_text(model, tokenizer, "The", 6)) == ["a", "a", "a", "a", "a\U0001f642", "a\U0001f642b"]
 
 
 def test_sampling_is_repeatable_and_ends_with_the_context(loaded):
     sampling = {"temperature": 1.5, "top_p": 0.9, "repetition_penalty": 1.2}
-    texts = [list(stream(*loaded, "The", 200, sampling=sampling, seed=seed)) for seed in (1, 1, 2)]
+    texts = [list(stream_text(*loaded, "The", 200, sampling=sampling, seed=seed)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert len(texts[0]) <= 127
     with pytest.raises(UserError, match=r"the prompt has \d+ tokens, the model's context 128: .* Shorten"):
-        next(stream(*loaded, LONG, 1))
-    assert list(stream(*loaded, "", 9))[-1]
+        next(stream_text(*loaded, LONG, 1))
+    assert list(stream_text(*loaded, "", 9))[-1]
     whole = {"temperature": 2, "top_p": 1, "repetition_penalty": 2}  # as a page sends them
-    assert list(stream(*loaded, "The", 9, sampling=whole, seed=1))[-1]
+    assert list(stream_text(*loaded, "The", 9, sampling=whole, seed=1))[-1]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +231,7 @@ def test_a_text_that_cannot_be_asked_about(shown, texts, message):
 def test_labels_are_those_of_the_benchmark(shown, loaded):
     found = shown.chosen(shown.asked[2], ["The cat saw the hat.", "Ann"])
     with torch.inference_mode():
-        [(_, [logs])] = answer.Local(*loaded).likelihoods([PREDICTIONS["mood"][0][0]], [BAD, "good"])
+        [(_, [logs])] = LocalModel(*loaded).likelihoods([PREDICTIONS["mood"][0][0]], [BAD, "good"])
     assert list(found) == [BAD, "good"]
     assert sum(found.values()) == pytest.approx(1)
     assert list(found.values()) == pytest.approx(torch.tensor(logs).softmax(0).tolist(), rel=1e-4)
@@ -392,7 +391,7 @@ def test_generate(page, loaded):
         box.press("Tab")
         expect(box).to_have_value(value)
     press(tab, "Generate")
-    *_, text = stream(*loaded, "The dog saw", 7)
+    *_, text = stream_text(*loaded, "The dog saw", 7)
     expect(tab.get_by_label("Text", exact=True)).to_have_value(f"The dog saw{text}")
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from hflm import tasks
 from hflm.core import DataError, read_json_lines
-from hflm.evaluation.benchmark import Setting, benchmark
-from hflm.inference import local as answer
+from hflm.evaluation import BenchmarkSettings, run_benchmark
+from hflm.inference import LocalModel
 from hflm.pipeline.reading import TaskRows
 from hflm.recipe import LanguageModeling, Qa, Sentiment
 
@@ -46,8 +46,8 @@ def material(name, rows=ROWS):
 
 
 def measure(model, tokenizer, name, path, batch_tokens=None, rows=ROWS, key="a"):
-    setting = Setting(64, resamples=20, seed=0, key=key, model_revision="sha256:0")
-    result = benchmark(answer.Local(model, tokenizer, batch_tokens), name, material(name, rows), setting, path)
+    settings = BenchmarkSettings(64, resamples=20, seed=0, key=key, model_revision="sha256:0")
+    result = run_benchmark(LocalModel(model, tokenizer, batch_tokens), name, material(name, rows), settings, path)
     return result, read_json_lines(path)
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(model, tokenizer, name, t
     path = tmp_path / "task.jsonl"
     expected = measure(model, tokenizer, name, tmp_path / "whole.jsonl", batch_tokens=20)
     asked = []
-    whole = answer.Local._batches
+    whole = LocalModel._batches
 
     def pull_the_plug(*arguments):
         for number, batch in enumerate(whole(*arguments)):
@@ -90,7 +90,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(model, tokenizer, name, t
             asked.append(batch[0])
             yield batch
 
-    monkeypatch.setattr(answer.Local, "_batches", pull_the_plug)
+    monkeypatch.setattr(LocalModel, "_batches", pull_the_plug)
     for stop_after in (2, 1):
         with pytest.raises(Pulled):
             measure(model, tokenizer, name, path, batch_tokens=20)

@@ -17,8 +17,7 @@ import pytest
 from rich.console import Console
 
 from hflm.core import UserError, atomic_write_text
-from hflm.evaluation import compare, metrics, results
-from hflm.evaluation import compare_view as compare_page
+from hflm.evaluation import compare, compare_runs, compare_view, metrics, write_results
 from hflm.evaluation.metrics import paired
 from hflm.evaluation.results import Results, TaskResult
 
@@ -49,7 +48,7 @@ def write(folder, tasks, model="m", **fields):
             scores = metrics.score(METRICS[kind], texts, references, labels=LABELS, resamples=10)
         rest = {"data": "toy", "prompt_hash": "abc", "decoding": "greedy", **fields}
         found[kind] = TaskResult(kind=kind, n=len(lines), metrics=scores, baselines={}, truncated=0, skipped=0, **rest)
-    results.write(Results(model, found), folder / "benchmark" / "results.json")
+    write_results(Results(model, found), folder / "benchmark" / "results.json")
     return folder
 
 
@@ -80,7 +79,7 @@ def edit(run, task, change):
 
 
 def test_values_differences_and_changed_rows(runs):
-    found = compare.compare(runs, resamples=2000)
+    found = compare_runs(runs, resamples=2000)
     assert found.runs == {"A": "one", "B": "two"}
     assert list(found.tasks) == ["sentiment", "translation"]
     assert found.notes == ()
@@ -102,9 +101,9 @@ def test_values_differences_and_changed_rows(runs):
 
 
 def test_the_same_seed_gives_the_same_comparison(runs):
-    first = compare.compare(runs, resamples=200, seed=3)
-    assert compare.compare(runs, resamples=200, seed=3) == first
-    assert compare.compare(runs, ["translation"], resamples=200, seed=4).tasks != first.tasks
+    first = compare_runs(runs, resamples=200, seed=3)
+    assert compare_runs(runs, resamples=200, seed=3) == first
+    assert compare_runs(runs, ["translation"], resamples=200, seed=4).tasks != first.tasks
 
 
 def texts_that_differ():
@@ -133,7 +132,7 @@ def test_p_is_the_share_of_all_swaps_of_texts_that_differ_as_much(tmp_path, case
         write(tmp_path / str(number), {kind: [row(text, refs) for text, refs in zip(texts, references, strict=True)]})
         for number, texts in enumerate((first, second))
     ]
-    (pair,) = compare.compare(runs, resamples=20_000).tasks[kind].pairs
+    (pair,) = compare_runs(runs, resamples=20_000).tasks[kind].pairs
 
     def distances(left, right):
         read = [metrics.measure(names, texts, references) for texts in (left, right)]
@@ -181,7 +180,7 @@ def test_p_of_a_mean_is_scipys_permutation_test():
 
 
 def test_a_run_that_answers_the_same_does_not_differ(runs, tmp_path):
-    found = compare.compare(
+    found = compare_runs(
         [runs[0], write(tmp_path / "x", {"sentiment": sentiment("ggggbbbbgb", "ggbgbbbbbg")})], resamples=100
     )
     (pair,) = found.tasks["sentiment"].pairs
@@ -193,18 +192,18 @@ def test_text_that_costs_half_a_bit_more_a_byte_does_so_in_every_resample(tmp_pa
     lines = [{"nats": 100.0 + number, "tokens": 50, "bytes": 200} for number in range(10)]
     dearer = [{**line, "nats": line["nats"] + 0.5 * np.log(2) * line["bytes"]} for line in lines]
     runs = [write(tmp_path / name, {"language_modeling": rows}) for name, rows in (("a", lines), ("b", dearer))]
-    task = compare.compare(runs).tasks["language_modeling"]
+    task = compare_runs(runs).tasks["language_modeling"]
     (pair,) = task.pairs
     bits = pair.metrics["bits_per_byte"]
     assert (bits.difference, *bits.ci95) == pytest.approx((0.5, 0.5, 0.5))
     assert bits.p == pytest.approx(2 / 2**10, abs=0.001)  # all ten one way, or all the other
     assert (task.main, pair.better, pair.worse) == ("perplexity", 0, 10)
-    assert len(pair.worsened) == compare.MOST_CHANGES
+    assert len(pair.worsened) == compare.MAX_CHANGES
 
 
 def test_holm_is_for_more_than_two_runs(runs, tmp_path):
     third = write(tmp_path / "three", {"sentiment": sentiment("ggggbbbbgb", "bbbbgggbbg")})
-    task = compare.compare([*runs, third], resamples=100).tasks["sentiment"]
+    task = compare_runs([*runs, third], resamples=100).tasks["sentiment"]
     assert [pair.run for pair in task.pairs] == ["B", "C"]
     for name in METRICS["sentiment"]:
         p = [pair.metrics[name].p for pair in task.pairs]
@@ -219,17 +218,17 @@ def test_holms_adjustment():
 
 
 def test_rows_are_paired_by_id_whatever_their_order(runs):
-    before = compare.compare(runs, resamples=200).tasks["sentiment"]
+    before = compare_runs(runs, resamples=200).tasks["sentiment"]
     edit(runs[1], "sentiment", lambda lines: lines[::-1])
-    assert compare.compare(runs, resamples=200).tasks["sentiment"] == before
+    assert compare_runs(runs, resamples=200).tasks["sentiment"] == before
 
 
 def test_equal_ids_are_paired_by_their_position(runs):
-    before = compare.compare(runs, resamples=200).tasks["sentiment"]
+    before = compare_runs(runs, resamples=200).tasks["sentiment"]
     for run in runs:
         edit(run, "sentiment", lambda lines: [{**line, "id": str(n // 2)} for n, line in enumerate(lines)])
     edit(runs[1], "sentiment", lambda lines: lines[4:] + lines[:4])
-    after = compare.compare(runs, resamples=200).tasks["sentiment"]
+    after = compare_runs(runs, resamples=200).tasks["sentiment"]
     assert after.pairs[0].metrics == before.pairs[0].metrics
 
 
@@ -237,7 +236,7 @@ def test_rows_that_not_all_runs_have_are_left_out_and_told(runs):
     edit(runs[1], "sentiment", lambda lines: [*lines[1:], {**lines[0], "id": "new"}])
     told = "sentiment: 2 rows are left out, not every run has them; 9 are compared"
     with pytest.warns(UserWarning, match=told):
-        found = compare.compare(runs, resamples=100)
+        found = compare_runs(runs, resamples=100)
     assert (found.tasks["sentiment"].n, found.tasks["sentiment"].left_out, found.notes) == (9, 2, (told,))
     assert found.tasks["sentiment"].pairs[0].metrics["accuracy"].reference == pytest.approx(6 / 9)
 
@@ -253,21 +252,21 @@ def test_rows_that_not_all_runs_have_are_left_out_and_told(runs):
 def test_what_else_differs_is_told_and_allowed(runs, tmp_path, fields, note):
     other = write(tmp_path / "other", {"sentiment": sentiment("ggggbbbbgb", "ggggbbbbbg")}, **fields)
     with pytest.warns(UserWarning, match=re.escape(note)):
-        assert compare.compare([runs[0], other], resamples=100).notes == (note,)
+        assert compare_runs([runs[0], other], resamples=100).notes == (note,)
 
 
 @pytest.mark.parametrize(
     "old, new, note",
     [
         ('"signature": "scikit', '"signature": "another', "accuracy was computed in different ways"),
-        ('"value": 0.8', '"value": 0.9', "the predictions of B give accuracy 0.800, but its results.json says 0.900"),
+        ('"value": 0.8', '"value": 0.9', "the predictions of B give accuracy 0.800, but its results.json has 0.900"),
     ],
 )
 def test_results_that_were_made_otherwise_are_told(runs, old, new, note):
     path = runs[1] / "benchmark" / "results.json"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.warns(UserWarning, match=note):
-        found = compare.compare(runs, resamples=100)
+        found = compare_runs(runs, resamples=100)
     assert found.tasks["sentiment"].pairs[0].metrics["accuracy"].value == 0.8
 
 
@@ -275,13 +274,13 @@ def test_perplexities_of_two_tokenizers_are_told(tmp_path):
     rows = [[{"nats": 9.0, "tokens": tokens, "bytes": 20}] * 3 for tokens in (5, 6)]
     runs = [write(tmp_path / str(number), {"language_modeling": lines}) for number, lines in enumerate(rows)]
     with pytest.warns(UserWarning, match="the tokenizers differ, and perplexity is per token"):
-        compare.compare(runs, resamples=100)
+        compare_runs(runs, resamples=100)
 
 
 BROKEN = [
     ("{", "not JSON"),
     ("", "not JSON"),
-    ("[]", "it is no JSON object"),
+    ("[]", "it is not a JSON object"),
     ('{"id": 3}', "id cannot be 3"),
     ('{"id": "3"}', "prompt is missing"),
     ('{"id": "3", "prompt": "", "prediction": null}', "prediction cannot be null"),
@@ -298,7 +297,7 @@ def test_a_malformed_line_names_file_and_line(runs, line, words):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], line, *lines[3:]]) + "\n")
     with pytest.raises(UserError) as error:
-        compare.compare(runs, resamples=100)
+        compare_runs(runs, resamples=100)
     assert str(error.value).startswith(f"{path}:4: ") and words in str(error.value)
 
 
@@ -308,7 +307,7 @@ def test_a_malformed_line_of_text_names_file_and_line(tmp_path, line):
     runs = [write(tmp_path / name, {"language_modeling": lines}) for name in "ab"]
     edit(runs[1], "language_modeling", lambda lines: [lines[0], {**lines[1], **line}])
     with pytest.raises(UserError, match="language_modeling.jsonl:2: not a line of predictions: nats must be finite"):
-        compare.compare(runs, resamples=100)
+        compare_runs(runs, resamples=100)
 
 
 def missing_predictions(runs):
@@ -348,7 +347,7 @@ def other_text(runs):
         (lambda runs: runs[:1], "takes 2 to 26 run folders, not 1"),
         (lambda runs: [runs[0], runs[1], runs[0].parent / "." / "one"], "one is given twice"),
         (lambda runs: [runs[0], runs[0].parent], "results.json: no such file. A benchmark"),
-        (no_shared_task, "the runs share no task. Their tasks are\n  qa: qa\n  one: sentiment, translation"),
+        (no_shared_task, "the runs have no task in common. Their tasks are\n  qa: qa\n  one: sentiment, translation"),
         (missing_predictions, "translation.jsonl: no such file. Run the benchmark again"),
         (not_utf8, "translation.jsonl: cannot be read: 'utf-8'"),
         (
@@ -361,27 +360,27 @@ def other_text(runs):
 )
 def test_what_cannot_be_compared(runs, change, words):
     with pytest.raises(UserError) as error:
-        compare.compare(change(runs), resamples=100)
+        compare_runs(change(runs), resamples=100)
     assert words in str(error.value)
 
 
 def test_runs_without_a_common_row(runs):
     with (
-        pytest.warns(UserWarning, match="not compared, the runs share no row"),
+        pytest.warns(UserWarning, match="not compared, the runs have no row in common"),
         pytest.raises(UserError, match="nothing"),
     ):
-        compare.compare(no_shared_row(runs), resamples=100)
+        compare_runs(no_shared_row(runs), resamples=100)
 
 
 def test_an_unknown_task_says_which_there_are(runs):
-    with pytest.raises(UserError, match="task qa is not in every run. The runs share: sentiment, translation."):
-        compare.compare(runs, ["qa"])
+    with pytest.raises(UserError, match="task qa is not in every run. Tasks of all runs: sentiment, translation."):
+        compare_runs(runs, ["qa"])
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     rows = sentiment("gb", "gg")
     runs = [write(tmp_path / path, {"sentiment": rows}) for path in ("a/run", "b/run")]
-    assert compare.compare(runs, resamples=100).runs == {"A": "a/run", "B": "b/run"}
+    assert compare_runs(runs, resamples=100).runs == {"A": "a/run", "B": "b/run"}
 
 
 HOSTILE = "</td><script>alert(1)</script><img src=http://evil/x> {{ 7*7 }} & \u202e"
@@ -406,11 +405,11 @@ def hostile(tmp_path):
     reference = [row("a", [HOSTILE], prompt=HOSTILE), row("b", ["b"])]
     other = [row(HOSTILE, [HOSTILE], prompt=HOSTILE), row("c", ["b"])]
     runs = [write(tmp_path / "<b>one", {"qa": reference}), write(tmp_path / "[red]two", {"qa": other})]
-    return compare.compare(runs, resamples=100)
+    return compare_runs(runs, resamples=100)
 
 
 def test_the_page_asks_for_nothing_and_shows_texts_as_texts(hostile):
-    page = compare_page.page(hostile)
+    page = compare_view.page(hostile)
     found = Page(page)
     assert found.tags.isdisjoint({"script", "link", "iframe", "object", "form", "a", "b"})
     assert [link.split(",")[0] for link in found.links] == ["data:image/png;base64"]
@@ -422,7 +421,7 @@ def test_the_page_asks_for_nothing_and_shows_texts_as_texts(hostile):
 
 def test_the_terminal_shows_names_and_texts_without_markup(hostile):
     console = Console(width=200, file=io.StringIO())
-    compare_page.show(hostile, console)
+    compare_view.show(hostile, console)
     lines = console.file.getvalue().splitlines()
     assert lines[:2] == ["A  <b>one  (the reference)", "B  [red]two"]
     assert f"      B     100.0  {HOSTILE}".replace("\u202e", "\\u202e") in [line.rstrip() for line in lines]
@@ -432,7 +431,7 @@ def test_the_terminal_shows_names_and_texts_without_markup(hostile):
 
 def test_the_table_of_two_runs_fits_a_terminal(runs):
     console = Console(width=80, file=io.StringIO())
-    compare_page.show(compare.compare(runs, resamples=100), console)
+    compare_view.show(compare_runs(runs, resamples=100), console)
     line = next(line for line in console.file.getvalue().splitlines() if "accuracy  " in line)
     assert line.split()[:4] == ["accuracy", "0.700", "0.800", "+0.100"]
     assert "+0.000 to +" in line
@@ -440,8 +439,8 @@ def test_the_table_of_two_runs_fits_a_terminal(runs):
 
 def test_pictures_of_many_runs_and_units(runs, tmp_path):
     third = write(tmp_path / "three", {"sentiment": sentiment("ggggbbbbgb", "bbbbgggbbg")})
-    found = compare.compare([*runs, third], resamples=100)
-    page = compare_page.page(found)
+    found = compare_runs([*runs, third], resamples=100)
+    page = compare_view.page(found)
     assert page.count("data:image/png;base64,iVBOR") == 1
     assert "p\n(Holm)" in page and "adjusted for the 2 runs" in page
 

@@ -12,7 +12,7 @@ import pytest
 
 from hflm.core import read_json_lines
 from hflm.data.cleaning import shingles
-from hflm.evaluation import contamination, results
+from hflm.evaluation import contamination, read_results
 from hflm.evaluation.contamination import Index
 from hflm.pipeline import benchmark_model, run_recipe
 from hflm.recipe import load_recipe
@@ -23,7 +23,7 @@ WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" fo
 
 def overlap(inputs, training, references=None):
     index = Index(inputs, references or [()] * len(inputs))
-    contamination.scan([index], training)
+    contamination.scan_texts([index], training)
     return index.overlap(("pretrain",))
 
 
@@ -62,7 +62,7 @@ def test_an_example_with_13_words_in_a_row_is_contaminated(training, contaminate
     found = overlap([LONG], [training])
     assert found.n == 13
     assert found.contaminated.tolist() == [contaminated]
-    assert found.shares.tolist() == pytest.approx([share])
+    assert found.fractions.tolist() == pytest.approx([share])
 
 
 def test_a_run_does_not_cross_the_border_of_two_documents():
@@ -82,7 +82,7 @@ def test_a_run_does_not_cross_the_border_of_two_documents():
 def test_a_short_example_is_contaminated_only_as_a_whole(training, contaminated):
     found = overlap(["A good film.", text(1, 12)], training)
     assert found.contaminated.tolist() == [contaminated, False]
-    assert found.shares.tolist() == [float(contaminated), 0.0]
+    assert found.fractions.tolist() == [float(contaminated), 0.0]
 
 
 def test_an_example_without_words_is_never_contaminated():
@@ -109,7 +109,7 @@ def test_copies_with_every_tenth_word_changed_are_near_copies():
         for place in source.sample(range(150), 15):
             words[place] = "changed"
         copies.append(" ".join(words))
-    near = overlap(originals, copies).shares >= contamination.NEAR_COPY
+    near = overlap(originals, copies).fractions >= contamination.NEAR_COPY
     assert near[:30].mean() > 0.9
     assert not near[30:].any()
 
@@ -123,7 +123,7 @@ def test_small_batches_and_a_small_vocabulary_find_the_same(monkeypatch):
     again = overlap(examples, training)
     assert whole.contaminated.sum() == 50
     assert np.array_equal(whole.contaminated, again.contaminated)
-    assert np.array_equal(whole.shares, again.shares)
+    assert np.array_equal(whole.fractions, again.fractions)
 
 
 RECIPE = """
@@ -180,7 +180,7 @@ def finished(tmp_path_factory):
 
 
 def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
-    tasks = results.read(finished / "run" / "benchmark" / "results.json").tasks
+    tasks = read_results(finished / "run" / "benchmark" / "results.json").tasks
     found = {name: task.contamination for name, task in tasks.items()}
     told = {name: (each.of, each.n, each.words, each.contaminated, each.near_copies) for name, each in found.items()}
     assert told == {
@@ -233,12 +233,12 @@ def again(folder, output, *sets):
     shutil.copytree(folder / "run", folder / output)
     with contextlib.chdir(folder):
         run_recipe(load_recipe("t.yaml", sets), output)
-    return results.read(folder / output / "benchmark" / "results.json").tasks
+    return read_results(folder / output / "benchmark" / "results.json").tasks
 
 
 def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_learnt(finished):
     tasks = again(finished, "resampled", "benchmark.resamples=10")
-    before = results.read(finished / "run" / "benchmark" / "results.json").tasks
+    before = read_results(finished / "run" / "benchmark" / "results.json").tasks
     for name, task in tasks.items():
         assert task.contamination.contaminated == before[name].contamination.contaminated > 0
 
@@ -262,7 +262,7 @@ def test_it_can_be_turned_off(finished):
 def test_a_model_whose_training_text_is_unknown_is_not_compared(finished):
     with contextlib.chdir(finished):
         benchmark_model("run", load_recipe("t.yaml"), "foreign")
-    tasks = results.read(finished / "foreign" / "benchmark" / "results.json").tasks
+    tasks = read_results(finished / "foreign" / "benchmark" / "results.json").tasks
     assert {task.contamination for task in tasks.values()} == {None}
     assert "contaminat" not in (finished / "foreign" / "README.md").read_text().split("## How it was made")[0]
 
@@ -294,5 +294,5 @@ def test_the_known_near_copies_of_dialogsum_are_found():
     known = [number for number, dialogue in enumerate(validation) if letters(dialogue) in copied]
     assert len(known) == 6
     found = overlap(validation, train)
-    assert (found.shares[known] == 1).all()
+    assert (found.fractions[known] == 1).all()
     assert found.contaminated.mean() < 0.1

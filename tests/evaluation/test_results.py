@@ -45,12 +45,12 @@ def changed(**fields):
 
 
 def test_what_is_written_is_read_back_equal(tmp_path):
-    results.write(RESULTS, tmp_path / "benchmark" / "results.json")
-    assert results.read(tmp_path / "benchmark" / "results.json") == RESULTS
+    results.write_results(RESULTS, tmp_path / "benchmark" / "results.json")
+    assert results.read_results(tmp_path / "benchmark" / "results.json") == RESULTS
 
 
 def test_the_file_has_the_documented_shape(tmp_path):
-    results.write(RESULTS, tmp_path / "results.json")
+    results.write_results(RESULTS, tmp_path / "results.json")
     shape = json.loads((tmp_path / "results.json").read_text())
     assert list(shape) == ["schema_version", "model", "tasks"]
     assert shape["schema_version"] == 1
@@ -66,7 +66,7 @@ def test_a_file_from_before_calibration_and_slices_is_read(tmp_path):
     for field in later:
         del shape["tasks"]["sentiment"][field]
     (tmp_path / "results.json").write_text(json.dumps(shape))
-    task = results.read(tmp_path / "results.json").tasks["sentiment"]
+    task = results.read_results(tmp_path / "results.json").tasks["sentiment"]
     assert [getattr(task, field) for field in later] == [0, None, None, None, (), None]
     assert task.metrics == SENTIMENT.metrics
 
@@ -74,11 +74,11 @@ def test_a_file_from_before_calibration_and_slices_is_read(tmp_path):
 @pytest.mark.parametrize("value, ci95", [(float("nan"), (0, 1)), (float("inf"), (0, 1)), (1.0, (0, float("nan")))])
 def test_a_number_that_is_none_is_refused_and_leaves_the_old_file(tmp_path, value, ci95):
     path = tmp_path / "results.json"
-    results.write(RESULTS, path)
+    results.write_results(RESULTS, path)
     broken = dataclasses.replace(SENTIMENT, metrics={"perplexity": Score(value, ci95, "")})
     with pytest.raises(ValueError, match="sentiment: perplexity is not a finite number"):
-        results.write(Results("m", {"sentiment": broken}), path)
-    assert results.read(path) == RESULTS
+        results.write_results(Results("m", {"sentiment": broken}), path)
+    assert results.read_results(path) == RESULTS
 
 
 @pytest.mark.parametrize(
@@ -89,26 +89,29 @@ def test_a_number_that_is_none_is_refused_and_leaves_the_old_file(tmp_path, valu
         ('{"model": "m", "tasks": {}}', "no schema_version"),
         (changed(schema_version=2), "schema_version is 2, this hflm reads 1"),
         (changed(schema_version="1"), "schema_version is '1'"),
-        ('{"schema_version": 1, "model": "m"}', "'tasks' is missing"),
-        (changed(tasks={"qa": {"kind": "qa"}}), "'n' is missing"),
+        ('{"schema_version": 1, "model": "m"}', "tasks: Field required"),
+        (changed(tasks={"qa": {"kind": "qa"}}), "tasks.qa.n: Field required"),
         (changed(tasks=[]), "not a results.json"),
-        (changed().replace("0.83", "NaN"), "NaN is no JSON number"),
-        (changed().replace("0.83", '"high"'), "could not convert"),
-        (changed().replace("expected_calibration_error", "error"), "'expected_calibration_error' is missing"),
-        (changed().replace('"by"', '"for"'), "unexpected keyword argument 'for'"),
+        (changed().replace("0.83", "NaN"), "NaN is not a JSON number"),
+        (changed().replace("0.83", '"high"'), "unable to parse string as a number"),
+        (
+            changed().replace("expected_calibration_error", "error"),
+            "calibration.expected_calibration_error: Field required",
+        ),
+        (changed().replace('"by"', '"for"'), "slices.0.by: Field required"),
     ],
 )
 def test_a_file_that_is_no_results_names_itself_and_the_reason(tmp_path, text, message):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(UserError) as error:
-        results.read(path)
+        results.read_results(path)
     assert str(path) in str(error.value) and message in str(error.value)
 
 
 def test_a_missing_file_says_what_writes_it(tmp_path):
     with pytest.raises(UserError, match="no such file.*hflm bench"):
-        results.read(tmp_path / "results.json")
+        results.read_results(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_main_metrics(kind, metrics, main):
 
 def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
     console = Console(width=120, file=io.StringIO())
-    console.print(results.table(Results("m", {"[red]mood": SENTIMENT})))
+    console.print(results.results_table(Results("m", {"[red]mood": SENTIMENT})))
     line = next(line for line in console.file.getvalue().splitlines() if "mood" in line)
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
         "[red]mood",
@@ -142,11 +145,11 @@ def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
 
 def test_the_terminal_tells_what_is_contaminated_below_the_table():
     console = Console(width=80, file=io.StringIO())
-    console.print(results.table(RESULTS))
+    console.print(results.results_table(RESULTS))
     assert "sentiment: 10.0 % of 872 examples; clean: accuracy 0.800" in console.file.getvalue()
     checked = dataclasses.replace(SENTIMENT.contamination, contaminated=0)
     console = Console(width=80, file=io.StringIO())
-    console.print(results.table(Results("m", {"mood": dataclasses.replace(SENTIMENT, contamination=checked)})))
+    console.print(results.results_table(Results("m", {"mood": dataclasses.replace(SENTIMENT, contamination=checked)})))
     assert "ontaminated" not in console.file.getvalue()
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hflm.evaluation import metrics
-from hflm.evaluation.slices import slices
+from hflm.evaluation.slices import score_slices
 from hflm.tasks import Example
 
 LABELS = ("negative", "positive")
@@ -21,7 +21,7 @@ def sliced(kind, names, predictions, references, lengths, labels=None):
     """{(by, name): (n, value)}, and the slices."""
     task = SimpleNamespace(kind=kind, labels=labels)
     measured = metrics.measure(names, predictions, references, labels=labels)
-    found = slices(task, examples(*references), measured, lengths, resamples=50)
+    found = score_slices(task, examples(*references), measured, lengths, resamples=50)
     return {(each.by, each.name): (each.n, each.score.value) for each in found}, found
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from hflm.core import EndpointError, MissingExtra, UserError, read_json_lines
-from hflm.evaluation import results
-from hflm.inference.endpoint import Endpoint, chosen, find
+from hflm.evaluation import read_results
+from hflm.inference import Endpoint, find_endpoint
+from hflm.inference.endpoint import choice_of
 from hflm.pipeline import bench, resolve_inputs, run_recipe
 from hflm.pipeline.bench import benchmark_model
 from hflm.pipeline.stage_keys import stage_keys
@@ -96,7 +97,7 @@ def server():
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_a_prompt_goes_out_greedily_and_its_text_is_cut_and_stripped(server, chat):
-    asked = find("openai:tiny", server.url, chat)
+    asked = find_endpoint("openai:tiny", server.url, chat)
     assert list(asked.texts(["The capital:"], 7, ("\n",))) == [(0, "Paris")]
     [(path, headers, body)] = server.log
     prompt = {"messages": [{"role": "user", "content": "The capital:"}]} if chat else {"prompt": "The capital:"}
@@ -136,7 +137,7 @@ BAD = [
     ("no choices", (200, {}, '{"choices": []}'), 1, 'the answer has no choices: {"choices": []}'),
     ("an error that says 200", (200, {}, '{"error": "x"}'), 1, 'the answer has no choices: {"error": "x"}'),
     ("a list", (200, {}, "[1]"), 1, "the answer has no choices: [1]"),
-    ("text that is none", written(5), 1, "the answer's text is none"),
+    ("text that is no string", written(5), 1, "the answer's text is not a string"),
 ]
 
 
@@ -203,7 +204,7 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("text", "choice"), CHOSEN)
 def test_the_choice_that_a_text_begins_with(text, choice):
-    assert chosen(text, ("positive", "very positive", "正面", "1")) == choice
+    assert choice_of(text, ("positive", "very positive", "正面", "1")) == choice
 
 
 def test_choices_are_asked_without_stop_and_with_room_for_the_longest(server):
@@ -221,14 +222,14 @@ PLACES = [
     (None, SECRET, "https://api.openai.com/v1"),
     ("https://api.example.com/v1", "", "OPENAI_API_KEY is not set, and api.example.com is another machine"),
     (None, "", "OPENAI_API_KEY is not set, and api.openai.com is another machine"),
-    ("https://api.example.com/v1", f"{SECRET}\n", "OPENAI_API_KEY: it holds white space"),
-    ("https://api.example.com/v1", f"{SECRET}é", "OPENAI_API_KEY: it holds white space"),
-    ("localhost:8000/v1", SECRET, "--base-url: no URL of an endpoint"),
-    ("ftp://localhost/v1", SECRET, "--base-url: no URL of an endpoint"),
-    ("http://[::1", SECRET, "--base-url: no URL of an endpoint"),
-    ("", SECRET, "--base-url: no URL of an endpoint"),
-    (f"https://me:{SECRET}@api.example.com/v1", SECRET, "--base-url: what a URL holds is written down"),
-    (f"https://api.example.com/v1?key={SECRET}", SECRET, "--base-url: what a URL holds is written down"),
+    ("https://api.example.com/v1", f"{SECRET}\n", "OPENAI_API_KEY: it contains white space"),
+    ("https://api.example.com/v1", f"{SECRET}é", "OPENAI_API_KEY: it contains white space"),
+    ("localhost:8000/v1", SECRET, "--base-url: not the URL of an endpoint"),
+    ("ftp://localhost/v1", SECRET, "--base-url: not the URL of an endpoint"),
+    ("http://[::1", SECRET, "--base-url: not the URL of an endpoint"),
+    ("", SECRET, "--base-url: not the URL of an endpoint"),
+    (f"https://me:{SECRET}@api.example.com/v1", SECRET, "--base-url: the URL is written to the run's files"),
+    (f"https://api.example.com/v1?key={SECRET}", SECRET, "--base-url: the URL is written to the run's files"),
 ]
 
 
@@ -236,39 +237,39 @@ PLACES = [
 def test_where_an_endpoint_is_and_what_it_needs(monkeypatch, base_url, key, outcome):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     if outcome.startswith("http"):
-        assert find("openai:org/m", base_url) == Endpoint("org/m", outcome)
+        assert find_endpoint("openai:org/m", base_url) == Endpoint("org/m", outcome)
         return
     with pytest.raises(UserError) as raised:
-        find("openai:org/m", base_url)
+        find_endpoint("openai:org/m", base_url)
     assert outcome in str(raised.value) and SECRET not in str(raised.value)
 
 
 def test_the_environments_base_url_and_a_missing_name(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:7/v1")
-    assert find("openai:m", chat=True) == Endpoint("m", "http://localhost:7/v1", chat=True)
+    assert find_endpoint("openai:m", chat=True) == Endpoint("m", "http://localhost:7/v1", chat=True)
     monkeypatch.setenv("OPENAI_BASE_URL", "nowhere")
-    with pytest.raises(UserError, match="OPENAI_BASE_URL: no URL"):
-        find("openai:m")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL: not the URL"):
+        find_endpoint("openai:m")
     with pytest.raises(UserError, match="write the model's name"):
-        find("openai:")
+        find_endpoint("openai:")
 
 
 def test_an_unencrypted_endpoint_on_another_machine_is_warned_of():
     with pytest.warns(UserWarning, match="http://192.0.2.1/v1 is not encrypted") as warned:
-        find("openai:m", "http://192.0.2.1/v1")
+        find_endpoint("openai:m", "http://192.0.2.1/v1")
     assert SECRET not in str(warned[0].message)
 
 
 def test_a_server_on_this_machine_is_sent_no_key_where_none_is_set(server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert list(find("openai:tiny", server.url).texts(["x"], 7, ("\n",))) == [(0, "Paris")]
+    assert list(find_endpoint("openai:tiny", server.url).texts(["x"], 7, ("\n",))) == [(0, "Paris")]
     assert server.log[0][1]["Authorization"] == "Bearer none"
 
 
 def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingExtra, match=r"uv sync --extra api \(or pip install 'hflm-recipes\[api\]'\)"):
-        find("openai:m", "http://localhost:1/v1")
+        find_endpoint("openai:m", "http://localhost:1/v1")
 
 
 RECIPE = """
@@ -366,7 +367,7 @@ def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_b
         asked = dict(Endpoint(str(model), url, chat=True).texts(questions, 6, ("\n",)))
     assert asked == {number: line["prediction"] for number, line in enumerate(here)}
     found = [
-        results.read(tmp_path / place / "benchmark" / "results.json").tasks["qa"]
+        read_results(tmp_path / place / "benchmark" / "results.json").tasks["qa"]
         for place in ("here", "completions", "chat")
     ]
     assert found[0].metrics == found[1].metrics == found[2].metrics
@@ -392,7 +393,7 @@ def test_a_bench_that_an_endpoint_failed_goes_on_where_it_was(server, tmp_path, 
     server.log.clear()
     server.answers = [OK]
     benchmark_model("openai:tiny", load_recipe("qa.yaml"), "bench", base_url=server.url)
-    found = results.read(Path("bench/benchmark/results.json"))
+    found = read_results(Path("bench/benchmark/results.json"))
     assert (found.model, found.tasks["qa"].n) == ("openai:tiny", 12)
     assert all(
         line["prediction"].startswith("Paris") for line in read_json_lines(Path("bench/benchmark/predictions/qa.jsonl"))
@@ -415,6 +416,6 @@ def test_a_bench_over_an_endpoint_reads_labels_from_the_text(server, tmp_path, m
     lines = read_json_lines(Path("bench/benchmark/predictions/reviews.jsonl"))
     assert sorted(line["prediction"] for line in lines) == [""] * 8 + ["positive"]
     assert "log_likelihoods" not in lines[0]
-    task = results.read(Path("bench/benchmark/results.json")).tasks["reviews"]
+    task = read_results(Path("bench/benchmark/results.json")).tasks["reviews"]
     assert task.calibration is None
     assert task.decoding.startswith("the text begins with one of negative")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hflm.core import ModelError, UserError
-from hflm.inference import generate
+from hflm.inference import format_texts, generate_texts
 from hflm.models import load as models
 
 
@@ -39,33 +39,34 @@ def test_five_sequences_without_repeated_two_grams(folder):
 def test_no_two_gram_of_tokens_stands_twice(folder, tokenizer, tiny):
     from hflm.preprocessing import encode
 
-    (text,) = generate.texts(str(folder), "The dog", {"max_length": 60, "no_repeat_ngram_size": 2, "seed": 0})
-    (free,) = generate.texts(str(folder), "The dog", {"max_length": 60, "seed": 0})
+    (text,) = generate_texts(str(folder), "The dog", {"max_length": 60, "no_repeat_ngram_size": 2}, seed=0)
+    (free,) = generate_texts(str(folder), "The dog", {"max_length": 60}, seed=0)
     ids = encode(tokenizer, [text])[0]
     assert text != free or len(set(itertools.pairwise(ids))) == len(ids) - 1
 
 
 def test_the_same_seed_samples_the_same_text(folder):
     options = {"max_new_tokens": 20, "do_sample": True}
-    first, again, other = (generate.texts(str(folder), "The", {**options, "seed": seed}) for seed in (1, 1, 2))
+    first, again, other = (generate_texts(str(folder), "The", options, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_several_sequences_are_numbered(folder):
-    lines = generate.texts(str(folder), "The", {"max_new_tokens": 4, "num_return_sequences": 2, "seed": 0})
+    texts = generate_texts(str(folder), "The", {"max_new_tokens": 4, "num_return_sequences": 2}, seed=0)
+    lines = format_texts("The", texts, as_json=False)
     assert [line.split(":")[0] for line in lines] == ["1", "2"]
 
 
 def test_an_empty_prompt_starts_from_the_begin_of_text(folder):
-    assert len(generate.texts(str(folder), "", {"max_new_tokens": 4})) == 1
+    assert len(generate_texts(str(folder), "", {"max_new_tokens": 4})) == 1
 
 
 def test_a_length_beyond_the_context_is_cut_with_a_warning(folder):
     with pytest.warns(UserWarning, match="context is 64 tokens"):
-        generate.texts(str(folder), "The dog", {"max_length": 500})
+        generate_texts(str(folder), "The dog", {"max_length": 500})
     with pytest.warns(UserWarning, match="context is 64 tokens"):
-        generate.texts(str(folder), "The dog", {"max_new_tokens": 500})
+        generate_texts(str(folder), "The dog", {"max_new_tokens": 500})
 
 
 @pytest.mark.parametrize(
@@ -79,9 +80,9 @@ def test_a_length_beyond_the_context_is_cut_with_a_warning(folder):
 )
 def test_what_cannot_be_done_is_one_clear_error(folder, model, prompt, options, error, message):
     with pytest.raises(error, match=message):
-        generate.texts(model or str(folder), prompt, options)
+        generate_texts(model or str(folder), prompt, options)
 
 
 def test_a_prompt_that_is_no_text_is_refused(folder):
     with pytest.raises(UserError, match="the prompt is not UTF-8"):
-        generate.texts(folder, "\udcff", {})
+        generate_texts(str(folder), "\udcff", {})

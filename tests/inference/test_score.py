@@ -13,9 +13,7 @@ import torch
 
 from hflm.core import ModelError, UserError
 from hflm.evaluation import plots
-from hflm.inference import local as answer
-from hflm.inference import score
-from hflm.inference import score_view as score_page
+from hflm.inference import LocalModel, attention_weights, score, score_text, score_view, text_windows
 from hflm.models import load as models
 from hflm.preprocessing import encode, train_tokenizer
 
@@ -32,10 +30,10 @@ def model(tiny):
 
 @pytest.mark.parametrize("text", ["The dog saw the key.", "a", "  \n\tThe", "schön 🙂 你好", "<|endoftext|>", LONG])
 def test_the_sum_is_that_of_the_benchmark(model, tokenizer, text):
-    found = score.score(model, tokenizer, text)
-    windows = answer.text_windows(tokenizer, text, 64)
+    found = score_text(model, tokenizer, text)
+    windows = text_windows(tokenizer, text, 64)
     with torch.inference_mode():
-        nats = sum(sum(each) for _, each in answer.Local(model, tokenizer).nats(windows))
+        nats = sum(sum(each) for _, each in LocalModel(model, tokenizer).nats(windows))
     ids = encode(tokenizer, [text])[0]
     assert [token.id for token in found.tokens] == ids
     assert -found.log_p == pytest.approx(nats, rel=1e-5)
@@ -50,12 +48,12 @@ def test_the_sum_is_the_models_own_loss(model, tokenizer):
     ids = torch.tensor([[tokenizer.bos_token_id, *encode(tokenizer, [text])[0]]])
     with torch.inference_mode():
         loss = model(input_ids=ids, labels=ids).loss.item()
-    assert score.score(model, tokenizer, text).log_p == pytest.approx(-loss * (ids.shape[1] - 1), rel=1e-5)
+    assert score_text(model, tokenizer, text).log_p == pytest.approx(-loss * (ids.shape[1] - 1), rel=1e-5)
 
 
 def test_a_token_has_its_rank_and_what_was_more_likely(model, tokenizer, monkeypatch):
     monkeypatch.setattr(score, "POSITIONS", 2)
-    found = score.score(model, tokenizer, "The dog saw the key.")
+    found = score_text(model, tokenizer, "The dog saw the key.")
     ids = [tokenizer.bos_token_id, *(token.id for token in found.tokens)]
     with torch.inference_mode():
         order = model(input_ids=torch.tensor([ids])).logits[0].argsort(descending=True).tolist()
@@ -78,7 +76,7 @@ def test_a_token_has_its_rank_and_what_was_more_likely(model, tokenizer, monkeyp
 )
 def test_what_tokens_spell(algorithm, text, pieces):
     tokenizer = train_tokenizer(["The dog saw the key in the barn."] * 3, algorithm, 300)
-    found = score._pieces(tokenizer, text)
+    found = score._spellings(tokenizer, text)
     assert len(found) == len(encode(tokenizer, [text])[0])
     assert "".join(found) == "".join(pieces)
     if text.isascii():
@@ -96,14 +94,14 @@ def test_bytes_of_a_sentencepiece_vocabulary():
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
-    assert score._pieces(tokenizer, "a éa") == ["a", " ", "\\xc3", "\\xa9", "a"]
+    assert score._spellings(tokenizer, "a éa") == ["a", " ", "\\xc3", "\\xa9", "a"]
 
 
 def test_a_padded_vocabulary(model, tokenizer):
     model.resize_token_embeddings(len(tokenizer) + 7, mean_resizing=False)
     with torch.no_grad():
         model.get_output_embeddings().weight[len(tokenizer) :] *= 100
-    top = [text for token in score.score(model, tokenizer, "The dog").tokens for text, _ in token.top]
+    top = [text for token in score_text(model, tokenizer, "The dog").tokens for text, _ in token.top]
     assert any(text == f"(token {len(tokenizer) + 3})" for text in top)
 
 
@@ -115,7 +113,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "error", "words"), BAD)
 def test_no_text(model, tokenizer, text, error, words):
-    for asked in (score.score, score.attention):
+    for asked in (score_text, attention_weights):
         with pytest.raises(error, match=words):
             asked(model, tokenizer, text)
 
@@ -124,11 +122,11 @@ def test_a_damaged_model(model, tokenizer):
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(math.nan)
     with pytest.raises(ModelError, match="not finite"):
-        score.score(model, tokenizer, "The dog")
+        score_text(model, tokenizer, "The dog")
 
 
 def test_attention_rows_sum_to_one_and_never_look_ahead(model, tokenizer):
-    weights, labels = score.attention(model, tokenizer, "The dog saw 🙂.")
+    weights, labels = attention_weights(model, tokenizer, "The dog saw 🙂.")
     size = len(labels)
     assert labels[0] == "(begin)" and "\\xf0" in labels
     assert weights.shape == (2, 2, size, size)
@@ -139,8 +137,8 @@ def test_attention_rows_sum_to_one_and_never_look_ahead(model, tokenizer):
 
 def test_too_much_text_for_a_picture(model, tokenizer):
     with pytest.raises(UserError, match="the text has 64 tokens, more than 63 cannot be drawn. Shorten it"):
-        score.attention(model, tokenizer, "?" * 64)
-    assert score.attention(model, tokenizer, "?" * 63)[0].shape[-1] == 64
+        attention_weights(model, tokenizer, "?" * 64)
+    assert attention_weights(model, tokenizer, "?" * 63)[0].shape[-1] == 64
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
@@ -173,7 +171,7 @@ class Page(HTMLParser):
 
 def test_the_page_is_inert_whatever_the_text_and_the_model_are_called(model, tokenizer):
     text = "<script>alert(1)</script>\" onmouseover='x' {{ 7 * 7 }}\x1b\n<img src=http://h/>"
-    written = score_page.page(score.score(model, tokenizer, text), "runs/<b>m", b"\x89PNG")
+    written = score_view.page(score_text(model, tokenizer, text), "runs/<b>m", b"\x89PNG")
     page = Page(written)
     assert page.strip == text.replace("\n", "↵\n").replace("\x1b", "\\u001b")
     tags, attributes = {tag for tag, _ in page.tags}, {name for _, found in page.tags for name in found}
@@ -189,12 +187,12 @@ def shown(found, **options):
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=80, **options)
-    score_page.show(found, console)
+    score_view.show(found, console)
     return console.file.getvalue()
 
 
 def test_the_terminal_shows_colours_only_where_there_are_some(model, tokenizer):
-    found = score.score(model, tokenizer, "[bold] \x1b[31m\n")
+    found = score_text(model, tokenizer, "[bold] \x1b[31m\n")
     coloured = shown(found, force_terminal=True, color_system="truecolor")
     assert "\x1b[31m" not in coloured and "\\u001b" in coloured and "p at least 0.5" in coloured
     assert "\x1b[38;2;" in coloured
@@ -205,7 +203,7 @@ def test_the_terminal_shows_colours_only_where_there_are_some(model, tokenizer):
 
 
 def test_the_table_of_a_long_text_holds_the_least_likely(model, tokenizer):
-    found = score.score(model, tokenizer, LONG)
+    found = score_text(model, tokenizer, LONG)
     plain = shown(found)
     assert f"The 60 least likely of {len(found.tokens)} tokens" in plain
     assert f" {min(token.log_p for token in found.tokens):.3f} " in plain
@@ -223,7 +221,7 @@ def test_the_command(model, tokenizer, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     found = json.loads(done.stdout)
     assert "".join(token["text"] for token in found["tokens"]) == "The d\\xc3\\xb6g.\n"
-    assert found["log_p"] == pytest.approx(score.score(model, tokenizer, "The dög.\n").log_p, rel=1e-5)
+    assert found["log_p"] == pytest.approx(score_text(model, tokenizer, "The dög.\n").log_p, rel=1e-5)
     assert (tmp_path / "out" / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
     done = hflm("score", tmp_path / "run", "-", input=b"\xff")

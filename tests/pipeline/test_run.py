@@ -15,7 +15,7 @@ import yaml
 
 from hflm import cli
 from hflm.core import UserError, read_json_lines
-from hflm.evaluation import results
+from hflm.evaluation import read_results
 from hflm.pipeline import benchmark_model, run_recipe
 from hflm.pipeline.bench import _short_name
 from hflm.recipe import load_recipe
@@ -105,7 +105,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
 
 
 def test_results_have_every_task_with_intervals_and_baselines(finished):
-    found = results.read(finished / "run" / "benchmark" / "results.json")
+    found = read_results(finished / "run" / "benchmark" / "results.json")
     assert list(found.tasks) == ["translation", "summarization", "sentiment", "qa", "stories"]
     names = {name: sorted(task.metrics) for name, task in found.tasks.items()}
     assert names == {
@@ -151,7 +151,7 @@ def test_a_second_run_trains_nothing_and_imports_nothing_heavy(finished):
 def test_only_the_changed_task_is_measured_again(workplace, capsys):
     before = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
     run_here(workplace, "tasks.qa.limit=7")
-    found = results.read(workplace / "run" / "benchmark" / "results.json")
+    found = read_results(workplace / "run" / "benchmark" / "results.json")
     assert found.tasks["qa"].n == 7
     assert list(found.tasks) == ["translation", "summarization", "sentiment", "qa", "stories"]
     after = weights(workplace / "run"), (workplace / "run" / "benchmark" / "predictions" / "sentiment.jsonl").stat()
@@ -218,11 +218,11 @@ def test_a_recipe_without_its_finetune_is_the_pretrained_model(workplace):
 
 def test_a_task_that_comes_back_is_measured_again(workplace):
     results_of = workplace / "run" / "benchmark" / "results.json"
-    before = results.read(results_of)
+    before = read_results(results_of)
     run_here(workplace, "benchmark.tasks=[qa]")
-    assert list(results.read(results_of).tasks) == ["qa"]
+    assert list(read_results(results_of).tasks) == ["qa"]
     run_here(workplace)
-    assert results.read(results_of) == before
+    assert read_results(results_of) == before
 
 
 def test_a_licence_that_is_stated_later_reaches_the_record_and_the_card(workplace):
@@ -247,13 +247,13 @@ def test_a_folder_is_named_by_the_model_and_no_trained_run_is_overwritten(workpl
 def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
     run_here(workplace, "benchmark.tasks=[qa]", fresh=True)
     assert (workplace / "run.previous" / "model" / "model.safetensors").is_file()
-    assert list(results.read(workplace / "run" / "benchmark" / "results.json").tasks) == ["qa"]
+    assert list(read_results(workplace / "run" / "benchmark" / "results.json").tasks) == ["qa"]
 
 
 def test_the_benchmark_alone_on_a_finished_run(workplace):
     with contextlib.chdir(workplace):
         benchmark_model("run", load_recipe("tiny.yaml"), "bench")
-    again, first = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
+    again, first = (read_results(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
     assert {name: task.metrics for name, task in again.tasks.items()} == {
         name: task.metrics for name, task in first.tasks.items()
     }
@@ -281,7 +281,7 @@ def test_two_processes_give_one_run(workplace, finished):
         lines = read_json_lines(workplace / folder / "pretrain" / "metrics.jsonl")
         logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
-    two, one = (results.read(workplace / folder / "benchmark" / "results.json").tasks for folder in ("two", "run"))
+    two, one = (read_results(workplace / folder / "benchmark" / "results.json").tasks for folder in ("two", "run"))
     for name, task in one.items():  # each process read half of the training text
         found = dataclasses.replace(two[name].contamination, clean={})
         assert found == dataclasses.replace(task.contamination, clean={})
@@ -294,7 +294,7 @@ def test_two_processes_give_one_run(workplace, finished):
         env=environment,
     )
     assert bench.returncode == 0, bench.stderr[-3000:]
-    shared, alone = (results.read(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
+    shared, alone = (read_results(workplace / folder / "benchmark" / "results.json") for folder in ("bench", "run"))
     for name, task in alone.tasks.items():
         values = {metric: score.value for metric, score in task.metrics.items()}
         assert {metric: score.value for metric, score in shared.tasks[name].metrics.items()} == pytest.approx(values)
@@ -354,7 +354,7 @@ def test_an_adapter_on_an_earlier_run_with_other_columns_and_labels(workplace):
     folder = workplace / "runs" / "adapter"
     assert (folder / "finetune" / "adapter" / "adapter_model.safetensors").is_file()
     assert weights(folder) != weights(workplace / "run")
-    found = results.read(folder / "benchmark" / "results.json").tasks
+    found = read_results(folder / "benchmark" / "results.json").tasks
     assert found["film"].n == 12
     assert found["film"].shots == 1
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["tasks"]["film"]["labels"] == [

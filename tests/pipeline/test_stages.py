@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hflm.core import UserError
-from hflm.evaluation import results
+from hflm.evaluation import Results, TaskResult, write_results
 from hflm.pipeline import resolve_inputs
 from hflm.pipeline import stage_state as stages
 from hflm.pipeline.stage_keys import stage_keys
@@ -149,7 +149,7 @@ def test_a_measured_task_counts_only_while_its_results_are_there(tmp_path):
     stages.finish(tmp_path, "benchmark/qa", "a")
     assert stages.finished_stages(tmp_path) == {}
     scores = tmp_path / "benchmark" / "results.json"
-    results.write(results.Results("run", {"qa": results.TaskResult("qa", 1, {}, {}, "toy", "", "", 0, 0)}), scores)
+    write_results(Results("run", {"qa": TaskResult("qa", 1, {}, {}, "toy", "", "", 0, 0)}), scores)
     assert stages.finished_stages(tmp_path) == {"benchmark/qa": "a"}
     scores.write_text('{"tasks": {"qa": ')
     with pytest.raises(UserError, match=r"results\.json: not a results\.json"):

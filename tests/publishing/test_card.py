@@ -10,8 +10,7 @@ from hub import Hub
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hflm.core import UserError, atomic_write_text, code_block, escape_markdown, is_hub_id, redact, shorten
-from hflm.evaluation import results
-from hflm.evaluation.results import Bin, Calibration, Results, Score, Slice, TaskResult
+from hflm.evaluation import Bin, Calibration, Results, Score, Slice, TaskResult, write_results
 from hflm.pipeline import provenance, resolve_inputs
 from hflm.publishing import card, card_benchmark
 from hflm.publishing import card_provenance as card_made
@@ -147,7 +146,7 @@ def finished(run):
     ]
     jsonl(run / "pretrain" / "metrics.jsonl", [*steps, {"step": 40, "eval_loss": 3.125}])
     jsonl(run / "finetune" / "metrics.jsonl", [{"step": 5, "loss": 1.5}])
-    results.write(SCORES, run / "benchmark" / "results.json")
+    write_results(SCORES, run / "benchmark" / "results.json")
     for task, rows in PREDICTIONS.items():
         metric, scores = ROW_SCORES[task]
         rows = [{**row, "scores": {metric: score}} for row, score in zip(rows, scores, strict=True)]
@@ -309,7 +308,7 @@ def test_the_margin_is_explained_where_it_stands(run, load):
 def test_language_modeling_has_no_samples(run, load):
     scores = {"perplexity": Score(9.0, (8.0, 10.0), "")}
     task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0)
-    results.write(Results("m", {"lm": task}), run / "benchmark" / "results.json")
+    write_results(Results("m", {"lm": task}), run / "benchmark" / "results.json")
     jsonl(run / "benchmark" / "predictions" / "lm.jsonl", [{"id": "0", "nats": 3.0, "tokens": 2, "bytes": 8}])
     text = written(run, load())
     assert "### lm" in text and "First row" not in text and "reliability" not in text
@@ -319,7 +318,7 @@ def test_language_modeling_has_no_samples(run, load):
 def test_a_lower_perplexity_is_the_better_row(run, load):
     scores = {"perplexity": Score(9.0, (8.0, 10.0), "")}
     task = TaskResult("language_modeling", 2, scores, {}, "toy [test]", "", "none", 0, 0)
-    results.write(Results("m", {"lm": task}), run / "benchmark" / "results.json")
+    write_results(Results("m", {"lm": task}), run / "benchmark" / "results.json")
     rows = [{"id": n, "prompt": f"p{n}", "scores": {"perplexity": p}} for n, p in enumerate([5.0, 2.0, 9.0])]
     jsonl(run / "benchmark" / "predictions" / "lm.jsonl", rows)
     text = written(run, load())
@@ -389,7 +388,7 @@ def outside_fences(text):
 
 def test_names_from_a_recipe_stay_inert_in_tables(run, load):
     task = SCORES.tasks["sentiment"]
-    results.write(Results("m", {"a|b <script>$x$ [l](u)": task}), run / "benchmark" / "results.json")
+    write_results(Results("m", {"a|b <script>$x$ [l](u)": task}), run / "benchmark" / "results.json")
     text = written(run, load())
     assert r"| a\|b \<script\>$x$ \[l\](u) | 872 |" in text
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hflm.inference.endpoint import Endpoint
+from hflm.inference import Endpoint
 from hflm.pipeline import stage_state
 from hflm.pipeline.inputs import Inputs
 from hflm.pipeline.reading import Corpus, RowsByUse

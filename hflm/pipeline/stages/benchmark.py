@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hflm.core import logger
-from hflm.evaluation import results
-from hflm.inference.endpoint import Endpoint
+from hflm.evaluation import Results, read_results, write_results
+from hflm.inference import Endpoint
 from hflm.pipeline import provenance
 from hflm.pipeline.stages.base import Run
 
 if TYPE_CHECKING:
-    from hflm.evaluation.contamination import Overlap
-    from hflm.inference.local import Local
+    from hflm.evaluation import Overlap
+    from hflm.inference import LocalModel
 
 
 class Benchmark:
@@ -23,24 +23,24 @@ class Benchmark:
         return bool(self._tasks(run))
 
     def run(self, run: Run) -> None:
-        from hflm.evaluation import benchmark, contamination
+        from hflm.evaluation import BenchmarkSettings, check_contamination, run_benchmark
 
         recipe, folder, tasks = run.recipe, run.folder, self._tasks(run)
         assert recipe.benchmark is not None
         asked, context_length, revision = _asked(run)
         path = folder / "benchmark" / "results.json"
-        kept = results.read(path).tasks if path.exists() else {}
+        kept = read_results(path).tasks if path.exists() else {}
         kept = {task: found for task, found in kept.items() if task not in tasks}
         overlaps: dict[str, Overlap] = {}
         if recipe.benchmark.contamination:
-            overlaps = contamination.check(recipe, tasks, run.rows, run.corpus, run.state)
+            overlaps = check_contamination(recipe, tasks, run.rows, run.corpus, run.state)
         if overlaps:
             logger.info(f"compared {', '.join(overlaps)} with the training text")
         model = str(folder) if _trained(run) else recipe.model.from_
         for name in tasks:
             started, stage = time.monotonic(), f"benchmark/{name}"
             run.forget(stage)
-            setting = benchmark.Setting(
+            settings = BenchmarkSettings(
                 context_length=context_length,
                 resamples=recipe.benchmark.resamples,
                 seed=recipe.seed,
@@ -49,11 +49,11 @@ class Benchmark:
                 overlap=overlaps.get(name),
             )
             predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
-            found = benchmark.benchmark(asked, name, run.rows[name, "test"], setting, predictions)
+            found = run_benchmark(asked, name, run.rows[name, "test"], settings, predictions)
             if run.state.is_main_process:
                 provenance.note(folder, **{stage: {"seconds": time.monotonic() - started}})
                 kept = {**kept, name: found}
-                results.write(results.Results(model, kept), path)
+                write_results(Results(model, kept), path)
             run.record(stage)
 
     def finish(self, run: Run) -> None:
@@ -68,16 +68,16 @@ def _trained(run: Run) -> bool:
     return run.recipe.pretrain is not None or run.recipe.finetune is not None
 
 
-def _asked(run: Run) -> "tuple[Local | Endpoint, int | None, str | None]":
+def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     """What is measured, its context in tokens and its revision."""
     if run.endpoint is not None:
         return run.endpoint, None, None
-    from hflm.inference import local
+    from hflm.inference import LocalModel
     from hflm.models import load as models
 
     recipe = run.recipe
     assert recipe.benchmark is not None
     path, revision = (str(run.folder), None) if _trained(run) else (recipe.model.from_, recipe.model.revision)
     model, tokenizer = models.load(path, revision, recipe.model.dtype or "float32")
-    asked = local.Local(model.to(run.state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    asked = LocalModel(model.to(run.state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
     return asked, models.context_length(model), models.revision(path, revision)

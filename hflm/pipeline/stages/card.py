@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hflm.core import logger
-from hflm.evaluation import results
+from hflm.evaluation import keep_tasks, read_results, results_table
 from hflm.pipeline.stages.base import Run
 from hflm.recipe import Recipe
 
@@ -21,7 +21,7 @@ class Card:
         from hflm.publishing import card
 
         if run.recipe.benchmark is not None:
-            results.keep_only(run.recipe.benchmark.tasks, run.folder / "benchmark" / "results.json")
+            keep_tasks(run.recipe.benchmark.tasks, run.folder / "benchmark" / "results.json")
         card.write(run.folder, run.recipe)
 
     def finish(self, run: Run) -> None:
@@ -35,5 +35,5 @@ def show_summary(folder: Path, recipe: Recipe) -> None:
     from rich.console import Console
 
     if recipe.benchmark is not None:
-        Console().print(results.table(results.read(folder / "benchmark" / "results.json")))
+        Console().print(results_table(read_results(folder / "benchmark" / "results.json")))
     logger.info(f"card: {folder / 'README.md'}")

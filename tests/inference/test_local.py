@@ -8,8 +8,7 @@ import torch
 from conftest import TEXTS
 
 from hflm.core import ModelError
-from hflm.inference import batching as grouping
-from hflm.inference import local as answer
+from hflm.inference import LocalModel, batching, cut_at_stop, local, text_windows
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
@@ -24,7 +23,7 @@ def model(tiny, tokenizer):
 
 
 def texts_of(model, tokenizer, prompts, max_new_tokens, stop, batch_tokens):
-    found = answer.Local(model, tokenizer, batch_tokens).texts(prompts, max_new_tokens, stop)
+    found = LocalModel(model, tokenizer, batch_tokens).texts(prompts, max_new_tokens, stop)
     return in_order(found)
 
 
@@ -56,7 +55,7 @@ def test_greedy_texts_are_the_same_in_any_batch(model, tokenizer, batch_tokens):
 @pytest.mark.parametrize("choices", [("key", "cup"), ("key in the barn", "hat", "zebra in the mill")])
 def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, tokenizer, choices, batch_tokens):
     with torch.inference_mode():
-        found = in_order(answer.Local(model, tokenizer, batch_tokens).likelihoods(PROMPTS, choices))
+        found = in_order(LocalModel(model, tokenizer, batch_tokens).likelihoods(PROMPTS, choices))
         for prompt, row in zip(PROMPTS, found, strict=True):
             for choice, value in zip(choices, row, strict=True):
                 first, label = encode(tokenizer, [prompt, f" {choice}"])
@@ -76,8 +75,8 @@ def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, toke
         ("", ["\n"], ""),
     ],
 )
-def test_cut_at(text, stop, expected):
-    assert answer.cut_at(text, stop) == expected
+def test_cut_at_stop(text, stop, expected):
+    assert cut_at_stop(text, stop) == expected
 
 
 def test_rows_end_at_a_stop_string(model, tokenizer):
@@ -85,7 +84,7 @@ def test_rows_end_at_a_stop_string(model, tokenizer):
         whole = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
         mark = next(text for text in whole if len(text) > 4)[2]
         stopped = texts_of(model, tokenizer, PROMPTS, 12, [mark], 1000)
-    assert stopped == [answer.cut_at(text, [mark]).strip() for text in whole]
+    assert stopped == [cut_at_stop(text, [mark]).strip() for text in whole]
     assert stopped != whole
 
 
@@ -102,7 +101,7 @@ def test_rows_end_at_a_stop_string(model, tokenizer):
     ],
 )
 def test_batches_hold_their_budget_and_keep_groups_together(lengths, groups, budget, expected):
-    assert list(grouping.batches(lengths, budget, groups)) == expected
+    assert list(batching.token_batches(lengths, budget, groups)) == expected
 
 
 @pytest.mark.parametrize(
@@ -116,12 +115,12 @@ def test_batches_hold_their_budget_and_keep_groups_together(lengths, groups, bud
     ],
 )
 def test_rows_that_begin_alike_are_grouped_where_that_saves_tokens(ids, expected):
-    assert grouping.grouped(ids) == expected
+    assert batching.group_by_prefix(ids) == expected
 
 
 @pytest.mark.parametrize("text", [TEXTS[0], " ".join(TEXTS), "你好" * 40, "a"])
 def test_windows_score_every_token_and_byte_once(tokenizer, text):
-    windows = answer.text_windows(tokenizer, text, 64)
+    windows = text_windows(tokenizer, text, 64)
     assert sum(scored for _, scored, _ in windows) == len(encode(tokenizer, [text])[0])
     assert sum(size for _, _, size in windows) == len(text.encode())
     assert all(len(ids) <= 64 for ids, _, _ in windows)
@@ -131,19 +130,18 @@ def test_windows_score_every_token_and_byte_once(tokenizer, text):
 
 
 def test_windows_of_text_that_spells_a_special_token(tmp_path):
-
     train_tokenizer(TEXTS, "bpe", 300).save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)  # nothing was encoded with it before
-    [(ids, scored, _)] = answer.text_windows(tokenizer, "a <|endoftext|>", 64)
+    [(ids, scored, _)] = text_windows(tokenizer, "a <|endoftext|>", 64)
     assert tokenizer.eos_token_id not in ids[1:]
     assert scored > 2
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
 def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
-    windows = [window for text in TEXTS[:5] for window in answer.text_windows(tokenizer, text, 64)]
+    windows = [window for text in TEXTS[:5] for window in text_windows(tokenizer, text, 64)]
     with torch.inference_mode():
-        found = in_order(answer.Local(model, tokenizer, batch_tokens).nats(windows))
+        found = in_order(LocalModel(model, tokenizer, batch_tokens).nats(windows))
         for (ids, scored, _), nats in zip(windows, found, strict=True):
             logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
             terms = [-logs[place - 1, ids[place]].item() for place in range(len(ids) - scored, len(ids))]
@@ -177,8 +175,11 @@ def asked(model, tokenizer, prompts, batch_tokens):
     hook = model.register_forward_pre_hook(
         lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
     )
-    local = answer.Local(model, tokenizer, batch_tokens)
-    found = in_order(local.texts(prompts, 6, [])), in_order(local.likelihoods(prompts, ["hat", "key in the barn"]))
+    answerer = LocalModel(model, tokenizer, batch_tokens)
+    found = (
+        in_order(answerer.texts(prompts, 6, [])),
+        in_order(answerer.likelihoods(prompts, ["hat", "key in the barn"])),
+    )
     hook.remove()
     return *found, sum(sizes)
 
@@ -188,8 +189,8 @@ def asked(model, tokenizer, prompts, batch_tokens):
 def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, prompts, batch_tokens, monkeypatch):
     with torch.inference_mode():
         texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
-        monkeypatch.setattr(answer, "LEAST_SHARED", 10_000)
-        monkeypatch.setattr(grouping, "heads", lambda *_: None)
+        monkeypatch.setattr(local, "MIN_SHARED_PREFIX", 10_000)
+        monkeypatch.setattr(local, "batch_prefixes", lambda *_: None)
         expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
@@ -206,7 +207,7 @@ def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(
 ):
     with torch.inference_mode():
         texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
-        monkeypatch.setattr(grouping, "heads", lambda *_: None)
+        monkeypatch.setattr(local, "batch_prefixes", lambda *_: None)
         expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
@@ -214,18 +215,18 @@ def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(
 
 
 def test_answered_rows_are_left_out_and_the_other_batches_stay(model, tokenizer):
-    local = answer.Local(model, tokenizer, 60)
+    answerer = LocalModel(model, tokenizer, 60)
     with torch.inference_mode():
-        batches = list(local.texts(PROMPTS, 12, []))
+        batches = list(answerer.texts(PROMPTS, 12, []))
         assert len(batches) == 2
         done = frozenset(batches[0][0])
-        assert list(local.texts(PROMPTS, 12, [], done)) == batches[1:]
-        assert list(local.texts(PROMPTS, 12, [], frozenset(range(len(PROMPTS))))) == []
+        assert list(answerer.texts(PROMPTS, 12, [], done)) == batches[1:]
+        assert list(answerer.texts(PROMPTS, 12, [], frozenset(range(len(PROMPTS))))) == []
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer, monkeypatch):
     asked = []
-    whole = answer.Local._continue
+    whole = LocalModel._continue
 
     def small_memory(self, started, batch, *rest):
         asked.append(len(batch))
@@ -235,9 +236,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer, monke
 
     with torch.inference_mode():
         expected = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
-        monkeypatch.setattr(answer.Local, "_continue", small_memory)
+        monkeypatch.setattr(LocalModel, "_continue", small_memory)
         assert texts_of(model, tokenizer, PROMPTS, 12, [], 1000) == expected
         assert asked[0] == len(PROMPTS)
-        monkeypatch.setattr(answer.Local, "_continue", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        monkeypatch.setattr(LocalModel, "_continue", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
         with pytest.raises(ModelError, match="too small for a single row"):
             texts_of(model, tokenizer, PROMPTS, 12, [], 1000)

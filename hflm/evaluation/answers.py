@@ -1,0 +1,53 @@
+"""The answers of all processes, kept as they come: a benchmark that was stopped continues with the rows left over."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from hflm.core import atomic_write_text, read_json_lines
+
+# (row numbers, places among them that have an answer already) -> (places, answers) by batches
+Answer = Callable[[list[int], set[int]], Iterator[tuple[list[int], list[Any]]]]
+
+
+def collect_answers(name: str, order: Iterable[int], answer: Answer, folder: Path, key: list[Any]) -> list[Any] | None:
+    """The answer to each of the rows in `order`, by row number; None on processes other than the first.
+
+    Under n processes each takes every n-th row. Each batch becomes a line of this process's file in `folder`; what an
+    earlier, stopped benchmark of the same `key` answered is read from there.
+    """
+    state = PartialState()
+    own = list(order)[state.process_index :: state.num_processes]
+    earlier: dict[int, Any] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = read_json_lines(path)
+        if lines and lines[0] == key:
+            earlier |= {row: value for rows, values in lines[1:] for row, value in zip(rows, values, strict=True)}
+    state.wait_for_everyone()
+    answers = {row: earlier[row] for row in own if row in earlier}
+    path = folder / f"{state.process_index}.jsonl"
+    # Written anew, so that an incomplete last line does not spoil the next one.
+    atomic_write_text(path, "".join(json.dumps(line) + "\n" for line in (key, [list(answers), list(answers.values())])))
+    done = {place for place, row in enumerate(own) if row in answers}
+    with _progress_bar(name, len(own), len(answers)) as progress, open(path, "a", encoding="utf-8") as file:
+        for places, batch in answer(own, done):
+            rows = [own[place] for place in places]
+            file.write(json.dumps([rows, batch]) + "\n")
+            file.flush()
+            answers |= dict(zip(rows, batch, strict=True))
+            progress.update(len(batch))
+    everything = dict(gather_object(list(answers.items())))
+    return [everything[row] for row in range(len(everything))] if state.is_main_process else None
+
+
+def _progress_bar(name: str, total: int, done: int) -> tqdm:
+    visible = PartialState().is_main_process and sys.stderr.isatty()
+    return tqdm(
+        total=total, initial=done, desc=f"benchmark {name}", unit="row", disable=not visible, dynamic_ncols=True
+    )

@@ -1,0 +1,15 @@
+from . import score_view as score_view
+from .endpoint import ENDPOINT_PREFIX as ENDPOINT_PREFIX
+from .endpoint import Endpoint as Endpoint
+from .endpoint import find_endpoint as find_endpoint
+from .generate import format_texts as format_texts
+from .generate import generate_texts as generate_texts
+from .local import LocalModel as LocalModel
+from .score import Score as Score
+from .score import Token as Token
+from .score import attention_weights as attention_weights
+from .score import score_text as score_text
+from .stopping import cut_at_stop as cut_at_stop
+from .token_stream import stream_text as stream_text
+from .windows import TextWindow as TextWindow
+from .windows import text_windows as text_windows

@@ -1,0 +1,35 @@
+"""Cut a text into windows of a model's context, to sum the likelihood of all its tokens."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hflm.inference.stopping import begin_token
+from hflm.preprocessing import plain_backend
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TextWindow(NamedTuple):
+    """The ids of a window; its last `scored` ids count, and `bytes` are the UTF-8 bytes that those spell."""
+
+    ids: list[int]
+    scored: int
+    bytes: int
+
+
+def text_windows(tokenizer: "PreTrainedTokenizerBase", text: str, context_length: int) -> list[TextWindow]:
+    """The windows in which every token of the text is predicted exactly once, the first from the begin-of-text token.
+
+    Windows of `context_length` overlap by half, so that all scored tokens but those of the first half window have at
+    least half a context before them.
+    """
+    encoding = plain_backend(tokenizer).encode(text, add_special_tokens=False)
+    ids = [begin_token(tokenizer), *encoding.ids]
+    windows, done, characters = [], 1, 0
+    while done < len(ids):
+        end = min(len(ids), done + (context_length - 1 if done == 1 else context_length // 2))
+        last = len(text) if end == len(ids) else encoding.offsets[end - 2][1]
+        size = len(text[characters:last].encode())
+        windows.append(TextWindow(ids[max(0, end - context_length) : end], end - done, size))
+        done, characters = end, last
+    return windows
