@@ -70,8 +70,10 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       streaming.py          a stream packed as it is read, and its position in each checkpoint
       truncation.py         prompts that are longer than the model's context
 
-    tasks/                a row -> prompt, target, references; one small file a kind
-      chat_template.py      the chat template that a fine-tuned model carries
+    tasks/                a row -> prompt, target, references; one small file a kind, named like it
+      _kind.py              what such a file defines; _cells.py: the values of a row; _prompts.py: jinja
+      _examples.py          reading rows, shots, baselines
+      _chat_template.py     the chat template that a fine-tuned model carries
 
     data/                 read data
       load.py               rows of tasks, as datasets would load them; fingerprints
@@ -88,8 +90,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     recipe/               a recipe
       schema.py             YAML -> a frozen Recipe, or all its problems with file and line
       yaml_tree.py          reading: line numbers, `extends`, `--set`, shipped recipes
-      section.py            what all sections have in common; tasks.py: data and tasks; training.py: pretrain and
-                            finetune; cleaning.py: pretrain.clean
+      section.py            what all sections have in common; tasks.py: data and what all tasks say; kinds.py: the kinds of
+                            task, found in hflm/tasks; training.py: pretrain and finetune; cleaning.py: pretrain.clean
       library_options.py    the names of the options that are passed through, listed in names.json, which
                             is generated from the libraries
       presets.py            GPT-2's sizes and their parameters

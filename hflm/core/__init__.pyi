@@ -46,6 +46,7 @@ from .scripts import bleu_tokenizer as bleu_tokenizer
 from .scripts import non_ascii_fraction as non_ascii_fraction
 from .scripts import separate_cjk as separate_cjk
 from .scripts import split_words as split_words
+from .templates import PromptEnvironment as PromptEnvironment
 from .templates import compile_template as compile_template
 from .templates import render_template as render_template
 from .templates import template_fields as template_fields

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from jinja2 import StrictUndefined, Template, nodes, pass_context
+from jinja2 import StrictUndefined, Template, Undefined, nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
@@ -49,8 +49,10 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
-    def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, autoescape=False)
+    def __init__(
+        self, undefined: type[Undefined] = StrictUndefined, finalize: Callable[..., Any] | None = None
+    ) -> None:
+        super().__init__(undefined=undefined, finalize=finalize, autoescape=False)
         self.filters = {name: _limited_filter(name, function) for name, function in self.filters.items()}
         self.filters |= {"limit iterations": _limit_iterations, "limit text": _limit_text}
 
@@ -110,9 +112,10 @@ def _environment() -> PromptEnvironment:
     return PromptEnvironment()
 
 
-def compile_template(text: str) -> Template:
+def compile_template(text: str, environment: PromptEnvironment | None = None) -> Template:
     """The template of a text. Raises TemplateSyntaxError; SecurityError for a loop that calls itself."""
-    return _environment().from_string(_Limits().visit(_environment().parse(text)))
+    environment = environment or _environment()
+    return environment.from_string(_Limits().visit(environment.parse(text)))
 
 
 def template_fields(text: str) -> set[str]:

@@ -53,7 +53,7 @@ class Shown:
 
     def written(self, asked, texts):
         """Yield the answer of a task that writes, longer each time."""
-        max_new_tokens, stop, _ = tasks.defaults(asked.task)
+        max_new_tokens, stop, _ = tasks.task_settings(asked.task)
         for text in stream_text(self.model, self.tokenizer, asked.prompt(texts), max_new_tokens, stop):
             yield text.strip()
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from hflm import tasks
 from hflm.core import DataError, UserError, expand_path, read_json_lines
-from hflm.recipe import Data, Qa, Sentiment, Summarization, Translation
+from hflm.recipe import Data
+from hflm.tasks import Qa, Sentiment, Summarization, Translation
 
 LONGEST = 20_000  # characters of one text that somebody types
 EXAMPLES = 4
@@ -62,7 +63,7 @@ class Asked:
         """The prompt, as the benchmark makes it. Raises UserError for a text that is empty or too long."""
         for label, text in zip(self.labels, texts, strict=True):
             check(text, label)
-        return self.shots + tasks.prompt(self.task, _row(self.task, dict(zip(self.columns, texts, strict=True))))
+        return self.shots + tasks.render_prompt(self.task, _row(self.task, dict(zip(self.columns, texts, strict=True))))
 
 
 def tabs(recipe, predictions, examples):
@@ -115,25 +116,26 @@ def predictions(recipe, path):
 def _columns(task):
     """What somebody types for a task: its kind's inputs, and further columns that the recipe's prompt shows."""
     inputs = [getattr(task, key) for key in INPUTS[task.kind]]
-    more = tasks.variables(task) - {*inputs, *INPUTS[task.kind], *GIVEN}
+    more = tasks.prompt_variables(task) - {*inputs, *INPUTS[task.kind], *GIVEN}
     return (*inputs, *sorted(more))
 
 
 def _row(task, typed):
     if task.kind == "translation":  # its prompt may look into the nested row
-        return {"id": "0", **typed, "translation": {task.target: "", **typed}}
+        targets = [task.target] if isinstance(task.target, str) else task.target
+        return {"id": "0", **typed, "translation": {**dict.fromkeys(targets, ""), **typed}}
     return {"id": "0", **typed}
 
 
 def _labels(task, columns):
     if task.kind == "translation":
-        return ((task.languages or (task.source, task.target))[0], *columns[1:])
+        return (task.language_names[0], *columns[1:])
     return tuple(key.capitalize() for key in (*INPUTS[task.kind], *columns[len(INPUTS[task.kind]) :]))
 
 
 def _answer_label(task):
     if task.kind == "translation":
-        return (task.languages or (task.source, task.target))[1]
+        return task.language_names[1]
     return {"summarization": "Summary", "sentiment": "Sentiment", "qa": "Answer"}[task.kind]
 
 
@@ -164,7 +166,7 @@ def _typed(task, prompt):
     columns = _columns(task)
     marks = {column: f"\ue000{number}\ue001" for number, column in enumerate(columns)}
     try:
-        template = tasks.prompt(task, _row(task, marks))
+        template = tasks.render_prompt(task, _row(task, marks))
     except DataError:
         return None
     pattern = re.escape(template)

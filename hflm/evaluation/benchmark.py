@@ -122,7 +122,7 @@ class _Questions:
 def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length: int | None) -> _Questions:
     task = rows.task
     choices = tasks.choices(task) or ()
-    max_new_tokens, stop, _ = tasks.defaults(task)
+    max_new_tokens, stop, _ = tasks.task_settings(task)
     if isinstance(model, Endpoint):  # its tokens and its context are unknown here: prompts are sent whole
         examples, truncated, answer_length = list(rows.examples), 0, max_new_tokens or 0
     else:
@@ -140,7 +140,7 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
 def _fit(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[list[Example], int, int]":
     """Examples that leave room for shots and answer: (examples, how many were cut, tokens of the longest answer)."""
     task, first = rows.task, rows.examples[0]
-    max_new_tokens, _, _ = tasks.defaults(task)
+    max_new_tokens, _, _ = tasks.task_settings(task)
     if choices := tasks.choices(task):
         answer_length = max(map(len, encode(tokenizer, [f" {choice}" for choice in choices])))
     else:
@@ -198,7 +198,7 @@ def _score_rows(
 ) -> _Measured:
     if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
-    examples, names, options = questions.examples, tasks.defaults(task)[2], tasks.scoring(task)
+    examples, names, options = questions.examples, tasks.task_settings(task)[2], tasks.metric_options(task)
     references = [example.references for example in examples]
     measured = metrics.measure(names, texts, references, **options)
     each = measured.each()
@@ -223,7 +223,7 @@ def _score_rows(
             metric: score.value
             for metric, score in metrics.score(names, guesses, references, resamples=1, **options).items()
         }
-        for baseline, guesses in tasks.baselines(task, examples).items()
+        for baseline, guesses in tasks.baseline_predictions(task, examples).items()
     }
     bootstrap = settings.bootstrap()
     scores = measured.scores(**bootstrap)
@@ -277,7 +277,7 @@ def _measure_text(
 
     def scores_of(part: np.ndarray | slice) -> dict[str, Score]:
         scores = metrics.language_modeling(*sums[part].T, **settings.bootstrap())
-        return {metric: scores[metric] for metric in tasks.defaults(rows.task)[2]}
+        return {metric: scores[metric] for metric in tasks.task_settings(rows.task)[2]}
 
     scores = scores_of(slice(None))
     fields = {

@@ -172,7 +172,7 @@ def _parts(task: "AnyTask", examples: "Sequence[Example]") -> tuple[list[str], l
         if _is_running_text(task):
             texts = [line for text in texts for line in text.split("\n") if line.strip()]
         return texts, [()] * len(texts)
-    fields = [tasks.contents(task, example) for example in examples]
+    fields = [tasks.row_texts(task, example) for example in examples]
     # A few words that occur in every row, such as the name of a language, belong to the task and not to an example.
     constant = {
         name

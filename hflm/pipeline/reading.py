@@ -27,8 +27,7 @@ from hflm.data import (
     stream_documents,
     warn_of_lines,
 )
-from hflm.recipe import Recipe
-from hflm.recipe.tasks import Task
+from hflm.recipe import Recipe, Task
 from hflm.recipe.training import PretrainRecipe
 
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
@@ -213,7 +212,7 @@ def _compares(recipe: Recipe, todo: Collection[str]) -> bool:
 def _read(task: Task, use: str) -> tuple[list[tasks.Example], list[str], str]:
     split = getattr(task.splits, use)
     where = describe_source(task.data, split)
-    return *tasks.read(task, load_rows(task.data, split, tasks.columns(task)), where), where
+    return *tasks.read_examples(task, load_rows(task.data, split, tasks.task_columns(task)), where), where
 
 
 def check_metrics(task: Any) -> None:

@@ -138,9 +138,9 @@ def task_tokens(recipe, section, shape, notes):
         if task.data.path != "toy" and not expand_path(task.data.path).exists():
             unread.append(name)
             continue
-        rows = load_rows(task.data, task.splits.train, tasks.columns(task))
+        rows = load_rows(task.data, task.splits.train, tasks.task_columns(task))
         sample = itertools.islice(rows, SAMPLED_ROWS)
-        examples, _ = tasks.read(task, sample, name)
+        examples, _ = tasks.read_examples(task, sample, name)
         prompts = sum(len(example.prompt.encode()) for example in examples)
         targets = sum(len(example.target.encode()) + 1 for example in examples)
         ends = len(examples) * bytes_per_token(shape.vocab_size)  # one end of text an example

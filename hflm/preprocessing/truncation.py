@@ -1,23 +1,30 @@
 """Make prompts fit into a model's context, counting how many were cut."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hflm import tasks
 from hflm.core import DataError
 from hflm.preprocessing.tokenizer import encode, plain_backend
+from hflm.tasks import Example, long_texts, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from hflm.recipe import PromptedTask
+
 
 def truncate_prompts(
-    task: Any, examples: Sequence[Any], tokenizer: "PreTrainedTokenizerFast", budgets: Sequence[int], where: str
-) -> tuple[list[Any], int]:
+    task: "PromptedTask",
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerFast",
+    budgets: Sequence[int],
+    where: str,
+) -> tuple[list[Example], int]:
     """The examples with prompts of at most `budgets[i]` tokens each, and how many of them were cut.
 
-    `too_long: truncate` shortens the kind's long text from its end, keeping the question and the instruction;
-    `too_long: refuse` raises DataError that names the rows. So does a prompt that is too long without its text.
+    `too_long: truncate` shortens the texts that the prompt shows, from their ends and the longest first, so that all
+    long ones keep the same number of tokens; short ones (a question) and the instruction stay. `too_long: refuse`
+    raises DataError that names the rows. So does a prompt that is too long without its texts.
     """
     lengths = [len(ids) for ids in encode(tokenizer, [example.prompt for example in examples])]
     long = [number for number, budget in enumerate(budgets) if lengths[number] > budget]
@@ -35,19 +42,40 @@ def truncate_prompts(
 
 
 def _truncated(
-    task: Any, example: Any, tokenizer: "PreTrainedTokenizerFast", budget: int, length: int, where: str
-) -> Any:
-    offsets = plain_backend(tokenizer).encode(tasks.long_text(task, example), add_special_tokens=False).offsets
-    kept = len(offsets)
-    shorter = example
+    task: "PromptedTask",
+    example: Example,
+    tokenizer: "PreTrainedTokenizerFast",
+    budget: int,
+    length: int,
+    where: str,
+) -> Example:
+    texts = long_texts(task, example)
+    offsets = [plain_backend(tokenizer).encode(text, add_special_tokens=False).offsets for text in texts]
+    kept, shorter = [len(each) for each in offsets], example
     while length > budget:
-        # Cutting n tokens of the text mostly shortens the prompt by n; where the cut changes tokens, it is repeated.
-        kept -= length - budget
-        if kept <= 0:
+        # Cutting n tokens of the texts mostly shortens the prompt by n; where the cut changes tokens, it is repeated.
+        total = sum(kept) - (length - budget)
+        if total < len(texts):
             raise DataError(
                 f"{where}, row {example.id}: the prompt is longer than the {budget} tokens that the model has room "
                 "for, even without its text. Shorten the prompt, use fewer shots or a model with more n_positions"
             )
-        shorter = tasks.shorten(task, example, offsets[kept - 1][1])
+        kept = equally_capped(kept, total)
+        ends = [each[count - 1][1] if count else 0 for each, count in zip(offsets, kept, strict=True)]
+        shorter = shorten(task, example, ends)
         length = len(encode(tokenizer, [shorter.prompt])[0])
     return shorter
+
+
+def equally_capped(lengths: Sequence[int], total: int) -> list[int]:
+    """Lengths cut to one common cap, so that their sum is `total`.
+
+    >>> equally_capped([9, 2, 6], 10)
+    [4, 2, 4]
+    """
+    capped, left = [0] * len(lengths), total
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for place, number in enumerate(order):
+        capped[number] = min(lengths[number], left // (len(order) - place))
+        left -= capped[number]
+    return capped

@@ -4,21 +4,25 @@ Options of transformers, peft and datasets keep their names and are passed throu
 next to `model.preset`); hflm.recipe.library_options checks them. Nothing here imports those libraries.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
 from hflm.recipe.batch_size import describe_partial_rows
 from hflm.recipe.benchmark import BenchmarkRecipe, PushRecipe
+from hflm.recipe.kinds import kind_names, kind_sections
 from hflm.recipe.library_options import suggest
 from hflm.recipe.model import ModelRecipe
-from hflm.recipe.section import TASK_KINDS, KeyProblem, Positive, Section, matching
-from hflm.recipe.tasks import AnyTask
+from hflm.recipe.section import KeyProblem, Positive, Section, matching
+from hflm.recipe.tasks import Task
 from hflm.recipe.tokenizer import TokenizerRecipe
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe, evaluation_problems
 
+AnyTask = Task if TYPE_CHECKING else functools.reduce(operator.or_, kind_sections())
 # Looks up a key path in the YAML: None where a key is missing.
 Lookup = Callable[..., Any]
 
@@ -55,7 +59,7 @@ class Recipe(Section):
         if not isinstance(tasks, dict):
             return tasks
         return {
-            name: {"kind": name, **task} if isinstance(task, dict) and name in TASK_KINDS else task
+            name: {"kind": name, **task} if isinstance(task, dict) and name in kind_names() else task
             for name, task in tasks.items()
         }
 

@@ -18,10 +18,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from hflm.recipe import library_options as names
+from hflm.recipe.kinds import kind_names
 from hflm.recipe.library_options import NAMES, show, suggest
-
-TASK_KINDS = ("translation", "summarization", "sentiment", "qa", "generation", "choice", "language_modeling")
-
 
 # (path below the section, message) of what is wrong in a section.
 KeyProblem = tuple[tuple[str | int, ...], str]
@@ -99,9 +97,9 @@ def _plain_words(detail: ErrorDetails) -> str:
         case "string_too_short":
             return "must not be empty"
         case "union_tag_not_found":
-            return f"which kind of task is it? Add `kind:`, one of {', '.join(TASK_KINDS)}"
+            return f"which kind of task is it? Add `kind:`, one of {', '.join(kind_names())}"
         case "union_tag_invalid":
-            return f"there is no kind {show(value['kind'])}.{suggest(value['kind'], TASK_KINDS)}"
+            return f"there is no kind {show(value['kind'])}.{suggest(value['kind'], kind_names())}"
         case "value_error":
             return str(context["error"])
     return detail["msg"]

@@ -1,15 +1,15 @@
-"""The data and the tasks of a recipe, one class a kind of task."""
+"""The data of a recipe, and the keys that all tasks have; each kind of task is a module of hflm.tasks."""
 
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, Strict
 
 from hflm.core import TOY_DATASETS
 from hflm.recipe import library_options as names
 from hflm.recipe.library_options import NAMES, show
-from hflm.recipe.section import KeyProblem, License, Positive, Prompt, Rows, Section, count, matching, passing, unique
+from hflm.recipe.section import KeyProblem, License, Positive, Prompt, Section, count, matching, passing, unique
 
 GeneratedMetric = Literal[
     "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore"
@@ -26,6 +26,17 @@ Labels = Annotated[
     count(2),
     AfterValidator(unique),
 ]
+
+
+def _columns(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) and each for each in value):
+        return unique(tuple(value))
+    raise ValueError(f"expected the name of a column, or a list of them, got {show(value)}")
+
+
+Columns = Annotated[str | tuple[str, ...], PlainValidator(_columns, json_schema_input_type=str | list[str])]
 Stop = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 
 
@@ -171,67 +182,3 @@ class LabellingTask(PromptedTask):
         | None
     ) = None
     """Scores; all three by default."""
-
-
-class Translation(GeneratingTask):
-    kind: Literal["translation"] = "translation"
-    source: str
-    """The column to translate."""
-    target: str
-    """The column of the translation."""
-    languages: Annotated[tuple[str, ...], Strict(False), count(2, 2)] | None = None
-    """The languages of source and target; the second chooses BLEU's tokenizer."""
-
-
-class Summarization(GeneratingTask):
-    kind: Literal["summarization"] = "summarization"
-    document: str = "document"
-    """The column to summarize."""
-    summary: str = "summary"
-    """The column of the summary, or of several."""
-
-
-class Sentiment(LabellingTask):
-    kind: Literal["sentiment"] = "sentiment"
-    text: str = "text"
-    """The column to judge."""
-
-
-class Qa(GeneratingTask):
-    kind: Literal["qa"] = "qa"
-    context: str = "context"
-    """The column of the passage."""
-    question: str = "question"
-    """The column of the question."""
-    answers: str = "answers"
-    """The column of the right answers; none at all: unanswerable."""
-
-
-class Generation(GeneratingTask):
-    kind: Literal["generation"] = "generation"
-    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]  # required here
-    """Jinja over the row; the target follows after one space."""
-    target: str
-    """The column of the expected text, or of several."""
-
-
-class Choice(LabellingTask):
-    kind: Literal["choice"] = "choice"
-    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]  # required here
-    """Jinja over the row; the label's word follows after one space."""
-
-
-class LanguageModeling(Task):
-    kind: Literal["language_modeling"] = "language_modeling"
-    text: str = "text"
-    """The column that holds the text."""
-    rows: Rows = "documents"
-    """Rows are documents, or the lines of one running text."""
-    metrics: (
-        Annotated[tuple[Literal["perplexity", "bits_per_byte"], ...], Strict(False), count(1), AfterValidator(unique)]
-        | None
-    ) = None
-    """Scores; both by default."""
-
-
-AnyTask = Translation | Summarization | Sentiment | Qa | Generation | Choice | LanguageModeling

@@ -8,26 +8,50 @@ Blank documents are left out. With `rows: lines` the rows are one running text, 
 single example.
 """
 
-from hflm.tasks import cells
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Strict
+
+from hflm.recipe import Rows, Task
+from hflm.recipe.section import count, unique
+from hflm.tasks import _cells as cells
+from hflm.tasks._kind import Row
+
+if TYPE_CHECKING:
+    from hflm.tasks._examples import Example
 
 COLUMNS = ("text",)
 PROMPT = ""
-LONG = None
+SUBJECT = None
 MAX_NEW_TOKENS = None
 STOP = ()
 METRICS = ("perplexity", "bits_per_byte")
 
+Metrics = Annotated[tuple[Literal["perplexity", "bits_per_byte"], ...], Strict(False), count(1), AfterValidator(unique)]
 
-def fields(task, row):
+
+class LanguageModeling(Task):
+    kind: Literal["language_modeling"] = "language_modeling"
+    text: str = "text"
+    """The column that holds the text."""
+    rows: Rows = "documents"
+    """Rows are documents, or the lines of one running text."""
+    metrics: Metrics | None = None
+    """Scores; both by default."""
+
+
+def fields(task: LanguageModeling, row: Row) -> dict[str, Any]:
     return {}
 
 
-def references(task, row):
-    text = cells.cell(row, task.text)
+def references(task: LanguageModeling, row: Row) -> tuple[str, ...]:
+    value = cells.cell(row, task.text)
+    text = cells.written(value)
     if not isinstance(text, str):
-        raise cells.BadValue(f"{task.text} is {cells.shown(text)}, not text")
+        raise cells.BadValue(f"{task.text} is {cells.shown(value)}, not text")
     return (text.removesuffix("\n") + "\n" if task.rows == "lines" else text,)
 
 
-def baselines(task, examples, texts):
+def baselines(task: LanguageModeling, examples: "Sequence[Example]", subjects: Sequence[str]) -> dict[str, list[str]]:
     return {}

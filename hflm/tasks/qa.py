@@ -8,23 +8,43 @@ its target "324 metres"
 A question without an answer has an empty list: its target is the word `unanswerable`, its reference "".
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
 from hflm.core import split_words
-from hflm.tasks import cells
-from hflm.tasks.sentences import sentences
+from hflm.recipe import Columns, GeneratingTask
+from hflm.tasks import _cells as cells
+from hflm.tasks._kind import Row
+from hflm.tasks._sentences import sentences
+
+if TYPE_CHECKING:
+    from hflm.tasks._examples import Example
 
 COLUMNS = ("context", "question", "answers")
 PROMPT = "{{ context }}\nQuestion: {{ question }}\nAnswer:"
-LONG = "context"
+SUBJECT = "context"
 MAX_NEW_TOKENS = 32
 STOP = ("\n",)
 METRICS = ("exact_match", "f1")
 
 
-def fields(task, row):
+class Qa(GeneratingTask):
+    kind: Literal["qa"] = "qa"
+    context: str = "context"
+    """The column of the passage."""
+    question: str = "question"
+    """The column of the question."""
+    answers: Columns = "answers"
+    """The column of the right answers, or a list of columns with one each; none at all: unanswerable."""
+
+
+def fields(task: Qa, row: Row) -> dict[str, Any]:
     return {"context": cells.text(row, task.context), "question": cells.text(row, task.question)}
 
 
-def references(task, row):
+def references(task: Qa, row: Row) -> tuple[str, ...]:
+    if not isinstance(task.answers, str):
+        return cells.references(row, task.answers)
     column, answers = task.answers, cells.cell(row, task.answers)
     if isinstance(answers, dict):
         column = f"{task.answers}.text"
@@ -34,14 +54,20 @@ def references(task, row):
     return cells.texts({column: answers}, column)
 
 
-def baselines(task, examples, contexts):
-    return {
+def baselines(task: Qa, examples: "Sequence[Example]", contexts: Sequence[str]) -> dict[str, list[str]]:
+    """The sentence that has most words in common with the question; where some questions have no answer, also the
+    empty answer to all of them, which is what a model reaches that only refuses.
+    """
+    found = {
         "best sentence": [
             max(sentences(context), key=lambda sentence: _overlap(sentence, example.fields[task.question]), default="")
             for example, context in zip(examples, contexts, strict=True)
         ]
     }
+    if any(example.references == ("",) for example in examples):
+        found["never answers"] = [""] * len(examples)
+    return found
 
 
-def _overlap(sentence, question):
+def _overlap(sentence: str, question: str) -> int:
     return len(set(split_words(sentence)) & set(split_words(question)))

@@ -92,7 +92,7 @@ def shown(run):
 
 def benchmark(loaded, prompt, task):
     """What the benchmark answers."""
-    max_new_tokens, stop, _ = tasks.defaults(task)
+    max_new_tokens, stop, _ = tasks.task_settings(task)
     with torch.inference_mode():
         [(_, [text])] = LocalModel(*loaded).texts([prompt], max_new_tokens, stop)
     return text
@@ -146,7 +146,7 @@ def test_what_was_typed_is_read_back_from_a_prompt(task, columns, prompt):
     made = demo_tabs.Translation(data=demo_tabs.TYPED, **task)
     assert demo_tabs._columns(made) == columns
     texts = [f"{number} a\nb" for number in range(len(columns))]
-    asked = tasks.prompt(made, demo_tabs._row(made, dict(zip(columns, texts, strict=True))))
+    asked = tasks.render_prompt(made, demo_tabs._row(made, dict(zip(columns, texts, strict=True))))
     if prompt is None:
         assert asked == "b\na 0"
         assert demo_tabs._typed(made, asked) is None

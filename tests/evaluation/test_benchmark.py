@@ -10,7 +10,7 @@ from hflm.core import DataError, read_json_lines
 from hflm.evaluation import BenchmarkSettings, run_benchmark
 from hflm.inference import LocalModel
 from hflm.pipeline.reading import TaskRows
-from hflm.recipe import LanguageModeling, Qa, Sentiment
+from hflm.tasks import LanguageModeling, Qa, Sentiment
 
 THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
 ROWS = [
@@ -40,7 +40,7 @@ def model(tiny):
 
 
 def material(name, rows=ROWS):
-    examples, skipped = tasks.read(TASKS[name], rows, "rows.jsonl")
+    examples, skipped = tasks.read_examples(TASKS[name], rows, "rows.jsonl")
     shots = examples[:1] if name == "shots" else []
     return TaskRows(TASKS[name], examples, shots, len(skipped), "rows.jsonl")
 

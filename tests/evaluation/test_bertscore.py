@@ -108,7 +108,7 @@ def test_a_hub_id_is_no_folder_and_nothing_is_fetched():
 def test_the_extra_is_named_before_training(encoder, monkeypatch):
     from hflm.evaluation.metrics import bertscore
     from hflm.pipeline.reading import check_metrics
-    from hflm.recipe import Summarization
+    from hflm.tasks import Summarization
 
     task = Summarization(kind="summarization", data={"path": "x"}, metrics=["bertscore"], bertscore_model=str(encoder))
     check_metrics(task)

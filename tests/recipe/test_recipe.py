@@ -248,7 +248,7 @@ WRONG = [
     ("Review: {{ text }}", "{{ text | shout }}",
      18, "tasks.sentiment.prompt", "not a jinja template: No filter named 'shout'"),
     ("    kind: translation\n", "",
-     19, "tasks.nmt", "which kind of task is it? Add `kind:`, one of translation, summar"),
+     19, "tasks.nmt", "which kind of task is it? Add `kind:`, one of choice, generation"),
     ("    kind: translation", "    kind: translate",
      20, "tasks.nmt.kind", "there is no kind 'translate'. Did you mean translation?"),
     (CORPUS, SHOTS, 29, "tasks.corpus.shots", "the examples come from splits.train, which is null"),
@@ -717,7 +717,7 @@ def test_the_schema_knows_sections_tasks_and_passed_names():
     assert args["additionalProperties"] is False
     assert "output_dir" not in args["properties"]
     assert "from" in sections["TokenizerRecipe"]["properties"]
-    assert set(schema["properties"]["tasks"]["properties"]) == set(recipe.TASK_KINDS)
+    assert set(schema["properties"]["tasks"]["properties"]) == set(recipe.kind_names())
     assert schema["properties"]["tasks"]["additionalProperties"]["required"] == ["kind"]
 
 

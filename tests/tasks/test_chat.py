@@ -4,7 +4,7 @@ import pytest
 from test_tasks import task
 
 from hflm import tasks
-from hflm.tasks import chat_template as chat
+from hflm.tasks import chat_template
 
 SENTIMENT = task("sentiment", text="sentence", prompt="Review {of: 🙂 \"it\" '{{ sentence }}'\n{# no #}Sentiment:")
 QA = task("qa")
@@ -27,7 +27,7 @@ def assistant(text):
 
 
 def rendered(tokenizer, named, messages):
-    tokenizer.chat_template = chat.template(named)
+    tokenizer.chat_template = chat_template(named)
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)["input_ids"]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert tokenizer.decode(ids) == text, "no token is added"
@@ -76,7 +76,7 @@ def test_several_tasks(tokenizer, messages, expected):
 
 def test_a_conversation_reads_as_shots_do(tokenizer):
     rows = [{"context": f"{name} is here.", "question": "Who?", "answers": name} for name in ("Ann", "Ben", "Cleo")]
-    *shots, last = tasks.read(QA, rows, "")[0]
+    *shots, last = tasks.read_examples(QA, rows, "")[0]
     messages = [
         message for row in rows for message in (user(f"{row['context']}\n{row['question']}"), assistant(row["answers"]))
     ][:-1]
@@ -102,4 +102,4 @@ PIECES = [
 
 @pytest.mark.parametrize(("a_task", "expected"), PIECES)
 def test_the_fixed_pieces_of_a_prompt(a_task, expected):
-    assert tasks.pieces(a_task) == expected
+    assert tasks.prompt_segments(a_task) == expected

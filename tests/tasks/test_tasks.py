@@ -1,23 +1,17 @@
 import doctest
 import importlib
+import subprocess
+import sys
 
 import pytest
 
 from hflm import tasks
 from hflm.core import DataError
-from hflm.recipe import Choice, Generation, LanguageModeling, Qa, Sentiment, Summarization, Translation
-from hflm.tasks.cells import BadValue, label
-from hflm.tasks.sentences import lead, sentences
+from hflm.recipe import kind_names, kind_sections
+from hflm.tasks._cells import BadValue, label
+from hflm.tasks._sentences import lead, sentences
 
-KINDS = {
-    "translation": Translation,
-    "summarization": Summarization,
-    "sentiment": Sentiment,
-    "qa": Qa,
-    "generation": Generation,
-    "choice": Choice,
-    "language_modeling": LanguageModeling,
-}
+KINDS = dict(zip(kind_names(), kind_sections(), strict=True))
 COLUMNS = {
     "translation": {"source": "en", "target": "de"},
     "summarization": {"document": "document", "summary": "summary"},
@@ -34,7 +28,7 @@ def task(kind, **changes):
 
 
 def one(a_task, row):
-    (example,), skipped = tasks.read(a_task, [row], "rows.jsonl")
+    (example,), skipped = tasks.read_examples(a_task, [row], "rows.jsonl")
     assert skipped == []
     return example
 
@@ -189,14 +183,14 @@ def test_labels_that_are_numbers_are_never_positions(value, labels):
 @pytest.mark.parametrize(
     "kind, row, message",
     [
-        ("sentiment", {"text": None, "label": 0}, "row 2: text is None, not text"),
+        ("sentiment", {"text": None, "label": 0}, "row 2: text is null"),
         ("sentiment", {"text": "  ", "label": 0}, "row 2: text is empty"),
-        ("sentiment", {"text": 12, "label": 9}, "row 2: text is 12, not text; label is 9; expected one of"),
+        ("sentiment", {"text": {"a": 1}, "label": 9}, "row 2: text is {'a': 1}, not text; label is 9; expected one of"),
         ("sentiment", {"label": 0}, "row 2: text is missing"),
         ("summarization", {"document": "d", "summary": []}, "row 2: summary is an empty list"),
-        ("summarization", {"document": "d", "summary": ["a", None]}, r"row 2: summary\[1\] is None"),
+        ("summarization", {"document": "d", "summary": ["a", None]}, r"row 2: summary\[1\] is null"),
         ("qa", {"context": "c", "question": "q", "answers": {"text": [""]}}, r"row 2: answers.text\[0\] is empty"),
-        ("qa", {"context": "c", "question": "q", "answers": None}, "row 2: answers is None"),
+        ("qa", {"context": "c", "question": "q", "answers": None}, "row 2: answers is null"),
         ("qa", {"context": "c", "question": "q", "answers": {"start": 1}}, "row 2: answers.text is missing"),
         ("translation", {"translation": {"en": "a", "de": ""}}, "row 2: de is empty"),
         ("generation", {"name": "n", "text": " "}, "row 2: text is empty"),
@@ -211,8 +205,8 @@ def test_bad_rows_are_named_or_skipped(kind, row, message):
         "generation": {"name": "n", "text": "t"},
     }[kind]
     with pytest.raises(DataError, match=rf"(?s)^rows.jsonl: 1 of 3 rows cannot be used.*\n  {message}"):
-        tasks.read(task(kind), [good, row, good], "rows.jsonl")
-    examples, skipped = tasks.read(task(kind, on_bad_row="skip"), [good, row, good], "rows.jsonl")
+        tasks.read_examples(task(kind), [good, row, good], "rows.jsonl")
+    examples, skipped = tasks.read_examples(task(kind, on_bad_row="skip"), [good, row, good], "rows.jsonl")
     assert [example.id for example in examples] == ["0", "2"]
     assert len(skipped) == 1
     assert skipped[0].startswith("rows.jsonl, row 2: ")
@@ -226,7 +220,7 @@ def test_an_empty_prompt_is_a_bad_row():
 def test_many_bad_rows_are_reported_once():
     rows = [{"text": "t", "label": 0}] + [{"text": "t", "label": -1}] * 14
     with pytest.raises(DataError) as error:
-        tasks.read(task("sentiment"), rows, "reviews [test]")
+        tasks.read_examples(task("sentiment"), rows, "reviews [test]")
     lines = str(error.value).splitlines()
     assert lines[0].startswith("reviews [test]: 14 of 15 rows cannot be used")
     assert lines[1].startswith("  row 2: label is -1")
@@ -238,7 +232,7 @@ def test_many_bad_rows_are_reported_once():
 def test_a_missing_column_is_one_error_that_lists_the_columns(on_bad_row):
     rows = [{"sentence": "s", "gold": 1}] * 5
     with pytest.raises(DataError) as error:
-        tasks.read(task("sentiment", on_bad_row=on_bad_row), rows, "x")
+        tasks.read_examples(task("sentiment", on_bad_row=on_bad_row), rows, "x")
     assert str(error.value) == (
         "x: the rows have no column for text: text, label: label. Their columns are: sentence, gold. "
         "Set text and label in the task to the right one."
@@ -248,7 +242,7 @@ def test_a_missing_column_is_one_error_that_lists_the_columns(on_bad_row):
 @pytest.mark.parametrize("rows, message", [([], "no rows"), ([{"text": " ", "label": 0}], "its only row")])
 def test_nothing_to_read(rows, message):
     with pytest.raises(DataError, match=message):
-        tasks.read(task("sentiment", on_bad_row="skip"), rows, "x")
+        tasks.read_examples(task("sentiment", on_bad_row="skip"), rows, "x")
 
 
 @pytest.mark.parametrize(
@@ -259,46 +253,63 @@ def test_nothing_to_read(rows, message):
     ],
 )
 def test_language_modeling_texts(rows, column, expected):
-    examples, _ = tasks.read(task("language_modeling", rows=rows), [{"text": text} for text in column], "x")
+    examples, _ = tasks.read_examples(task("language_modeling", rows=rows), [{"text": text} for text in column], "x")
     assert [example.target for example in examples] == expected
     assert all(example.prompt == "" for example in examples)
 
 
 def test_language_modeling_without_text():
     with pytest.raises(DataError, match="no text in column text"):
-        tasks.read(task("language_modeling"), [{"text": "\n"}], "x")
-    with pytest.raises(DataError, match="text is 3, not text"):
-        tasks.read(task("language_modeling"), [{"text": 3}], "x")
+        tasks.read_examples(task("language_modeling"), [{"text": "\n"}], "x")
+    with pytest.raises(DataError, match=r"text is \[3\], not text"):
+        tasks.read_examples(task("language_modeling"), [{"text": [3]}], "x")
 
 
 @pytest.mark.parametrize(
-    "a_task, row, characters, prompt",
+    "a_task, row, lengths, prompt",
     [
-        (task("sentiment"), {"text": "good film", "label": 1}, 4, "Review: good\nSentiment:"),
-        (task("sentiment"), {"text": "good film", "label": 1}, 5, "Review: good\nSentiment:"),
-        (task("sentiment"), {"text": "good film", "label": 1}, 0, "Review: \nSentiment:"),
-        (task("sentiment"), {"text": "good", "label": 1}, 99, "Review: good\nSentiment:"),
-        (task("summarization"), {"document": "北京很大。", "summary": "s"}, 2, "北京\nSummary:"),
+        (task("sentiment"), {"text": "good film", "label": 1}, {"good film": 4}, "Review: good\nSentiment:"),
+        (task("sentiment"), {"text": "good film", "label": 1}, {"good film": 5}, "Review: good\nSentiment:"),
+        (task("sentiment"), {"text": "good film", "label": 1}, {"good film": 0}, "Review: \nSentiment:"),
+        (task("sentiment"), {"text": "good", "label": 1}, {"good": 99}, "Review: good\nSentiment:"),
+        (task("summarization"), {"document": "北京很大。", "summary": "s"}, {"北京很大。": 2}, "北京\nSummary:"),
         (
             task("qa"),
             {"context": CONTEXT, "question": QUESTION, "answers": "324"},
-            9,
+            {CONTEXT: 9, QUESTION: 99},
             f"The tower\nQuestion: {QUESTION}\nAnswer:",
         ),
-        (task("translation"), {"translation": {"en": "One two", "de": "Eins"}}, 3, "en: One\nde:"),
+        (task("translation"), {"translation": {"en": "One two", "de": "Eins"}}, {"One two": 3}, "en: One\nde:"),
         (
             task("translation", prompt="{{ translation.en }} / {{ en }} / {{ source }}"),
             {"translation": {"en": "One two", "de": "Eins"}},
-            3,
+            {"One two": 3},
             "One / One / One",
         ),
-        (task("generation"), {"name": "The Punter", "text": "t", "unused": "x" * 50}, 3, "name: The\nText:"),
-        (task("choice"), {"premise": "A man sleeps.", "hypothesis": "No", "label": 0}, 5, "A man So No?"),
+        (
+            task("generation"),
+            {"name": "The Punter", "text": "t", "unused": "x" * 50},
+            {"The Punter": 3},
+            "name: The\nText:",
+        ),
+        (
+            task("choice"),
+            {"premise": "A man sleeps.", "hypothesis": "No one", "label": 0},
+            {"No one": 2, "A man sleeps.": 5},
+            "A man So No?",
+        ),
+        (
+            task("generation", prompt="{{ meta.title }}: {{ tags | join(', ') }}"),
+            {"meta": {"title": "Red dog"}, "tags": ["good one", "x"], "text": "t"},
+            {"Red dog": 3, "good one": 4, "x": 1},
+            "Red: good, x",
+        ),
     ],
 )
-def test_shorten_cuts_the_long_text_and_nothing_else(a_task, row, characters, prompt):
+def test_shorten_cuts_the_long_texts_and_nothing_else(a_task, row, lengths, prompt):
     example = one(a_task, row)
-    shorter = tasks.shorten(a_task, example, characters)
+    assert tasks.long_texts(a_task, example) == list(lengths)
+    shorter = tasks.shorten(a_task, example, list(lengths.values()))
     assert shorter.prompt == prompt
     assert (shorter.target, shorter.references, shorter.id) == (example.target, example.references, example.id)
 
@@ -306,7 +317,7 @@ def test_shorten_cuts_the_long_text_and_nothing_else(a_task, row, characters, pr
 def test_shots_stand_before_every_prompt():
     a_task = task("translation")
     rows = [{"en": "One", "de": "Eins"}, {"en": "Two", "de": ["Zwei", "Zwo"]}, {"en": "Three", "de": "Drei"}]
-    examples, _ = tasks.read(a_task, rows, "x")
+    examples, _ = tasks.read_examples(a_task, rows, "x")
     (solved,) = tasks.with_shots(a_task, examples[2:], examples[:2])
     assert solved.prompt == "en: One\nde: Eins\n\nen: Two\nde: Zwei\n\nen: Three\nde:"
     assert solved.target == "Drei"
@@ -337,13 +348,21 @@ def test_shots_stand_before_every_prompt():
             ],
             {"best sentence": [CONTEXT, "北京大学在北京。"]},
         ),
+        (
+            task("qa"),
+            [
+                {"context": CONTEXT, "question": QUESTION, "answers": "324"},
+                {"context": CONTEXT, "question": "Who built it?", "answers": []},
+            ],
+            {"best sentence": [CONTEXT, CONTEXT], "never answers": ["", ""]},
+        ),
         (task("generation"), [{"name": "n", "text": "t"}], {}),
         (task("language_modeling"), [{"text": "t"}], {}),
     ],
 )
 def test_baselines(a_task, rows, expected):
-    examples, _ = tasks.read(a_task, rows, "x")
-    assert tasks.baselines(a_task, examples) == expected
+    examples, _ = tasks.read_examples(a_task, rows, "x")
+    assert tasks.baseline_predictions(a_task, examples) == expected
 
 
 @pytest.mark.parametrize(
@@ -357,7 +376,7 @@ def test_baselines(a_task, rows, expected):
     ],
 )
 def test_defaults(a_task, expected):
-    assert tasks.defaults(a_task) == expected
+    assert tasks.task_settings(a_task) == expected
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
@@ -375,7 +394,7 @@ def test_choices(kind):
     ],
 )
 def test_scoring(a_task, expected):
-    assert tasks.scoring(a_task) == expected
+    assert tasks.metric_options(a_task) == expected
 
 
 @pytest.mark.parametrize(
@@ -407,7 +426,7 @@ def test_lead(text, expected):
     assert lead(text, 3) == expected
 
 
-@pytest.mark.parametrize("module", ["cells", "sentences"])
+@pytest.mark.parametrize("module", ["_cells", "_sentences"])
 def test_the_documentation_is_right(module):
     found = doctest.testmod(importlib.import_module(f"hflm.tasks.{module}"))
     assert found.attempted and not found.failed
@@ -417,3 +436,163 @@ def test_the_documentation_is_right(module):
 def test_every_kind_opens_with_a_real_row_its_prompt_and_target(kind):
     text = importlib.import_module(f"hflm.tasks.{kind}").__doc__
     assert all(part in text for part in ("A row", "its prompt", "its target"))
+
+
+NULLS = [
+    ("{{ a }}|{{ b }}", {"a": None}),
+    ("{{ a }}|{{ b }}", {}),
+    ("{{ a }}|{{ b }}", {"a": ""}),
+    ("{{ a }}|{{ b }}", {"a": float("nan")}),
+    ("{{ a | upper }}|{{ b }}", {"a": None}),
+    ("{{ a ~ '' }}|{{ b }}", {"a": None}),
+    ("{{ '%s' | format(a) }}|{{ b }}", {"a": None}),
+    ("{{ a.x.y }}|{{ b }}", {"a": {"x": None}}),
+    ("{{ a.x }}|{{ b }}", {"a": {}}),
+    ("{{ a.x }}|{{ b }}", {"a": None}),
+    ("{{ a['x'] }}|{{ b }}", {"a": None}),
+    ("{{ a | join(' ') }}|{{ b }}", {"a": [None, None]}),
+    ("{% for each in a %}{{ each }}{% endfor %}|{{ b }}", {"a": None}),
+    ("{% if a is none or a is not defined %}{% else %}wrong{% endif %}|{{ b }}", {"a": None}),
+    ("{% if a is none or a is not defined %}{% else %}wrong{% endif %}|{{ b }}", {}),
+    ("{% if a == none %}{% else %}wrong{% endif %}|{{ b }}", {"a": None}),
+    ("{{ a or '' }}|{{ b }}", {"a": None}),
+    ("{{ a[0] }}|{{ b }}", {"a": []}),
+]
+
+
+@pytest.mark.parametrize("prompt, row", NULLS)
+@pytest.mark.parametrize("kind", ["generation", "choice"])
+def test_null_missing_and_empty_values_are_the_empty_text_in_every_prompt(kind, prompt, row):
+    full = {"a": {"x": {"y": "full"}}} if "a.x.y" in prompt else {"a": {"x": "full", 0: "full"}}
+    common = {"b": "b", "text": "t", "label": 0}
+    examples, skipped = tasks.read_examples(task(kind, prompt=prompt), [{**full, **common}, {**row, **common}], "x")
+    assert examples[1].prompt.replace(" ", "") == "|b"
+    assert skipped == []
+
+
+def test_a_null_of_a_named_column_is_a_bad_row_by_number():
+    rows = [{"text": "t", "label": 1}, {"text": None, "label": 1}, {"text": float("nan"), "label": 1}]
+    with pytest.raises(DataError, match=r"2 of 3 rows.*\n  row 2: text is null\n  row 3: text is null$"):
+        tasks.read_examples(task("sentiment"), rows, "x")
+
+
+def test_a_prompt_that_fails_on_some_rows_makes_those_rows_bad():
+    rows = [{"n": 2, "text": "t"}, {"n": None, "text": "t"}, {"n": 0, "text": "t"}]
+    examples, skipped = tasks.read_examples(
+        task("generation", prompt="{{ 4 // n }}", on_bad_row="skip"), rows, "rows.jsonl"
+    )
+    assert [example.prompt for example in examples] == ["2"]
+    assert [line.split(": prompt: ")[0] for line in skipped] == ["rows.jsonl, row 2", "rows.jsonl, row 3"]
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        ("{{ a }}{{ mising }}", "^x: prompt: 'mising' is undefined. The columns are: a, text, c."),
+        ("{{ a }}{{ mising and mistyped }}", "'mising' is undefined"),
+        ("{% if mising == 1 %}{% endif %}{{ a }}", "'mising' is undefined"),
+        ("{{ a }}{{ c.d }}", None),
+    ],
+)
+def test_a_name_that_no_row_has_is_an_error_of_the_prompt(prompt, message):
+    rows = [{"a": "1", "text": "t"}, {"a": "2", "text": "t", "c": {"d": 1}}]
+    if message is None:
+        assert [example.prompt for example in tasks.read_examples(task("generation", prompt=prompt), rows, "x")[0]]
+        return
+    with pytest.raises(DataError, match=message):
+        tasks.read_examples(task("generation", prompt=prompt, on_bad_row="skip"), rows, "x")
+
+
+@pytest.mark.parametrize(
+    "value, shown", [(5, "5"), (1.5, "1.5"), (True, "true"), (False, "false"), (10**20, str(10**20))]
+)
+def test_numbers_and_truth_values_are_text(value, shown):
+    example = one(task("generation", prompt="{{ q }}"), {"q": value, "text": value})
+    assert (example.prompt, example.target) == (shown, shown)
+
+
+@pytest.mark.parametrize("value, expected", [(True, "true"), ("false", "false")])
+def test_truth_values_are_labels(value, expected):
+    assert label({"label": value}, "label", ("false", "true")) == expected
+
+
+def test_a_label_of_another_case_is_suggested():
+    with pytest.raises(BadValue, match=r"'Positive'; expected one of .*did you mean positive\?"):
+        label({"label": "Positive"}, "label", ("negative", "positive"))
+
+
+@pytest.mark.parametrize(
+    "a_task, row",
+    [
+        (task("generation", target=["a", "b", "c"]), {"name": "n"}),
+        (task("translation", target=["a", "b", "c"]), {"en": "n"}),
+        (task("summarization", summary=["a", "b", "c"]), {"document": "n"}),
+        (task("qa", answers=["a", "b", "c"]), {"context": "n", "question": "q"}),
+    ],
+)
+def test_references_from_several_columns(a_task, row):
+    example = one(a_task, {**row, "a": " one ", "b": "", "c": "two"})
+    assert (example.target, example.references) == ("one", ("one", "two"))
+    assert one(a_task, {**row, "a": None, "b": "", "c": "two"}).target == "two"
+    with pytest.raises(DataError, match="a, b, c are all empty"):
+        one(a_task, {**row, "a": None, "b": "", "c": "  "})
+    with pytest.raises(DataError, match=r"no column for \w+: c\. Their columns"):
+        one(a_task, {**row, "a": "x", "b": ""})
+
+
+def test_references_that_are_lists_written_as_text_get_a_warning(caplog):
+    rows = [{"name": "n", "text": "['a', \"b\"]"}, {"name": "n", "text": "['c']"}, {"name": "n", "text": "d"}]
+    tasks.read_examples(task("generation"), rows, "rows.csv")
+    assert "rows.csv: the references of most rows are lists written as text, such as " in caplog.text
+    caplog.clear()
+    tasks.read_examples(task("generation"), [*rows, {"name": "n", "text": "[1]"}], "rows.csv")
+    tasks.read_examples(task("language_modeling"), rows, "rows.csv")
+    assert not caplog.text
+
+
+def test_a_task_kind_is_one_file(tmp_path):
+    (tmp_path / "shout.py").write_text(
+        """
+from typing import Literal
+from hflm.recipe import GeneratingTask
+
+COLUMNS = ("text",)
+PROMPT = "Shout: {{ text }}"
+SUBJECT = "text"
+MAX_NEW_TOKENS = 9
+STOP = ()
+METRICS = ("exact_match",)
+
+
+class Shout(GeneratingTask):
+    kind: Literal["shout"] = "shout"
+    text: str = "text"
+
+
+def fields(task, row):
+    return {"text": row[task.text]}
+
+
+def references(task, row):
+    return (row[task.text].upper(),)
+
+
+def baselines(task, examples, subjects):
+    return {"copy": list(subjects)}
+"""
+    )
+    recipe = "{name: n, model: {from: m}, tasks: {shout: {data: {path: d}}}, benchmark: {tasks: [shout]}}"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    script = f"""
+import hflm.tasks
+hflm.tasks.__path__.append({str(tmp_path)!r})
+from hflm import recipe, tasks
+task = recipe.load_recipe({str(tmp_path / "recipe.yaml")!r}).tasks["shout"]
+(example,), _ = tasks.read_examples(task, [{{"text": "hey"}}], "x")
+print(example.prompt, "->", example.target, tasks.task_settings(task), tasks.baseline_predictions(task, [example]))
+print("shout" in recipe.recipe_json_schema()["properties"]["tasks"]["properties"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "Shout: hey -> HEY TaskSettings(max_new_tokens=9, stop=(), metrics=('exact_match',)) {'copy': ['hey']}\nTrue\n"
+    )

@@ -27,7 +27,7 @@ class Finetune(RecordedStage):
         stage = recipe.finetune
         assert stage is not None
         model, tokenizer = _initial_model(run)
-        tokenizer.chat_template = chat_template.template({name: recipe.tasks[name] for name in stage.tasks})
+        tokenizer.chat_template = chat_template({name: recipe.tasks[name] for name in stage.tasks})
         block_size = block_size_of(stage.block_size, model)
         packed = _packed(run, "train", tokenizer, block_size)
         validation = _packed(run, "validation", tokenizer, block_size)

@@ -12,7 +12,7 @@ END = re.compile(
 )
 
 
-def sentences(text):
+def sentences(text: str) -> list[str]:
     """The sentences of a text, in order.
 
     >>> sentences('Mr. Lee left. "Why?" he asked. 他走了。天黑了！')
@@ -21,7 +21,7 @@ def sentences(text):
     return [part.strip() for part in END.split(text) if part.strip()]
 
 
-def lead(text, count):
+def lead(text: str, count: int) -> str:
     """The text up to the end of its first `count` sentences; of a text with line breaks (a dialogue), its first lines.
 
     >>> lead("A: Hi. Ready?\\nB: Yes.\\nA: Good.", 2)
