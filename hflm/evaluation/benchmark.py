@@ -28,7 +28,7 @@ from hflm.inference import Endpoint, LocalModel, text_windows
 from hflm.preprocessing import encode, truncate_prompts
 
 if TYPE_CHECKING:
-    from hflm.recipe.tasks import AnyTask
+    from hflm.recipe import Task
     from hflm.tasks import Example
 
 
@@ -36,7 +36,7 @@ class BenchmarkRows(Protocol):
     """The rows of a task: `shots` are solved examples before each prompt, `skipped` counts rows that were left out."""
 
     @property
-    def task(self) -> "AnyTask": ...
+    def task(self) -> "Task": ...
     @property
     def examples(self) -> "Sequence[Example]": ...
     @property
@@ -190,7 +190,7 @@ def _ask_endpoint(
 
 
 def _score_rows(
-    task: "AnyTask",
+    task: "Task",
     questions: _Questions,
     texts: list[str],
     log_likelihoods: list[list[float]] | None,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from hflm.evaluation.benchmark import BenchmarkRows
+    from hflm.recipe import Task
     from hflm.recipe.schema import Recipe
-    from hflm.recipe.tasks import AnyTask
     from hflm.tasks import Example
 
 SHORTEST, LONGEST, PERCENTILE = 8, 13, 5  # of N
@@ -161,11 +161,11 @@ def _training_texts(
     return tuple(against), (text for some in texts for text in some)
 
 
-def _is_running_text(task: "AnyTask") -> bool:
+def _is_running_text(task: "Task") -> bool:
     return task.kind == "language_modeling" and task.rows == "lines"
 
 
-def _parts(task: "AnyTask", examples: "Sequence[Example]") -> tuple[list[str], list[tuple[str, ...]]]:
+def _parts(task: "Task", examples: "Sequence[Example]") -> tuple[list[str], list[tuple[str, ...]]]:
     """(texts of the task's parts, the answers to each): the content of the rows, without the prompt's own words."""
     if task.kind == "language_modeling":
         texts = [example.target for example in examples]

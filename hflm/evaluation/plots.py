@@ -50,7 +50,7 @@ def learning_curves(stages: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
 
 
 def benchmark(results: Results) -> bytes:
-    """Each task's main metrics as bars with their 95 % intervals, and the baselines as markers.
+    """Each task's metrics (`TaskResult.shown`) as bars with their 95 % intervals, and the baselines as markers.
 
     A panel holds the metrics of one task that share a unit: accuracy and BLEU never share an axis.
     """
@@ -59,7 +59,7 @@ def benchmark(results: Results) -> bytes:
     panels = [
         (name, task, unit, metrics)
         for name, task in results.tasks.items()
-        for unit, metrics in _by_unit(task.main()).items()
+        for unit, metrics in _by_unit(task.shown()).items()
     ]
     bars = [len(metrics) for *_, metrics in panels]
     figure = Figure(figsize=(7.5, sum(0.85 + 0.4 * count for count in bars)), dpi=150, layout="constrained")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text
+from hflm.tasks import default_metrics
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -139,6 +140,11 @@ class TaskResult:
         """The main metrics of this task, best known first: those of MAIN that it has, else its first."""
         return main_metrics(self.kind, self.metrics)
 
+    def shown(self) -> tuple[str, ...]:
+        """The metrics in the terminal's table and the plot: the main ones, or all where the recipe chose them."""
+        chosen = set(self.metrics) != set(default_metrics(self.kind))
+        return tuple(dict.fromkeys([*self.main(), *self.metrics])) if chosen else self.main()
+
 
 def main_metrics(kind: str, metrics: Iterable[str]) -> tuple[str, ...]:
     """The main ones of `metrics` (names, in order) for a task of this kind.
@@ -238,7 +244,7 @@ def format_baselines(task: TaskResult, metric: str) -> str:
 
 
 def results_table(results: Results) -> "Table":
-    """The terminal's summary: main metrics, intervals and baselines; below them what is contaminated."""
+    """The terminal's summary: metrics, intervals and baselines; below them what is contaminated."""
     from rich.table import Table
     from rich.text import Text
 
@@ -246,7 +252,7 @@ def results_table(results: Results) -> "Table":
     for heading in ("task", "n", "metric", "value", "95 % interval", "baselines"):
         table.add_column(heading, justify="right" if heading in ("n", "value", "95 % interval") else "left")
     for name, task in results.tasks.items():
-        for row, metric in enumerate(task.main()):
+        for row, metric in enumerate(task.shown()):
             score = task.metrics[metric]
             first = ("", "") if row else (name, f"{task.n:,}")
             values = (format_value(metric, score.value), format_interval(metric, score), format_baselines(task, metric))
@@ -264,6 +270,8 @@ def _format_contamination(name: str, task: TaskResult) -> str:
     if check is None or not check.contaminated:
         return ""
     clean = ", ".join(
-        f"{metric} {format_value(metric, check.clean[metric].value)}" for metric in task.main() if check.clean
+        f"{metric} {format_value(metric, check.clean[metric].value)}"
+        for metric in task.shown()
+        if metric in check.clean
     )
     return f"{name}: {100 * check.fraction:.1f} % of {check.n:,} {check.of}" + (f"; clean: {clean}" if clean else "")

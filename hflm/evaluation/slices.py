@@ -15,14 +15,14 @@ from hflm.evaluation.results import Slice, main_metrics
 
 if TYPE_CHECKING:
     from hflm.evaluation.metrics import Measured
-    from hflm.recipe.tasks import AnyTask
+    from hflm.recipe import Task
     from hflm.tasks import Example
 
 MIN_ROWS = 10  # of a slice
 
 
 def score_slices(
-    task: "AnyTask",
+    task: "Task",
     examples: "Sequence[Example]",
     measured: "Measured",
     lengths: Sequence[int],
@@ -48,7 +48,7 @@ def score_slices(
 
 
 def _divisions(
-    task: "AnyTask", examples: "Sequence[Example]", metric: str, lengths: Sequence[int]
+    task: "Task", examples: "Sequence[Example]", metric: str, lengths: Sequence[int]
 ) -> dict[str, dict[str, list[int]]]:
     """{"label": {"negative": row numbers, ...}, ...}"""
     divisions = {}

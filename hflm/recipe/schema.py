@@ -22,7 +22,10 @@ from hflm.recipe.tasks import Task
 from hflm.recipe.tokenizer import TokenizerRecipe
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe, evaluation_problems
 
-AnyTask = Task if TYPE_CHECKING else functools.reduce(operator.or_, kind_sections())
+if TYPE_CHECKING:
+    AnyTask = Task
+else:
+    AnyTask = functools.reduce(operator.or_, kind_sections())
 # Looks up a key path in the YAML: None where a key is missing.
 Lookup = Callable[..., Any]
 

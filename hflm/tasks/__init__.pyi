@@ -10,6 +10,7 @@ from ._examples import with_shots as with_shots
 from ._kind import UNANSWERABLE as UNANSWERABLE
 from ._kind import TaskSettings as TaskSettings
 from ._kind import choices as choices
+from ._kind import default_metrics as default_metrics
 from ._kind import metric_options as metric_options
 from ._kind import task_settings as task_settings
 from ._prompts import prompt_segments as prompt_segments

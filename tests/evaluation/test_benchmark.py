@@ -136,10 +136,10 @@ def test_labels_have_a_calibration_and_rows_have_slices(model, tokenizer, tmp_pa
     assert {part.name for part in answers.slices if part.by == "answer"} == {"answerable", "unanswerable"}
 
 
-def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokenizer, tmp_path):
-    rows = [{**ROWS[0], "question": "why " * 80}]
+def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "long", Qa(data=DATA, prompt="why " * 80 + "{{ question }}"))
     with pytest.raises(DataError, match="even without its text"):
-        measure(model, tokenizer, "qa", tmp_path / "qa.jsonl", rows=rows)
+        measure(model, tokenizer, "long", tmp_path / "long.jsonl", rows=ROWS[:1])
     assert not list(tmp_path.iterdir())
 
 

@@ -159,3 +159,20 @@ def test_reading_results_is_light():
         "print([m for m in ('torch', 'numpy', 'rich', 'yaml') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", heavy], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "kind, metrics, shown",
+    [
+        ("sentiment", ["accuracy", "macro_f1", "mcc"], ("accuracy", "macro_f1")),
+        ("sentiment", ["mcc"], ("mcc",)),
+        ("sentiment", ["mcc", "accuracy"], ("accuracy", "mcc")),
+        ("translation", ["ter", "bleu", "chrf"], ("bleu", "chrf")),
+        ("translation", ["ter", "bleu"], ("bleu", "ter")),
+        ("generation", ["exact_match", "rouge2"], ("exact_match", "rouge2")),
+        ("of another version", ["a", "b"], ("a", "b")),
+    ],
+)
+def test_metrics_that_the_recipe_chose_are_in_the_table_and_the_plot(kind, metrics, shown):
+    scores = {name: Score(1.0, (1.0, 1.0), "") for name in metrics}
+    assert dataclasses.replace(SENTIMENT, kind=kind, metrics=scores).shown() == shown
