@@ -125,17 +125,16 @@ def plan(
 
     Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
     """
-    from hflm.planning import plan as plan_room
-    from hflm.planning import view as plan_show
+    from hflm.planning import plan_as_json, plan_recipe, print_plan
     from hflm.recipe import load_recipe
 
-    found = plan_room.plan(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
+    planned = plan_recipe(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
     if as_json:
-        print(plan_room.as_json(found))
+        print(plan_as_json(planned))
     else:
         from rich.console import Console
 
-        plan_show.show(found, Console())
+        print_plan(planned, Console())
 
 
 @app.command()

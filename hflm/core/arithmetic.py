@@ -53,7 +53,7 @@ def at_hand() -> "torch.device":
     """The accelerator that torch finds, else the CPU."""
     import torch
 
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def choose(device: "torch.device", args: Mapping[str, Any], fp16: bool = True) -> Arithmetic:

@@ -104,7 +104,7 @@ def here() -> Device:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     memory = float(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else _memory()
-    _, fast, fp32 = DEVICES.get(key_of(name), (None, None, None))
+    _, fast, fp32 = DEVICES.get(key_of(name) or "", (None, None, None))
     return Device(name, memory, fast, fp32, GPU_SHARE, format=fastest)
 
 

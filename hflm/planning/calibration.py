@@ -20,14 +20,15 @@ MOST_FLOPS = 1e11  # of one timed step: about a second on two cores
 SECONDS = 1.5  # of timed steps for each model, at least two of them
 
 
-def step_seconds(config: Mapping[str, Any], load: cost.Load, chosen: arithmetic.Arithmetic) -> float:
+def step_seconds(
+    config: Mapping[str, Any], shape: architecture.Shape, load: cost.Load, chosen: arithmetic.Arithmetic
+) -> float:
     """Seconds of one optimizer step of one process on this machine's CPU, by measurement; takes 1 to 10 s.
 
-    config: the content of the model's config.json, of a family that hflm.models.architecture knows.
+    config: the content of the model's config.json; shape: its Shape.
     """
     import torch
 
-    shape = architecture.of(config)
     depths = (shape.n_layer,) if shape.n_layer <= DEPTHS[-1] else DEPTHS
     deepest = replace(shape, n_layer=depths[-1])
     row_flops = sum(cost.flops_per_token(deepest, load).values()) * load.length

@@ -5,10 +5,11 @@ keeps for transformers' GPT-2 and Llama, and tests/bench/plan_accuracy.py measur
 FLOPs are those of the matrix products, a multiply-add counting two, as torch.utils.flop_counter counts them.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
-from hflm.models import architecture as shapes
+from hflm.models import architecture
+from hflm.models.architecture import Linear, Shape
 
 # Tensors as wide as the MLP that autograd keeps: the activation's own, and its output for the next matrix.
 KEPT_BY_ACTIVATION = {"gelu_new": 4, "gelu_pytorch_tanh": 1, "gelu": 1, "silu": 1, "swish": 1, "relu": 0}
@@ -36,34 +37,42 @@ class Load:
     checkpointing: bool = False
     optim: str = "adamw_torch_fused"
     orthogonalization: str = "fp32"  # the format of Muon's products
-    adapter: dict | None = None
-    quantization: dict | None = None
+    adapter: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     masked: bool = True  # rows hold several documents, so attention gets a mask
     gpu: bool = False
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Tokens at once in one process."""
         return self.batch * self.length
 
     @property
-    def compute_bytes(self):
+    def compute_bytes(self) -> int:
         """Bytes of a number inside a block."""
         return 2 if self.mixed else self.weight_bytes
 
     @property
-    def unfused_attention(self):
+    def unfused_attention(self) -> bool:
         """A CPU has no attention with dropout that does not build the (T, T) matrix."""
         return not self.gpu
 
 
-def memory(shape, load):
+@dataclass(frozen=True)
+class Peak:
+    """The largest memory of a step, and the moment at which it is held."""
+
+    bytes: int
+    moment: str
+
+
+def memory(shape: Shape, load: Load) -> tuple[dict[str, int], dict[str, int]]:
     """(parts, moments): bytes of each part in one process, and of all that stands at once at each moment of a step.
 
     The largest moment is the peak. The parts are not all there at once: gradients grow while activations go.
     """
-    total, base = sum(shapes.parameters(shape).values()), load.adapter is None
-    trained = total if base else shapes.adapter_parameters(shape, load.adapter)
+    total, base = sum(architecture.parameters(shape).values()), load.adapter is None
+    trained = total if base else architecture.adapter_parameters(shape, load.adapter)
     each = load.processes if load.sharded else 1
     weights = weight_bytes(shape, load) / each + (0 if base else 4 * trained / each)
     gradients = trained * (load.weight_bytes if base else 4) / each
@@ -97,9 +106,23 @@ def memory(shape, load):
     return {name: round(size) for name, size in parts.items()}, {name: round(size) for name, size in moments.items()}
 
 
-def weight_bytes(shape, load):
+def peak(shape: Shape, load: Load) -> Peak:
+    """The largest memory of a step in one process."""
+    moments = memory(shape, load)[1]
+    moment = max(moments, key=lambda name: moments[name])
+    return Peak(moments[moment], moment)
+
+
+def trained_parameters(shape: Shape, load: Load) -> int:
+    """Parameters that get a gradient: all, or those of the adapter."""
+    if load.adapter is not None:
+        return architecture.adapter_parameters(shape, load.adapter)
+    return sum(architecture.parameters(shape).values())
+
+
+def weight_bytes(shape: Shape, load: Load) -> float:
     """Bytes of the model's own weights; with a quantization the blocks' matrices take 4 or 8 bits."""
-    total = sum(shapes.parameters(shape).values())
+    total = sum(architecture.parameters(shape).values())
     if load.quantization is None:
         return load.weight_bytes * total
     matrices = shape.n_layer * sum(linear.inputs * linear.outputs for linear in shape.linears)
@@ -112,7 +135,7 @@ def weight_bytes(shape, load):
     return packed + load.weight_bytes * (total - matrices)
 
 
-def optimizer_bytes(shape, load, trained):
+def optimizer_bytes(shape: Shape, load: Load, trained: int) -> float:
     """Bytes of the optimizer's state for `trained` parameters."""
     if load.optim == "adafactor":  # a row and a column a matrix instead of the matrix
         vectors = sum(linear.inputs + linear.outputs for linear in shape.linears) * shape.n_layer
@@ -130,7 +153,7 @@ def optimizer_bytes(shape, load, trained):
     return per * trained * (load.weight_bytes / 4 if load.adapter is None else 1)
 
 
-def copy_bytes(shape, load):
+def copy_bytes(shape: Shape, load: Load) -> float:
     """Autocast's 2-byte copies of the matrices, and under FSDP the parts gathered at once: the root and two blocks."""
     matrices = sum(linear.inputs * linear.outputs for linear in shape.linears)
     head = shape.vocab_size * shape.n_embd
@@ -139,7 +162,7 @@ def copy_bytes(shape, load):
     return 2 * (shape.n_layer * matrices + head) if load.mixed and load.weight_bytes == 4 else 0
 
 
-def logits_bytes(shape, load):
+def logits_bytes(shape: Shape, load: Load) -> float:
     """Bytes around the loss (hflm.models.loss): the logits of some labelled positions at a time, and what they leave
     behind.
 
@@ -151,14 +174,14 @@ def logits_bytes(shape, load):
     return at_once * 2 * 4 * shape.vocab_size + 2 * labelled * load.compute_bytes * shape.n_embd
 
 
-def activation_bytes(shape, load):
+def activation_bytes(shape: Shape, load: Load) -> tuple[float, float]:
     """(all, block): bytes that the forward pass keeps for the backward pass, and those of one block."""
     if load.checkpointing:
         stream = load.weight_bytes * load.rows * shape.n_embd
         mask = load.rows * load.length if load.masked else 0
         return (shape.n_layer + 1) * stream + mask, _block_bytes(shape, load, True)
     learns = load.adapter is None
-    layers = {layer for layer, _, _ in shapes.adapted(shape, load.adapter)} if not learns else set()
+    layers = {layer for layer, _, _ in architecture.adapted(shape, load.adapter)} if not learns else set()
     first = min(layers, default=0)
     blocks = sum(_block_bytes(shape, load, layer > first or learns) for layer in range(first, shape.n_layer))
     ends = load.rows * shape.n_embd * load.weight_bytes  # the last norm's input
@@ -169,14 +192,14 @@ def activation_bytes(shape, load):
     return blocks + ends, _block_bytes(shape, load, True)
 
 
-def _block_bytes(shape, load, below):
+def _block_bytes(shape: Shape, load: Load, below: bool) -> float:
     """Bytes that one block keeps. below: whether anything under it learns, so that its first norm has a gradient."""
     wide, inner, heads = load.rows * shape.n_embd, load.rows * shape.inner, load.rows * shape.n_head * shape.head_dim
     stream, compute = load.weight_bytes, load.compute_bytes
     names = {linear.name for linear in shape.linears}
     size = 0
     if load.adapter is not None:  # a frozen matrix needs its input for no gradient; an adapter on it does
-        found = {linear.name: rank for _, linear, rank in shapes.adapted(shape, load.adapter)}
+        found = {linear.name: rank for _, linear, rank in architecture.adapted(shape, load.adapter)}
         names = set(found)
         size += compute * load.rows * sum(found.values())
         if load.adapter.get("use_dora"):  # what it scales: the outputs of the matrix and of the adapter
@@ -204,20 +227,20 @@ def _block_bytes(shape, load, below):
     return size
 
 
-def _attention_extras(shape, load):
+def _attention_extras(shape: Shape, load: Load) -> float:
     """The mask as numbers, one a block, and the sums of the softmax."""
     mask = load.compute_bytes * load.rows * load.length if load.masked else 0
     return mask + 4 * load.rows * shape.n_head
 
 
-def flops_per_token(shape, load):
+def flops_per_token(shape: Shape, load: Load) -> dict[str, float]:
     """{part: FLOPs} of training on one token, forward and backward, over a whole row.
 
     A matrix of P weights costs 2P forward and 4P backward (2P when it is frozen); attention, which is counted over the
     full square as profilers do, 4 T E forward and 10 T E backward, since the fused kernel computes the scores again.
     """
     adapter, width = load.adapter, shape.n_head * shape.head_dim
-    found = list(shapes.adapted(shape, adapter)) if adapter is not None else []
+    found = list(architecture.adapted(shape, adapter)) if adapter is not None else []
     first = min((layer for layer, _, _ in found), default=0)
     ranks = {(layer, linear.name): rank for layer, linear, rank in found}
     matrices = attention = extra = 0
@@ -257,7 +280,7 @@ def flops_per_token(shape, load):
     }
 
 
-def _muon_flops(shape, load):
+def _muon_flops(shape: Shape, load: Load) -> int:
     """FLOPs of one step of Muon: hflm.training.muon's five steps for each matrix (m, n), m its shorter side.
 
     On the matrix itself a step is three products; on the Gram matrix, in fp32 where n >= 2 m, all steps are two products
@@ -266,7 +289,7 @@ def _muon_flops(shape, load):
     if load.adapter is None:
         sizes = [(linear.inputs, linear.outputs) for linear in shape.linears] * shape.n_layer
     else:
-        adapted = shapes.adapted(shape, load.adapter)
+        adapted = architecture.adapted(shape, load.adapter)
         sizes = [(rank, side) for _, linear, rank in adapted for side in (linear.inputs, linear.outputs)]
     total = 0
     for m, n in ((min(size), max(size)) for size in sizes):
@@ -277,11 +300,11 @@ def _muon_flops(shape, load):
     return total
 
 
-def _is_output(linear):
+def _is_output(linear: Linear) -> bool:
     return linear.name in ("attn.c_proj", "self_attn.o_proj")
 
 
-def compute_optimal_tokens(parameters):
+def compute_optimal_tokens(parameters: float) -> float:
     """Tokens that a model of so many parameters is best trained on: 20 a parameter.
 
     Hoffmann et al. 2022 (arXiv 2203.15556), approaches 1 and 2: parameters and tokens grow alike with the compute;
@@ -290,11 +313,6 @@ def compute_optimal_tokens(parameters):
     return 20 * parameters
 
 
-def compute_optimal_parameters(tokens):
+def compute_optimal_parameters(tokens: float) -> float:
     """The other way round: the size of the model for which so many tokens are the right number."""
     return tokens / 20
-
-
-def finite(value):
-    """A number that JSON can hold, or None."""
-    return value if value is not None and math.isfinite(value) else None

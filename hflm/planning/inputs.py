@@ -1,40 +1,50 @@
-"""What `hflm plan` can learn without running anything: the model's shape, the vocabulary, the lengths of the data.
+"""What `hflm plan` can find out without running anything: the model's shape, the vocabulary, the lengths of the data.
 
-Whatever cannot be known, or had to be assumed, becomes a line in `notes`.
+What cannot be known, or had to be assumed, becomes a line in `notes`.
 """
 
 import itertools
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hflm.core import expand_path
 from hflm.data import folder_splits, load_rows, source_files
-from hflm.models import architecture as shapes
-from hflm.recipe import CONFIG_DEFAULTS
+from hflm.models import architecture
+from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, Recipe
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
 TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 
-def model(recipe, notes):
-    """(the content of the model's config.json, its Shape); (None, None) with a note where they cannot be known."""
+@dataclass(frozen=True)
+class ModelConfig:
+    """The content of a model's config.json, and its Shape."""
+
+    config: dict[str, Any]
+    shape: architecture.Shape
+
+
+def read_model_config(recipe: Recipe, notes: list[str]) -> ModelConfig | None:
+    """The ModelConfig of the recipe's model, or None with a note that says why it is not known."""
     if recipe.model.from_ is None:
         config = {**CONFIG_DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)}
-        return config, shapes.of(config)
-    config, why = _config(recipe.model.from_, recipe.model.revision)
-    if config is None:
-        notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")
-        return None, None
-    shape = shapes.of(config)
+    else:
+        config, why = _config(recipe.model.from_, recipe.model.revision)
+        if config is None:
+            notes.append(f"model {recipe.model.from_}: {why}, so neither its size nor what it takes can be known")
+            return None
+    shape = architecture.of(config)
     if shape is None:
-        notes.append(
-            f"model {recipe.model.from_}: memory and time are known for GPT-2 and Llama, not for {config['model_type']}"
-        )
-    return config, shape
+        kind = config["model_type"]
+        notes.append(f"model {recipe.model.from_}: memory and time are known for GPT-2 and Llama, not for {kind}")
+        return None
+    return ModelConfig(config, shape)
 
 
-def _config(place, revision):
+def _config(place: str, revision: str | None) -> tuple[dict[str, Any] | None, str | None]:
     """(the content of a model's config.json, None) or (None, why not)."""
     path = expand_path(place)
     for folder in (path / "model", path):
@@ -53,28 +63,30 @@ def _config(place, revision):
     return json.loads(file.read_text(encoding="utf-8")), None
 
 
-def stored(recipe):
-    path = expand_path(recipe.model.from_)
-    return shapes.stored_parameters(path / "model" if (path / "model").is_dir() else path)
+def stored_parameters(recipe: Recipe) -> int | None:
+    """Parameters by the headers of a local model's files, or None."""
+    path = expand_path(recipe.model.from_ or "")
+    return architecture.stored_parameters(path / "model" if (path / "model").is_dir() else path)
 
 
-def _cached(repo, file, revision=None):
+def _cached(repo: str, file: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(repo, file, revision=revision)
+        cached = try_to_load_from_cache(repo, file, revision=revision)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
-def _vocabulary(recipe, notes):
+def _vocabulary(recipe: Recipe, notes: list[str]) -> int:
+    assert recipe.tokenizer is not None, "a new model has one"
     training = recipe.tokenizer.train
     if training is not None:
         notes.append(f"vocabulary: {training.vocab_size:,} entries, if the text gives that many")
         return training.vocab_size
-    place = expand_path(recipe.tokenizer.from_)
+    place = expand_path(recipe.tokenizer.from_ or "")
     files = [file for file in (place / "model/tokenizer.json", place / "tokenizer.json") if file.is_file()]
     file = files[0] if files else _cached(str(place), "tokenizer.json")
     if file is None:
@@ -86,7 +98,7 @@ def _vocabulary(recipe, notes):
     return len(inside | {token["content"] for token in content["added_tokens"]})
 
 
-def bytes_per_token(vocab_size):
+def bytes_per_token(vocab_size: int) -> float:
     """How many bytes of English a token holds, about.
 
     Fitted on WikiText-2's validation text and byte-level BPE trained on its training text: 2.07 bytes at 512 entries,
@@ -95,7 +107,7 @@ def bytes_per_token(vocab_size):
     return min(0.48 * math.log2(vocab_size) - 2.25, 4.6)
 
 
-def corpus_tokens(section, shape, notes):
+def corpus_tokens(section: PretrainRecipe, shape: architecture.Shape, notes: list[str]) -> int | None:
     """Tokens of the pretraining corpus, from the bytes of its local files, or None."""
     from hflm.data import toy
 
@@ -116,7 +128,7 @@ def corpus_tokens(section, shape, notes):
     return round(total / per)
 
 
-def _train_files(source):
+def _train_files(source: Data) -> list[Path]:
     """The local files of plain text that a corpus is read from."""
     place = expand_path(source.path)
     if place.is_dir():
@@ -124,20 +136,23 @@ def _train_files(source):
         files = folder_splits(inner if inner.is_dir() else place).splits.get("train", ())
     else:
         files = source_files(source)
-    return files if all(file.suffix in TEXT for file in files) else []
+    return list(files) if all(file.suffix in TEXT for file in files) else []
 
 
-def task_tokens(recipe, section, shape, notes):
-    """(tokens of the tasks' training examples, share of them that is target); the share is 1 where none can be read."""
+def task_tokens(
+    recipe: Recipe, section: FinetuneRecipe, shape: architecture.Shape, notes: list[str]
+) -> tuple[int | None, float]:
+    """(tokens of the tasks' training examples, fraction of them that is target); the fraction is 1 where none can be read."""
     from hflm import tasks
 
-    total = learnt = 0
+    total = target = 0
     unread = []
     for name in section.tasks:
         task = recipe.tasks[name]
         if task.data.path != "toy" and not expand_path(task.data.path).exists():
             unread.append(name)
             continue
+        assert task.splits.train is not None, "the recipe checks it for a task of finetune"
         rows = load_rows(task.data, task.splits.train, tasks.task_columns(task))
         sample = itertools.islice(rows, SAMPLED_ROWS)
         examples, _ = tasks.read_examples(task, sample, name)
@@ -145,9 +160,11 @@ def task_tokens(recipe, section, shape, notes):
         targets = sum(len(example.target.encode()) + 1 for example in examples)
         ends = len(examples) * bytes_per_token(shape.vocab_size)  # one end of text an example
         total += (prompts + targets + ends) / len(examples) * len(rows)
-        learnt += (targets + ends) / len(examples) * len(rows)
+        target += (targets + ends) / len(examples) * len(rows)
     if unread:
-        notes.append(f"finetune: {', '.join(unread)} cannot be read here, so every token is taken as learnt (at most)")
+        notes.append(
+            f"finetune: {', '.join(unread)} cannot be read here, so every token is counted as a label, which is the most"
+        )
         return None, 1.0
     notes.append(f"finetune: lengths from the first {SAMPLED_ROWS} rows of each task, at an assumed bytes a token")
-    return round(total / bytes_per_token(shape.vocab_size)), learnt / total
+    return round(total / bytes_per_token(shape.vocab_size)), target / total

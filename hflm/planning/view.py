@@ -1,12 +1,16 @@
 """A plan in the terminal: every figure with its unit."""
 
+from typing import Any
+
+from rich.console import Console
 from rich.table import Table
 
 from hflm.core import format_duration, format_quantity
+from hflm.planning.plan import Plan, StagePlan
 
 
-def show(plan, console):
-    """Print a hflm.planning.plan.Plan."""
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a Plan as tables."""
     console.print(
         f"{plan.recipe}: {format_quantity(plan.total_parameters)} parameters ({plan.total_parameters or 0:,})"
     )
@@ -27,18 +31,18 @@ def show(plan, console):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _stage(stage):
+def _stage(stage: StagePlan) -> Table:
     table = Table("", "", title=stage.stage, title_justify="left", show_header=False, box=None, padding=(0, 2))
     rows = [
         ("trained parameters", format_quantity(stage.trained_parameters)),
-        ("a step", f"{stage.tokens_per_step:,} tokens, {stage.labelled_share:.0%} of them learnt"),
+        ("a step", f"{stage.tokens_per_step:,} tokens, {stage.labelled_share:.0%} of them labels"),
         ("steps", "unknown" if stage.steps is None else f"{stage.steps:,}"),
         ("tokens", _passes(stage)),
     ]
     rows += [(f"memory, {name}", format_quantity(size, "B")) for name, size in stage.memory_bytes.items()]
     rows += [
         ("memory, at the most", f"{format_quantity(stage.peak_bytes, 'B')} at {stage.peak_at}"),
-        ("", f"of {format_quantity(stage.available_bytes, 'B')} there; about 1 GB more for the libraries"),
+        ("", f"of {format_quantity(stage.available_bytes, 'B')} available; about 1 GB more for the libraries"),
         (
             "FLOPs",
             f"{format_quantity(sum(stage.flops_per_token.values()), 'FLOP')} a token, {format_quantity(stage.flops, 'FLOP')} in all",
@@ -53,13 +57,13 @@ def _stage(stage):
     return table
 
 
-def _passes(stage):
+def _passes(stage: StagePlan) -> str:
     if stage.epochs is None:
         return format_quantity(stage.tokens)
     return f"{format_quantity(stage.tokens)}: {stage.epochs:.3g} passes over {format_quantity(stage.corpus_tokens)}"
 
 
-def _optimal(optimal):
+def _optimal(optimal: dict[str, Any]) -> str:
     text = (
         f"compute-optimal (Hoffmann et al. 2022): this model, {format_quantity(optimal['tokens_for_the_model'])} tokens"
     )

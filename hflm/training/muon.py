@@ -14,11 +14,14 @@ Muon (Jordan et al. 2024) replaces a matrix' momentum by the nearest semi-orthog
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Polar Express for singular values from 1e-3 to 1, with its safety factor of 1.02: x -> a x + b x^3 + c x^5.
 POLAR_EXPRESS = (
@@ -57,11 +60,11 @@ def _iterate(wide: torch.Tensor) -> torch.Tensor:
 def _iterate_gram(wide: torch.Tensor) -> torch.Tensor:
     """The same polynomials: X G-only updates, since each step multiplies X by a polynomial P of its Gram matrix G."""
     gram = wide @ wide.mT
-    product = None
+    product = gram  # of the factors so far
     for step, (a, b, c) in enumerate(POLAR_EXPRESS):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = factor if product is None else factor @ product
+        product = factor if step == 0 else factor @ product
         if step < len(POLAR_EXPRESS) - 1:
             gram = factor @ gram @ factor  # of the next X, P X
     return product @ wide
@@ -106,8 +109,9 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            update = parameter.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov's
+            gradient = _gradient(parameter)
+            state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            update = gradient.lerp(state["momentum"], MOMENTUM)  # Nesterov's
             updates.append(update.full_tensor() if isinstance(update, DTensor) else update)
         orthogonal = orthogonalize(torch.stack(updates), self.dtype)
         scale = RMS * max(orthogonal.shape[-2:]) ** 0.5
@@ -129,7 +133,7 @@ class Muon(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         adamw(
             parameters,
-            [parameter.grad for parameter in parameters],
+            [_gradient(parameter) for parameter in parameters],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -145,12 +149,19 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    assert parameter.grad is not None, "step leaves out parameters without a gradient"
+    return parameter.grad
+
+
+def parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[str, Any]]:
     """The groups of a causal language model: its matrices with weight decay, all other trained parameters without.
 
     Embeddings, the output layer and GPT-2's table of positions (wpe) are no matrices that map vectors.
     """
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    output = model.get_output_embeddings()
+    assert output is not None, "a causal language model has one"
+    embeddings = {id(model.get_input_embeddings().weight), id(output.weight)}
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -167,5 +178,5 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 class MuonFactory:
     """Builds Muon from a model: what Trainer's `optimizer_cls_and_kwargs` calls, after the model is sharded."""
 
-    def __call__(self, model: torch.nn.Module, *, weight_decay: float, **options: Any) -> Muon:
+    def __call__(self, model: "PreTrainedModel", *, weight_decay: float, **options: Any) -> Muon:
         return Muon(parameter_groups(model, weight_decay), **options)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -155,18 +156,20 @@ def predict(name):
     """The same from hflm's arithmetic."""
     from hflm.core import hardware
     from hflm.models import architecture as shape
-    from hflm.planning import cost, plan
+    from hflm.planning import cost, speed
     from hflm.planning import inputs as plan_source
 
     recipe, stage = recipe_of(name)
-    _, size = plan_source.model(recipe, [])
-    load = plan.load_of(recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False, format="fp32"))
-    load = plan.replace(load, labelled=(load.length - 2) / load.length)
+    size = plan_source.read_model_config(recipe, []).shape
+    load = speed.step_load(
+        recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False, format="fp32")
+    )
+    load = replace(load, labelled=(load.length - 2) / load.length)
     counted = sum(shape.parameters(size).values())
     added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0
     return {
         "parameters": [counted + added, added or counted],
-        "memory": plan.peak(size, load)[0],
+        "memory": cost.peak(size, load).bytes,
         "moments": cost.memory(size, load),
         "flops": sum(cost.flops_per_token(size, load).values()),
     }

@@ -149,9 +149,9 @@ def test_the_loss_takes_as_many_rows_at_a_time_as_is_planned():
 def test_a_batch_in_tokens_is_shared_out(tmp_path):
     sets = ["pretrain.batch_tokens=16384", "pretrain.args.per_device_train_batch_size=12"]
     for processes in (1, 4):
-        assert plan.plan(load(tmp_path, sets=sets), "a100", processes).stages[0].tokens_per_step == 16384
+        assert plan.plan_recipe(load(tmp_path, sets=sets), "a100", processes).stages[0].tokens_per_step == 16384
     with pytest.raises(UserError, match="cannot be divided evenly among"):
-        plan.plan(load(tmp_path, sets=sets), "a100", 3)
+        plan.plan_recipe(load(tmp_path, sets=sets), "a100", 3)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -266,7 +266,7 @@ def test_a_model_to_start_from(tmp_path, monkeypatch, files, place, parameters, 
         (tmp_path / name).write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
     text = RECIPE.replace("{preset: gpt2-micro, n_positions: 256}", "{from: BASE}").replace("BASE", f'"{place}"')
-    found = plan.plan(load(tmp_path, text), "a100")
+    found = plan.plan_recipe(load(tmp_path, text), "a100")
     assert found.total_parameters == parameters
     if note is None:
         assert [stage.stage for stage in found.stages] == ["pretrain", "finetune"]
@@ -282,26 +282,26 @@ def test_a_model_of_another_kind_has_as_many_parameters_as_its_files_say(tmp_pat
     save_file({"a": torch.zeros(3, 5), "b": torch.zeros(7)}, tmp_path / "m" / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     text = RECIPE.replace("{preset: gpt2-micro, n_positions: 256}", "{from: m}")
-    assert plan.plan(load(tmp_path, text), "a100").total_parameters == 22
+    assert plan.plan_recipe(load(tmp_path, text), "a100").total_parameters == 22
 
 
 @pytest.mark.parametrize(
     ("sets", "advised"),
     [
-        (["pretrain.args.per_device_train_batch_size=1024"], "pretrain.args.per_device_train_batch_size"),
+        (["pretrain.args.per_device_train_batch_size=4096"], "pretrain.args.per_device_train_batch_size"),
         (["model.preset=gpt2-xl", "pretrain.args.per_device_train_batch_size=1"], "pretrain.args.fsdp"),
     ],
 )
-def test_what_does_not_fit_is_told_with_changes_that_do(tmp_path, sets, advised):
+def test_what_does_not_fit_comes_with_changes_that_do(tmp_path, sets, advised):
     sets = [*sets, "tokenizer.train.vocab_size=50000"]
-    stage = plan.plan(load(tmp_path, sets=sets), "t4").stages[0]
+    stage = plan.plan_recipe(load(tmp_path, sets=sets), "t4").stages[0]
     assert not stage.fits
     assert stage.peak_bytes + hardware.LIBRARIES_BYTES > stage.available_bytes == 16e9
     key = advised.rsplit(".", 1)[1]
     (change,) = [change for change in stage.advice if change.startswith(key)]
     processes = int(change.split()[3]) if key == "fsdp" else 1
     value = change.split()[1]
-    again = plan.plan(load(tmp_path, sets=[*sets, f"{advised}={value}"]), "t4", processes).stages[0]
+    again = plan.plan_recipe(load(tmp_path, sets=[*sets, f"{advised}={value}"]), "t4", processes).stages[0]
     assert again.fits and again.advice == ()
 
 
@@ -309,11 +309,11 @@ def test_an_unknown_corpus_has_unknown_epochs_unless_its_tokens_are_said(tmp_pat
     text = RECIPE.replace("{path: toy, name: stories, size: 100}", "{path: some/corpus}").replace(
         "max_steps: 100, ", ""
     )
-    found = plan.plan(load(tmp_path, text), "h100")
+    found = plan.plan_recipe(load(tmp_path, text), "h100")
     stage = found.stages[0]
     assert (stage.steps, stage.tokens, stage.epochs, stage.seconds) == (None, None, None, None)
     assert any("some/corpus is not known here. Say it with --corpus-tokens" in note for note in found.notes)
-    stage = plan.plan(load(tmp_path, text), "h100", corpus_tokens=1_000_000).stages[0]
+    stage = plan.plan_recipe(load(tmp_path, text), "h100", corpus_tokens=1_000_000).stages[0]
     assert stage.steps == -(-1_000_000 * 3 // (8 * 256))
     assert stage.epochs == pytest.approx(3, rel=0.01)
 
@@ -323,14 +323,14 @@ def test_a_local_corpus_is_counted_by_its_bytes(tmp_path):
     (tmp_path / "corpus" / "train.txt").write_text("one two three\n" * 1000)
     (tmp_path / "corpus" / "test.txt").write_text("not counted\n" * 1000)
     text = RECIPE.replace("{path: toy, name: stories, size: 100}", f"{{path: {tmp_path / 'corpus'}}}")
-    stage = plan.plan(load(tmp_path, text), "h100").stages[0]
+    stage = plan.plan_recipe(load(tmp_path, text), "h100").stages[0]
     assert stage.corpus_tokens == round(14_000 / plan_source.bytes_per_token(4096))
 
 
-def test_a_corpus_under_an_unknown_home_is_told(tmp_path):
+def test_a_corpus_under_an_unknown_home_is_an_error(tmp_path):
     text = RECIPE.replace("{path: toy, name: stories, size: 100}", "{path: ~nosuch/corpus.txt}")
-    with pytest.raises(UserError, match="nobody here has such a home folder"):
-        plan.plan(load(tmp_path, text), "h100")
+    with pytest.raises(UserError, match="no such home folder"):
+        plan.plan_recipe(load(tmp_path, text), "h100")
 
 
 def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch):
@@ -340,31 +340,31 @@ def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch)
     (run / "environment.json").write_text('{"processes": 1}')
     (run / "pretrain" / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0, "tokens_per_second": 2048}\n')
     (run / "recipe.yaml").write_text(recipe.dump_recipe(load(tmp_path)))
-    stage = plan.plan(load(tmp_path)).stages[0]
+    stage = plan.plan_recipe(load(tmp_path)).stages[0]
     assert (stage.tokens_per_second, stage.seconds) == (2048, 100)
     assert stage.speed_source == "measured by the earlier run in runs/planned"
-    larger = plan.plan(load(tmp_path, RECIPE.replace("preset: gpt2-micro", "preset: gpt2-micro, n_layer: 20"))).stages[
-        0
-    ]
+    larger = plan.plan_recipe(
+        load(tmp_path, RECIPE.replace("preset: gpt2-micro", "preset: gpt2-micro, n_layer: 20"))
+    ).stages[0]
     assert "measured by the earlier run" not in larger.speed_source
-    assert plan.plan(load(tmp_path), "h100").stages[0].tokens_per_second != 2048
-    assert plan.plan(load(tmp_path), processes=2).stages[0].tokens_per_second != 2048
+    assert plan.plan_recipe(load(tmp_path), "h100").stages[0].tokens_per_second != 2048
+    assert plan.plan_recipe(load(tmp_path), processes=2).stages[0].tokens_per_second != 2048
 
 
 def test_a_recipe_that_only_measures_has_no_stages(tmp_path):
     text = "name: b\nmodel: {from: nobody/never}\n" + RECIPE[RECIPE.index("tasks:") : RECIPE.index("finetune")]
-    found = plan.plan(load(tmp_path, text + "benchmark: {tasks: [sentiment]}\n"), "l4")
+    found = plan.plan_recipe(load(tmp_path, text + "benchmark: {tasks: [sentiment]}\n"), "l4")
     assert found.stages == ()
 
 
 def test_processes_of_the_recipe_are_planned_with(tmp_path):
-    assert plan.plan(load(tmp_path, sets=["processes=4"]), "l4").stages[0].tokens_per_step == 4 * 8 * 256
-    assert plan.plan(load(tmp_path, sets=["processes=4"]), "l4", 2).processes == 2
+    assert plan.plan_recipe(load(tmp_path, sets=["processes=4"]), "l4").stages[0].tokens_per_step == 4 * 8 * 256
+    assert plan.plan_recipe(load(tmp_path, sets=["processes=4"]), "l4", 2).processes == 2
 
 
 def test_a_device_unknown_to_plan_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match="--device x: not known here"):
-        plan.plan(load(tmp_path), "x")
+        plan.plan_recipe(load(tmp_path), "x")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def train_stage(
 ) -> None:
     """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done."""
     from hflm.models import load as models
-    from hflm.planning import plan
+    from hflm.planning import compare_prediction, format_prediction, predict_stage
     from hflm.preprocessing import PackedStream, collate
     from hflm.training import trainer
 
@@ -75,9 +75,9 @@ def train_stage(
     section = getattr(recipe, stage)
     prediction = None
     if state.is_main_process:
-        prediction = plan.predict(model.config.to_dict(), packed.rows, recipe, stage, state.num_processes)
+        prediction = predict_stage(model.config.to_dict(), packed.rows, recipe, stage, state.num_processes)
         if prediction is not None:
-            logger.info(f"{stage}: predicted {plan.format_prediction(asdict(prediction))}")
+            logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
     trained = trainer.train(
         model,
         packed.rows,
@@ -100,9 +100,9 @@ def train_stage(
         if stage == "finetune" and section.adapter is not None:
             model = models.merge(model, folder / stage / "adapter", section.quantization is not None)
         models.save(folder / stage / "model", model, tokenizer)
-        compared = prediction and plan.compare_prediction(prediction, model, folder, stage)
+        compared = prediction and compare_prediction(prediction, model, folder, stage)
         if compared:
-            logger.info(f"{stage}: measured {plan.format_prediction(compared['measured'])}")
+            logger.info(f"{stage}: measured {format_prediction(compared['measured'])}")
         record = {
             "seconds": trained.seconds,
             "steps": trained.steps,
