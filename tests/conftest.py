@@ -14,6 +14,16 @@ TEXTS = [
     for place in ("barn", "mill", "park")
 ]
 
+# Labels whose texts, and mostly their tokens, begin another label's.
+LABELS_THAT_BEGIN_ANOTHER = [
+    ("1", "2", "10", "1/10"),
+    ("good", "good enough", "not good"),
+    ("A", "A+", "A-", "B"),
+    ("no", "none", "no one"),
+    ("C", "C#", "C++", "c"),
+    ("\u597d", "\u597d\u7684", "\u4e0d\u597d"),
+]
+
 
 @pytest.fixture(scope="session")
 def tokenizer():

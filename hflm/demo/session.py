@@ -69,7 +69,9 @@ class Shown:
                 f"the prompt has {count:,} tokens, the model has room for {max(room, 0):,}. Shorten the text"
             )
         with torch.inference_mode():
-            [(_, [logs])] = LocalModel(self.model, self.tokenizer).likelihoods([prompt], words)
+            [(_, [logs])] = LocalModel(self.model, self.tokenizer).likelihoods(
+                [prompt], words, include_end=asked.task.label_end
+            )
         return dict(zip(words, torch.tensor(logs, dtype=torch.float64).softmax(0).tolist(), strict=True))
 
     def inside(self, text, attention):

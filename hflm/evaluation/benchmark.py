@@ -26,6 +26,7 @@ from hflm.evaluation.results import Contamination, Score, TaskResult
 from hflm.evaluation.slices import MIN_ROWS, score_slices
 from hflm.inference import Endpoint, LocalModel, text_windows
 from hflm.preprocessing import encode, truncate_prompts
+from hflm.recipe import LabellingTask
 
 if TYPE_CHECKING:
     from hflm.recipe import Task
@@ -113,6 +114,7 @@ class _Questions:
     examples: "list[Example]"
     prompts: list[str]
     choices: tuple[str, ...]
+    include_end: bool
     stop: tuple[str, ...]
     answer_length: int
     truncated: int
@@ -122,6 +124,7 @@ class _Questions:
 def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length: int | None) -> _Questions:
     task = rows.task
     choices = tasks.choices(task) or ()
+    include_end = isinstance(model, LocalModel) and isinstance(task, LabellingTask) and task.label_end
     max_new_tokens, stop, _ = tasks.task_settings(task)
     if isinstance(model, Endpoint):  # its tokens and its context are unknown here: prompts are sent whole
         examples, truncated, answer_length = list(rows.examples), 0, max_new_tokens or 0
@@ -131,10 +134,12 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
     if choices:
         method = "the text begins with one" if isinstance(model, Endpoint) else "log-likelihood"
         decoding = f"{method} of {', '.join(choices)}"
+        if include_end:
+            decoding += ", each with the end of text"
     else:
         decoding = f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
     prompts = [example.prompt for example in tasks.with_shots(task, examples, list(rows.shots))]
-    return _Questions(examples, prompts, choices, stop, answer_length, truncated, decoding)
+    return _Questions(examples, prompts, choices, include_end, stop, answer_length, truncated, decoding)
 
 
 def _fit(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[list[Example], int, int]":
@@ -160,7 +165,7 @@ def _measure_rows(
     def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[Any]]]:
         own = [questions.prompts[number] for number in numbers]
         if isinstance(model, LocalModel) and questions.choices:
-            return model.likelihoods(own, questions.choices, done)
+            return model.likelihoods(own, questions.choices, done, include_end=questions.include_end)
         if isinstance(model, LocalModel):
             return model.texts(own, questions.answer_length, questions.stop, done)
         return _ask_endpoint(model, questions, own, done)

@@ -192,17 +192,34 @@ def find_endpoint(model: str, base_url: str | None = None, chat: bool = False) -
 def choice_of(text: str, choices: Sequence[str]) -> str:
     """The choice that `text` begins with, ignoring case and quotes before it, the longest first; or "".
 
+    The whole text is tried first, so that answers in training's form are read exactly: A+ is not A, 1/10 not 1.
+
     >>> choice_of('"Very good", I think', ["good", "very good"]), choice_of("Nothing", ["yes", "no"])
     ('very good', '')
     """
-    text = text.strip().casefold()
+    text = text.strip()
+    if text in choices:
+        return text
+    text = text.casefold()
     for start in (text, re.sub(r"^[\W_]+", "", text)):
         for choice in sorted(choices, key=len, reverse=True):
             rest = start.removeprefix(choice.casefold())
-            # "no" does not begin "nothing", nor 1 begin 10; scripts without spaces have no such borders.
-            if rest != start and not (rest[:1].islower() or rest[:1].isdigit()):
+            if rest != start and not _continues(rest):
                 return choice
     return ""
+
+
+def _continues(rest: str) -> bool:
+    """Whether the text after a label goes on with its word or number.
+
+    "no" does not begin "nothing", 1 begins neither 10 nor 1/10 nor 1.5, A not A+. Letters without case have no such
+    borders: in the scripts that they belong to, a word need not end in a space.
+    """
+    first, second = rest[:1], rest[1:2]
+    in_word = second.islower() or second.isdigit()
+    return (first.islower() or first.isdigit() or first in ("+", "#") or (first in ("/", "-", "'") and in_word)) or (
+        first in (".", ",", ":") and second.isdigit()
+    )
 
 
 def _openai() -> ModuleType:

@@ -17,7 +17,7 @@ import torch
 
 from hflm.core import ModelError
 from hflm.inference.batching import batch_prefixes, group_by_prefix, token_batches
-from hflm.inference.stopping import cut_at_stop, end_tokens, padding_token
+from hflm.inference.stopping import cut_at_stop, end_of_text, end_tokens, padding_token
 from hflm.inference.windows import TextWindow
 from hflm.preprocessing import encode
 
@@ -76,14 +76,23 @@ class LocalModel:
         yield from self._batches(lengths, run.groups, answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(
-        self, prompts: Sequence[str], choices: Sequence[str], done: AbstractSet[int] = frozenset()
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[str],
+        done: AbstractSet[int] = frozenset(),
+        *,
+        include_end: bool = True,
     ) -> Iterator[tuple[list[int], list[list[float]]]]:
-        """log P(" choice" | prompt) in nats: a list of one number a choice for each row.
+        """log P(" choice" and the end of text | prompt) in nats: a list of one number a choice for each row.
 
-        The prompt runs once; all first tokens are read from its last position, and longer choices continue its cache.
+        A target of fine-tuning ends in the end of text, too (hflm.preprocessing.pack_examples). Without it
+        (`include_end=False`, lm-eval's rule) a choice whose tokens begin another choice's, such as 1 and 10, is never
+        less likely than that one. The prompt runs once; all first tokens are read from its last position, and the
+        other tokens continue its cache.
         """
         run = self._run_shared_prefix(prompts)
-        labels = encode(self.tokenizer, [f" {choice}" for choice in choices])
+        end = [end_of_text(self.tokenizer)] if include_end else []
+        labels = [[*ids, *end] for ids in encode(self.tokenizer, [f" {choice}" for choice in choices])]
 
         def answer(batch: list[int]) -> list[list[float]]:
             return self._label_log_likelihoods(run, batch, labels)
@@ -221,10 +230,10 @@ class LocalModel:
     def _label_log_likelihoods(self, run: _Prompts, batch: list[int], labels: list[list[int]]) -> list[list[float]]:
         output, mask = self._read(run, batch)
         positions = mask.sum(-1) - 1
-        first = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
+        first = output.logits[:, -1]  # (B, V)
         columns = []
         for label in labels:
-            total = first[:, label[0]]
+            total = _log_p(first, torch.tensor(label[0], device=first.device))
             if len(label) > 1:
                 rest = torch.tensor([label[:-1]], device=self.model.device).expand(len(batch), -1)
                 continued = self.model(
@@ -234,9 +243,8 @@ class LocalModel:
                     past_key_values=output.past_key_values,
                     use_cache=True,
                 )
-                logs = continued.logits.float().log_softmax(-1)  # (B, len(label) - 1, V)
-                for step, token in enumerate(label[1:]):
-                    total = total + logs[:, step, token]
+                following = torch.tensor(label[1:], device=first.device)
+                total = total + _log_p(continued.logits, following).sum(-1)
                 output.past_key_values.crop(1 - len(label))  # back to the prompt alone
             columns.append(total)
         return torch.stack(columns, dim=1).tolist()
@@ -254,3 +262,10 @@ class LocalModel:
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         return (losses.double() * scored[:, 1:]).sum(1).tolist()
+
+
+def _log_p(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log p of `tokens` (...) under `logits` (B, ..., V), in fp32: (B, ...)."""
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens.expand(logits.shape[:-1])[..., None])[..., 0]
+    return chosen - logits.logsumexp(-1)

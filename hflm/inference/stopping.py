@@ -9,8 +9,13 @@ if TYPE_CHECKING:
 
 def begin_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The id that begins a text: the tokenizer's begin of text, else its end of text."""
-    token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    assert isinstance(token, int), "a tokenizer of a causal language model has an end of text"
+    token = tokenizer.bos_token_id
+    return token if isinstance(token, int) else end_of_text(tokenizer)
+
+
+def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int:
+    token = tokenizer.eos_token_id
+    assert isinstance(token, int), "hflm loads no tokenizer without an end of text"
     return token
 
 

@@ -14,6 +14,9 @@ Only plain YAML is read: no code runs, `!function` is refused, templates run in 
 hflm cannot do as the file says is a problem; what changes no score is ignored; anything else that is ignored gets a
 warning.
 
+A choice's likelihood leaves out its end, as lm-eval's does (`label_end: false`): a choice whose tokens begin another
+choice's is then never less likely than it.
+
 Where hflm differs: exact_match and f1 are SQuAD's (0 to 100, without case, articles and punctuation); shots are drawn
 once, not for each row; a prompt never ends in white space; a stop string counts only after some text.
 """
@@ -154,7 +157,9 @@ def _choice(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:
         begin = min(begins, default="")
         words = replace(choices, value=[replace(word, value=word.value.lstrip()) for word in choices.value])
     _one_space(keys, ending, begin)
-    return {"prompt": prompt, "labels": words, "label": _column(keys, "doc_to_target"), "shots": shots}
+    end = Node(False, keys.file, choices.line)
+    column = _column(keys, "doc_to_target")
+    return {"prompt": prompt, "labels": words, "label": column, "label_end": end, "shots": shots}
 
 
 def _generation(keys: TaskFileKeys, shots: Node) -> dict[str, Any]:

@@ -177,6 +177,8 @@ class LabellingTask(PromptedTask):
     """The column of the label: a number or a word."""
     labels: Labels
     """The words, in the order of the column's numbers."""
+    label_end: bool = True
+    """A label's likelihood includes the end of text after it, as in training; false is lm-eval's rule."""
     metrics: (
         Annotated[tuple[Literal["accuracy", "macro_f1", "mcc"], ...], Strict(False), count(1), AfterValidator(unique)]
         | None

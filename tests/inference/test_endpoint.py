@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import LABELS_THAT_BEGIN_ANOTHER
 
 from hflm.core import EndpointError, MissingExtra, UserError, read_json_lines
 from hflm.evaluation import read_results
@@ -199,12 +200,28 @@ CHOSEN = [
     ("正面的评论", "正面"),
     ("10 of 10", ""),
     ("1.", "1"),
+    ("1.5", ""),
+    ("1/10", ""),
+    ("positive, I think", "positive"),
+    ("positive/negative", ""),
 ]
 
 
 @pytest.mark.parametrize(("text", "choice"), CHOSEN)
 def test_the_choice_that_a_text_begins_with(text, choice):
     assert choice_of(text, ("positive", "very positive", "正面", "1")) == choice
+
+
+@pytest.mark.parametrize("labels", LABELS_THAT_BEGIN_ANOTHER, ids=" ".join)
+@pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
+def test_an_endpoint_that_answers_as_trained_is_always_right(server, chat, labels):
+    def answer(body):
+        prompt = body["messages"][0]["content"] if chat else body["prompt"]
+        return written(f" {labels[int(prompt)]}")
+
+    server.answers = [answer]
+    answers = dict(Endpoint("tiny", server.url, chat).choices(map(str, range(len(labels))), labels))
+    assert [answers[row] for row in range(len(labels))] == list(labels)
 
 
 def test_choices_are_asked_without_stop_and_with_room_for_the_longest(server):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import LABELS_THAT_BEGIN_ANOTHER, TEXTS
 
 from hflm.core import ModelError
 from hflm.inference import LocalModel, batching, cut_at_stop, local, text_windows
-from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
+from hflm.preprocessing import collate, encode, load_tokenizer, pack_examples, train_tokenizer
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
 
@@ -53,15 +53,63 @@ def test_greedy_texts_are_the_same_in_any_batch(model, tokenizer, batch_tokens):
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
 @pytest.mark.parametrize("choices", [("key", "cup"), ("key in the barn", "hat", "zebra in the mill")])
-def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, tokenizer, choices, batch_tokens):
+@pytest.mark.parametrize("end", [True, False])
+def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, tokenizer, choices, end, batch_tokens):
     with torch.inference_mode():
-        found = in_order(LocalModel(model, tokenizer, batch_tokens).likelihoods(PROMPTS, choices))
+        found = in_order(LocalModel(model, tokenizer, batch_tokens).likelihoods(PROMPTS, choices, include_end=end))
         for prompt, row in zip(PROMPTS, found, strict=True):
             for choice, value in zip(choices, row, strict=True):
                 first, label = encode(tokenizer, [prompt, f" {choice}"])
+                label += [tokenizer.eos_token_id] * end
                 logs = model(input_ids=torch.tensor([first + label])).logits[0].log_softmax(-1)
                 expected = sum(logs[len(first) - 1 + step, token].item() for step, token in enumerate(label))
                 assert value == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer):
+    """A model trained on prompts "case k row n is" of the labels of case k, as fine-tuning packs them, to a loss near 0."""
+    from hflm.models import load as models
+
+    torch.manual_seed(0)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64}
+    model = models.build({**sizes, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}, tokenizer)
+    pairs = [
+        (prompt_of(case, row), label)
+        for case, labels in enumerate(LABELS_THAT_BEGIN_ANOTHER)
+        for row, label in enumerate(labels)
+    ]
+    rows = pack_examples(pairs, tokenizer, 64).rows
+    batch = collate(rows, tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    for _ in range(250):
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.05
+    return model.eval()
+
+
+def prompt_of(case, row):
+    return f"case {case} row {row} is"
+
+
+@pytest.mark.parametrize("case", range(len(LABELS_THAT_BEGIN_ANOTHER)))
+def test_a_label_that_begins_another_is_chosen_only_where_it_is_right(trained, tokenizer, case):
+    labels = LABELS_THAT_BEGIN_ANOTHER[case]
+    prompts = [prompt_of(case, row) for row in range(len(labels))]
+    answerer = LocalModel(trained, tokenizer)
+    with torch.inference_mode():
+        with_end = np.array(in_order(answerer.likelihoods(prompts, labels)))
+        without_end = np.array(in_order(answerer.likelihoods(prompts, labels, include_end=False)))
+    assert with_end.argmax(1).tolist() == list(range(len(labels)))
+    assert np.exp(with_end).sum(1) == pytest.approx(1, abs=0.2), "the labels are all that may follow"
+    # lm-eval's rule: a label is at least as likely as all that it begins.
+    assert (without_end >= with_end).all()
+    first = next(row for row, label in enumerate(labels) if label.startswith(labels[0]) and row)
+    if encode(tokenizer, [f" {labels[first]}"])[0][:1] == encode(tokenizer, [f" {labels[0]}"])[0]:
+        assert without_end[first, 0] >= without_end[first, first]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +121,10 @@ def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, toke
         ("a END b STOP", ["STOP", "END"], "a "),
         ("anything", [], "anything"),
         ("", ["\n"], ""),
+        # White space alone is passed over at the beginning, words are not.
+        ("\n\nParis", ["\n\n"], "\n\nParis"),
+        ("\nQuestion: x", ["\nQuestion:"], ""),
+        (" \n\nQ: x", ["\n\nQ:", "\n"], " "),
     ],
 )
 def test_cut_at_stop(text, stop, expected):

@@ -31,6 +31,7 @@ CHOICE_TASK = {
     "prompt": "Review: {{sentence}}\nSentiment:",
     "labels": ["negative", "positive"],
     "label": "label",
+    "label_end": False,
     "shots": 0,
     "metrics": ["accuracy"],
 }
