@@ -58,7 +58,7 @@ def is_reachable(repo_id: str, revision: str | None = None, repo_type: str = "da
 def _ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | None, bool]:
     """(commit or None, whether the Hub answered). Once a process, so that all of a run reads the same commit."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         return HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=20).sha, True
@@ -74,8 +74,9 @@ def fetch_dataset(repo_id: str, options: Mapping[str, Any]) -> tuple[Path, list[
     Returns (folder, [files of the data]). Raises DataError where the Hub has no such data set.
     """
     import datasets
+    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     revision = options.get("revision")
     commit = resolve_commit(repo_id, revision)
@@ -96,7 +97,7 @@ def fetch_dataset(repo_id: str, options: Mapping[str, Any]) -> tuple[Path, list[
                 allow_patterns=[*map(glob.escape, names), *METADATA_FILES],
             )
         )
-    except (OSError, HTTPError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, HTTPError, ValueError, DatasetNotFoundError) as error:
         raise DataError(f"data set '{repo_id}' cannot be fetched: {' '.join(str(error).split())[:300]}") from error
     return folder, [folder / name for name in names]
 
@@ -107,7 +108,7 @@ def fetch_model(repo_id: str, revision: str | None, text: tuple[str, ...], weigh
     Returns (folder, [files]). Raises ModelError.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     endings = (*text, ".safetensors") if weights else text
     try:

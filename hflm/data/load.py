@@ -162,15 +162,12 @@ def _hub_location(data: Data) -> tuple[str, dict[str, Any]]:
 
 def _hub_error(error: BaseException, data: Data, split: str) -> DataError:
     """A DataError for whatever `datasets` raised."""
-    import datasets
+    from datasets import exceptions
 
     cause = " ".join(str(error.__cause__ or error).split())[:500]
     if isinstance(error, PermissionError | NotADirectoryError):
-        return DataError(
-            f"the cache of datasets, {datasets.config.HF_DATASETS_CACHE}, cannot be used: {cause}. Set HF_HOME to a "
-            "folder that can be written"
-        )
-    unknown = isinstance(error, ConnectionError | datasets.exceptions.DatasetNotFoundError)
+        return unusable_cache(error)
+    unknown = isinstance(error, ConnectionError | exceptions.DatasetNotFoundError)
     if unknown or "offline" in cause.lower():
         return DataError(
             f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "
@@ -178,6 +175,15 @@ def _hub_error(error: BaseException, data: Data, split: str) -> DataError:
             "used with --set ...data.path=FOLDER"
         )
     return DataError(f"{describe_source(data, split)}: {cause}")
+
+
+def unusable_cache(error: OSError) -> DataError:
+    from datasets import config
+
+    return DataError(
+        f"the cache of datasets, {config.HF_DATASETS_CACHE}, cannot be used: {error_reason(error)}. Set HF_HOME to a "
+        "folder that can be written"
+    )
 
 
 @contextmanager

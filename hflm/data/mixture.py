@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import DataError
 from hflm.data import splits
 from hflm.data.held_out import text_fraction
-from hflm.data.load import ToyRows, split_files, toy_rows
+from hflm.data.load import ToyRows, split_files, toy_rows, unusable_cache
 from hflm.data.readers import BadRow, read_texts
-from hflm.data.readers.base import error_reason
 from hflm.data.source import SplitFiles, describe_source
 from hflm.data.source_stats import record_skipped
 
@@ -102,10 +101,7 @@ def _source_dataset(
         try:
             parts.append(datasets.IterableDataset.from_generator(_documents, features=features, gen_kwargs=arguments))
         except OSError as error:
-            raise DataError(
-                f"the cache of datasets, {datasets.config.HF_DATASETS_CACHE}, cannot be used: {error_reason(error)}. "
-                "Set HF_HOME to a folder that can be written"
-            ) from error
+            raise unusable_cache(error) from error
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 

@@ -24,7 +24,7 @@ COMPRESSED = (*DECOMPRESS, ".zst")
 CHUNK = 1 << 20  # bytes
 MOST_BYTES_IN_LINE = 1 << 28
 # Text compresses 3 to 30 times, a log of equal lines 100 times; a decompression bomb 1,000 times and more.
-MOST_EXPANSION, EXPANSION_CHECKED_FROM = 200, 1 << 28
+MOST_EXPANSION, EXPANSION_CHECKED_FROM = 200, 1 << 27
 NOT_UTF8 = "is not valid UTF-8. Save the file as UTF-8, or name its `encoding`"
 HALF_PAIR = "holds half of a surrogate pair, which is no text"
 
@@ -98,7 +98,7 @@ def file_suffix(file: str) -> str:
     return Path(file.split("?")[0]).suffix.lower()
 
 
-def _open_url(file: str) -> IO[bytes]:
+def _open_url(file: str) -> Any:
     if "://" not in file:
         raise FileNotFoundError(file)
     # Undocumented in datasets 5.2, and the only way that repeats requests of a network that fails for a moment.

@@ -24,6 +24,8 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Numbered:
     """(number of its first line, row) of each row. Raises DataError for options that Python's csv does not know."""
     names, header = options.names, options.names is None or options.header == 0
     for first, last, fields, valid in _records(file, options):
+        if not fields or (fields == ["\r"] and names is not None and len(names) > 1):
+            continue  # a blank line
         if isinstance(fields, csv.Error):
             lost = f" (lines {first:,} to {last:,})" if last > first else ""
             hint = "" if options.quoting == csv.QUOTE_NONE else _quote_hint(fields)
@@ -61,11 +63,13 @@ def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[st
     last, valid = options.skiprows or 0, True
     for _ in range(last):
         next(lines, None)
+    line = terminator = ""
 
     def texts() -> Iterator[str]:
-        nonlocal last, valid
+        nonlocal last, valid, line, terminator
         for last, line in lines:
             valid = valid and is_text(line)
+            terminator = terminator or line[-2:]
             yield line
 
     try:
@@ -95,11 +99,19 @@ def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[st
                 except Exception as error:  # noqa: BLE001 - the end of the file, or a damaged one, after the rows before it
                     end = error
                     break
-                if fields:
-                    records.append((first, last, fields, valid))
+                if line.endswith("\r\n") and terminator != "\r\n" and not isinstance(fields, csv.Error):
+                    fields = _with_carriage_return(line, fields, options.quotechar)
+                records.append((first, last, fields, valid))
         yield from records
     if not isinstance(end, StopIteration):
         raise end
+
+
+def _with_carriage_return(line: str, fields: list[str], quote: str) -> list[str]:
+    """The fields of a line that ends in CR LF in a file whose lines end in LF: the CR is text, unless a quote precedes."""
+    if line.endswith(f"{quote}\r\n"):
+        return fields
+    return [*fields[:-1], f"{fields[-1] if fields else ''}\r"]
 
 
 @contextmanager

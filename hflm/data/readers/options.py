@@ -89,7 +89,9 @@ def make_options(kind: str, given: Mapping[str, Any]) -> FileOptions:
     Raises DataError for those of pandas that cannot be followed where a csv file is read row by row.
     """
     known = OPTIONS[kind].__dataclass_fields__
-    values = {key: value for key, value in given.items() if key in known and (value is not None or key == "header")}
+    values: dict[str, Any] = {
+        key: value for key, value in given.items() if key in known and (value is not None or key == "header")
+    }
     if kind != "csv":
         return OPTIONS[kind](**values)
     for alias, key in (("delimiter", "sep"), ("column_names", "names")):

@@ -51,8 +51,11 @@ def read_texts(file: str, options: FileOptions, column: str) -> Iterator[str | B
     """Yield each row's text of `column`, or a BadRow. Raises DataError as `read_rows`, and for an unknown column."""
     mark: str | None = None
     for number, row in _read(file, options, (column,)):
-        value = row.get(column) if isinstance(row, dict) else row
-        if isinstance(value, str) and (value.isascii() or is_text(value)) or isinstance(value, BadRow):
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        value = row.get(column)
+        if isinstance(value, str) and is_text(value):
             yield value
             continue
         mark = mark or _mark(file, options)
@@ -70,7 +73,7 @@ def read_texts(file: str, options: FileOptions, column: str) -> Iterator[str | B
 
 def _read(file: str, options: FileOptions, columns: Columns) -> Numbered:
     """The rows of a file by number; what its damage raises is a BadRow that ends it."""
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
     from pyarrow import ArrowException
 
     last: int | None = None

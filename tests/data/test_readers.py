@@ -1,0 +1,310 @@
+"""Rows as the file says, whatever the format; what is refused, and where."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sources import COMPRESS, columns, source, zstd
+
+from hflm import tasks
+from hflm.core import DataError
+from hflm.data import BadRow, Row, Sources, describe_source, load_rows, read_documents
+from hflm.data.readers import make_options, read_rows, read_texts
+from hflm.recipe import Qa, Sentiment
+
+NASTY = [
+    "NA", "null", "None", "n/a", "nan", "true", "False", "01234", "1.10", "-0", "1e5", "2020-01-01T00:00:00Z", "  x ",
+    "12345678901234567890123", 'say "a"', "5\" wide", "a, b;c\td", "two\nlines", "mac\rline", "crlf\r\nline", "['a', 'b']",
+    '{"a": 1}', "#comment", "cafe\u0301", "हिन्दी", "日本語", "\U0001f600", "\u2028separator", "\x00nul", "\\escaped\\n", "",
+]  # fmt: skip
+
+
+def rows_of(count: int) -> list[dict[str, str]]:
+    texts = [
+        f"{number} {NASTY[number % len(NASTY)]}" if number % 2 else NASTY[number % len(NASTY)]
+        for number in range(count)
+    ]
+    return [
+        {
+            "id": f"{number:04}",
+            "context": f"{texts[number]} and more",
+            "question": texts[-number - 1] or "?",
+            "answers": NASTY[number % (len(NASTY) - 1)],
+            "": str(number),
+        }
+        for number in range(count)
+    ]
+
+
+def write_format(file: Path, rows: list[dict[str, Any]]) -> None:
+    kind = file.name.removesuffix(".gz").rsplit(".", 1)[1]
+    out = io.StringIO()
+    if kind in ("csv", "tsv"):
+        writer = csv.DictWriter(out, rows[0], delimiter="\t" if kind == "tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif kind == "json":
+        json.dump(rows, out, indent=1)
+    elif kind == "jsonl":
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    written = columns("parquet", pa.Table.from_pylist(rows)) if kind == "parquet" else out.getvalue().encode()
+    file.write_bytes(gzip.compress(written) if file.suffix == ".gz" else written)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_the_same_rows_in_every_format(tmp_path, kind, packed, shards):
+    rows, size = rows_of(200), -(-200 // shards)
+    for shard in range(shards):
+        name = "test" if shards == 1 else f"test-{shard:05}-of-{shards:05}"
+        write_format(tmp_path / f"{name}.{kind}{packed}", rows[shard * size : (shard + 1) * size])
+    data = source(tmp_path)
+    task = Qa(data=data)
+    examples, skipped = tasks.read(task, load_rows(data, "test", tasks.columns(task)), describe_source(data, "test"))
+    assert skipped == []
+    assert [example.id for example in examples] == [row["id"] for row in rows]
+    assert [example.references for example in examples] == [(row["answers"].strip(),) for row in rows]
+    expected = [f"{row['context'].strip()}\nQuestion: {row['question'].strip()}\nAnswer:" for row in rows]
+    assert [example.prompt for example in examples] == expected
+    corpus = read_documents(Sources((source(tmp_path, split="test"),), text="context"))
+    assert corpus.texts == [row["context"] for row in rows]
+
+
+def read_all(file: Path, **options: Any) -> list[Row | BadRow]:
+    kind = {"jsonl": "json", "tsv": "csv"}.get(file.suffix[1:], file.suffix[1:])
+    return list(read_rows(str(file), make_options(kind, options)))
+
+
+TEXT = st.text(st.characters(codec="utf-8"))
+SHORT = st.text(st.sampled_from("ab\"',;\t\r\n \\\x00é"), max_size=8)
+PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@PROPERTY
+@given(
+    st.integers(1, 4).flatmap(
+        lambda width: st.lists(st.lists(TEXT | SHORT, min_size=width, max_size=width), min_size=1)
+    ),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_any_table_that_csv_writes_is_read_back_or_refused_by_line(table, delimiter, terminator, quoting):
+    names = [f"column {number}" for number in range(len(table[0]))]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.csv"
+        with open(file, "w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, delimiter=delimiter, lineterminator=terminator, quoting=quoting)
+            writer.writerows([names, *table])
+        found = read_all(file, sep=delimiter)
+    bad = [row for row in found if isinstance(row, BadRow)]
+    rest = iter([dict(zip(names, row, strict=True)) for row in table])
+    assert all(row in rest for row in found if isinstance(row, Row))  # the rows as they were, in their order
+    assert bad or next(rest, None) is None
+    assert all(row.row is not None and row.row > 1 for row in bad)
+    # Only Python before 3.13 writes a carriage return without quotes, where lines end in a newline alone.
+    assert not bad or (
+        terminator == "\n" and quoting == csv.QUOTE_MINIMAL and any("\r" in cell for row in table for cell in row)
+    )
+
+
+@PROPERTY
+@given(
+    st.lists(st.dictionaries(TEXT, TEXT, min_size=1), min_size=1), st.booleans(), st.sampled_from([None, 1, "lines"])
+)
+def test_any_table_that_json_writes_is_read_back(table, ascii_only, layout):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ("a.jsonl" if layout == "lines" else "a.json")
+        written = (
+            "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in table)
+            if layout == "lines"
+            else json.dumps(table, ensure_ascii=ascii_only, indent=layout)
+        )
+        file.write_bytes(written.encode())
+        assert read_all(file) == table
+
+
+@pytest.mark.parametrize(
+    ("line", "shown", "compares"),
+    [
+        ("1.10", "1.10", 1.1),
+        ("1E400", "1E400", float("inf")),
+        ("-0", "-0", 0),
+        ("12345678901234567890123", "12345678901234567890123", 12345678901234567890123),
+        ("7" * 5000, "7" * 5000, float("inf")),
+        ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827", 0.1),
+        ("true", "true", True),
+        ("[false, 1.0]", "[false, 1.0]", [False, 1]),
+        ('{"a": true}', "{'a': true}", {"a": True}),
+        ("NaN", "NaN", None),
+    ],
+)
+def test_a_json_value_is_shown_as_it_is_written(tmp_path, line, shown, compares):
+    (tmp_path / "a.jsonl").write_text(f'{{"v": {line}}}\n')
+    (tmp_path / "a.json").write_text(f'[{{"v": {line}}}]')
+    for name in ("a.jsonl", "a.json"):
+        [row] = read_all(tmp_path / name)
+        assert isinstance(row, Row)
+        assert f"{row['v']}" == str(row["v"]) == shown
+        assert compares is None or row["v"] == compares
+
+
+def test_booleans_and_numbers_are_labels(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a", "label": true}\n{"text": "b", "label": 0}\n{"text": "c", "label": "1"}\n'
+    )
+    data = source(tmp_path / "a.jsonl")
+    for labels, expected in ((("false", "true"), ["true", "false", "true"]), (("0", "true", "1"), ["true", "0", "1"])):
+        task = Sentiment(data=data, labels=labels)
+        examples, _ = tasks.read(task, load_rows(data, "train", tasks.columns(task)), "a")
+        assert [example.target for example in examples] == expected
+
+
+REFUSED = [
+    (
+        "a.csv",
+        "a,b,c\n1,2,3,\n4,5,6,\n",
+        [2, 3],
+        "has 4 fields, the header 3 (the last is empty: does each row end in a",
+    ),
+    (
+        "a.tsv",
+        'en\tde\nYes.\tJa.\n"No.\tNein.\nMaybe.\tVielleicht.\nThe 5" disk\tDie\nEnd.\tEnde.\n',
+        [3],
+        "(lines 3 to 5)",
+    ),
+    ("a.tsv", 'en\tde\n"open\tto the end\n', [2], "say `quoting: 3`"),
+    ("a.csv", "a\rb\r1\r", [1], "is not csv"),
+    ("a.jsonl", '{"a": 1}\n{"a": "\\ud800"}\n', [2], "half of a surrogate pair"),
+    ("a.json", '[{"a": 1},\n{"a": }]', [2], "is not JSON"),
+    ("a.json", '[{"a": 1}\n{"a": 2}]', [2], "is not JSON: Expecting ','"),
+    ("a.json", '[{"a": 1}]\n[]', [2], "is not JSON: Extra data"),
+    ("a.json", '[{"a": 1}, 3]', [2], "is int, not a JSON object"),
+    ("a.json", '[{"a": 1}', [1], "is not JSON: Expecting ','"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "lines", "message"), REFUSED)
+def test_what_cannot_be_read_is_refused_by_line(tmp_path, name, written, lines, message):
+    (tmp_path / name).write_bytes(written.encode())
+    options = {"sep": "\t"} if name == "a.tsv" else {}
+    bad = [row for row in read_all(tmp_path / name, **options) if isinstance(row, BadRow)]
+    assert [row.row for row in bad] == lines
+    assert message in str(bad[0]) and str(bad[0]).startswith(f"{tmp_path}/{name}")
+
+
+def test_a_list_longer_than_what_is_read_at_once(tmp_path):
+    rows = [{"n": number, "text": f"{'x' * (number % 3000)}[]{{}}"} for number in range(2500)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
+    assert read_all(tmp_path / "a.json") == rows
+    (tmp_path / "a.json").write_text(json.dumps(rows))  # one line
+    assert read_all(tmp_path / "a.json") == rows
+
+
+def test_nested_rows_keep_their_own_keys(tmp_path):
+    rows = [{"a": {"x": "1"}}, {"a": {"y": None, "z": [1, "b"]}}, {"a": {}}]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
+    assert read_all(tmp_path / "a.jsonl") == rows
+
+
+def test_columns_that_nobody_names_are_not_looked_at(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"a": "x", "note": null}\n{"a": "y", "note": "\\ud800"}\n{"a": "z", "note": [1]}\n'
+    )
+    (tmp_path / "a.csv").write_bytes(b"a,note,note,\nx,1,\xff,\ny,2,,\nz,,,\n")
+    half = pa.Array.from_buffers(
+        pa.utf8(), 3, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")]
+    )
+    (tmp_path / "a.parquet").write_bytes(columns("parquet", pa.table({"a": ["x", "y", "z"], "note": half})))
+    for kind in ("jsonl", "csv", "parquet"):
+        rows = list(load_rows(source(tmp_path / f"a.{kind}"), "train", {"a"}))
+        assert [row["a"] for row in rows] == ["x", "y", "z"]
+    with pytest.raises(DataError, match="a.csv: its header names the column 'note' twice"):
+        list(load_rows(source(tmp_path / "a.csv"), "train", {"note"}))
+    rows = list(load_rows(source(tmp_path / "a.parquet"), "train", {"a", "note"}))
+    assert str(rows[1]).startswith(f"{tmp_path}/a.parquet, row 2 column 'note' is not valid UTF-8")
+
+
+def test_parquet_keeps_its_types(tmp_path):
+    table = pa.table({"n": [1, None], "x": [1.5, 2.0], "flag": [True, False], "texts": [["a", "b"], []]})
+    (tmp_path / "a.parquet").write_bytes(columns("parquet", table))
+    rows = read_all(tmp_path / "a.parquet")
+    assert rows == [
+        {"n": 1, "x": 1.5, "flag": True, "texts": ["a", "b"]},
+        {"n": None, "x": 2.0, "flag": False, "texts": []},
+    ]
+    assert str(rows[0]["flag"]) == "true"  # as JSON shows it
+
+
+def test_the_process_keeps_its_limit_of_csv_fields(tmp_path):
+    before = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text("text\n" + "x" * (before + 1) + "\nb\n")
+    rows = read_rows(str(tmp_path / "a.csv"), make_options("csv", {}))
+    assert len(next(rows)["text"]) == before + 1
+    assert csv.field_size_limit() == before
+    assert next(rows)["text"] == "b"
+
+
+def test_malformed_json_of_a_task_is_skipped_or_an_error_by_line(tmp_path):
+    file = tmp_path / "test.jsonl"
+    file.write_text(
+        '{"text": "a", "label": 0}\n{"text": "b",\n{"text": "c", "label": 7}\n{"text": "d", "label": "1"}\n'
+    )
+    for on_bad_row in ("skip", "error"):
+        task = Sentiment(data=source(tmp_path), labels=("no", "yes"), on_bad_row=on_bad_row)
+        rows = load_rows(task.data, "test", tasks.columns(task))
+        if on_bad_row == "error":
+            with pytest.raises(
+                DataError, match=rf"(?s)test.jsonl: 2 of 4 .*\n  {file}:2 is not JSON.*\n  {file}:3: label is 7"
+            ):
+                tasks.read(task, rows, str(file))
+        else:
+            examples, skipped = tasks.read(task, rows, str(file))
+            assert [example.target for example in examples] == ["no", "yes"]
+            assert [line.split(" ")[0] for line in skipped] == [f"{file}:2", f"{file}:3:"]
+
+
+LINE_OF_A_MEGABYTE = b'{"text": "' + b"x" * (1 << 20) + b'"}\n'
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        (".gz", gzip.compress),
+        (".xz", lambda content: lzma.compress(content, preset=0)),
+        (".bz2", bz2.compress),
+        (".zst", zstd),
+    ],
+)
+def test_decompression_bombs_are_refused(tmp_path, suffix, compress):
+    file = tmp_path / f"a.jsonl{suffix}"
+    part = compress(LINE_OF_A_MEGABYTE * 64)
+    file.write_bytes(part * 3)  # members follow each other, as these formats allow: 192 MB
+    rows = list(read_texts(str(file), make_options("json", {}), "text"))
+    assert isinstance(rows[-1], BadRow) and "expands to more than 200 times its size" in str(rows[-1])
+    assert len(rows) < 192 and str(rows[-1]).startswith(f"{file}:")
+
+
+def test_a_line_without_end_is_refused(tmp_path):
+    file = tmp_path / "a.txt"
+    with open(file, "wb") as out:
+        out.write(b"first\n")
+        out.truncate(300 << 20)
+    first, bad = read_texts(str(file), make_options("text", {}), "text")
+    assert first == "first" and "a.txt:1 cannot be read on from here: a line is longer than 256 MiB" in str(bad)
+
+
+def test_compressed_text_that_repeats_itself_is_no_bomb(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(COMPRESS[".gz"](b'{"text": "again"}\n' * 200_000))
+    assert sum(1 for _ in read_texts(str(tmp_path / "a.jsonl.gz"), make_options("json", {}), "text")) == 200_000
