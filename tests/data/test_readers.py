@@ -13,14 +13,14 @@ from typing import Any
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from sources import COMPRESS, columns, source, zstd
 
 from hflm import tasks
 from hflm.core import DataError
 from hflm.data import BadRow, Row, Sources, describe_source, load_rows, read_documents
 from hflm.data.readers import make_options, read_rows, read_texts
-from hflm.recipe import Qa, Sentiment
+from hflm.tasks import Qa, Sentiment
 
 NASTY = [
     "NA", "null", "None", "n/a", "nan", "true", "False", "01234", "1.10", "-0", "1e5", "2020-01-01T00:00:00Z", "  x ",
@@ -71,7 +71,9 @@ def test_the_same_rows_in_every_format(tmp_path, kind, packed, shards):
         write_format(tmp_path / f"{name}.{kind}{packed}", rows[shard * size : (shard + 1) * size])
     data = source(tmp_path)
     task = Qa(data=data)
-    examples, skipped = tasks.read(task, load_rows(data, "test", tasks.columns(task)), describe_source(data, "test"))
+    examples, skipped = tasks.read_examples(
+        task, load_rows(data, "test", tasks.task_columns(task)), describe_source(data, "test")
+    )
     assert skipped == []
     assert [example.id for example in examples] == [row["id"] for row in rows]
     assert [example.references for example in examples] == [(row["answers"].strip(),) for row in rows]
@@ -92,6 +94,7 @@ PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 
 
 @PROPERTY
+@example([["\r\r"], ["a\r"]], ",", "\n", csv.QUOTE_MINIMAL)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.lists(st.lists(TEXT | SHORT, min_size=width, max_size=width), min_size=1)
@@ -167,7 +170,7 @@ def test_booleans_and_numbers_are_labels(tmp_path):
     data = source(tmp_path / "a.jsonl")
     for labels, expected in ((("false", "true"), ["true", "false", "true"]), (("0", "true", "1"), ["true", "0", "1"])):
         task = Sentiment(data=data, labels=labels)
-        examples, _ = tasks.read(task, load_rows(data, "train", tasks.columns(task)), "a")
+        examples, _ = tasks.read_examples(task, load_rows(data, "train", tasks.task_columns(task)), "a")
         assert [example.target for example in examples] == expected
 
 
@@ -263,14 +266,14 @@ def test_malformed_json_of_a_task_is_skipped_or_an_error_by_line(tmp_path):
     )
     for on_bad_row in ("skip", "error"):
         task = Sentiment(data=source(tmp_path), labels=("no", "yes"), on_bad_row=on_bad_row)
-        rows = load_rows(task.data, "test", tasks.columns(task))
+        rows = load_rows(task.data, "test", tasks.task_columns(task))
         if on_bad_row == "error":
             with pytest.raises(
                 DataError, match=rf"(?s)test.jsonl: 2 of 4 .*\n  {file}:2 is not JSON.*\n  {file}:3: label is 7"
             ):
-                tasks.read(task, rows, str(file))
+                tasks.read_examples(task, rows, str(file))
         else:
-            examples, skipped = tasks.read(task, rows, str(file))
+            examples, skipped = tasks.read_examples(task, rows, str(file))
             assert [example.target for example in examples] == ["no", "yes"]
             assert [line.split(" ")[0] for line in skipped] == [f"{file}:2", f"{file}:3:"]
 

@@ -24,7 +24,7 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Numbered:
     """(number of its first line, row) of each row. Raises DataError for options that Python's csv does not know."""
     names, header = options.names, options.names is None or options.header == 0
     for first, last, fields, valid in _records(file, options):
-        if not fields or (fields == ["\r"] and names is not None and len(names) > 1):
+        if not fields:
             continue  # a blank line
         if isinstance(fields, csv.Error):
             lost = f" (lines {first:,} to {last:,})" if last > first else ""
@@ -99,19 +99,27 @@ def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[st
                 except Exception as error:  # noqa: BLE001 - the end of the file, or a damaged one, after the rows before it
                     end = error
                     break
-                if line.endswith("\r\n") and terminator != "\r\n" and not isinstance(fields, csv.Error):
-                    fields = _with_carriage_return(line, fields, options.quotechar)
+                if not isinstance(fields, csv.Error):
+                    fields = _with_carriage_returns(line, terminator, fields, options.quotechar)
                 records.append((first, last, fields, valid))
         yield from records
     if not isinstance(end, StopIteration):
         raise end
 
 
-def _with_carriage_return(line: str, fields: list[str], quote: str) -> list[str]:
-    """The fields of a line that ends in CR LF in a file whose lines end in LF: the CR is text, unless a quote precedes."""
-    if line.endswith(f"{quote}\r\n"):
+def _with_carriage_returns(line: str, terminator: str, fields: list[str], quote: str) -> list[str]:
+    """The fields of the row that `line` ends, with the carriage returns that csv takes for a part of the line's end.
+
+    In a file whose lines end in LF, or beyond the one of CR LF, they belong to the last field, if it is not quoted.
+    """
+    content = line.removesuffix("\n")
+    if not content.endswith("\r"):
         return fields
-    return [*fields[:-1], f"{fields[-1] if fields else ''}\r"]
+    text = content.rstrip("\r")
+    count = len(content) - len(text) - (terminator == "\r\n")
+    if count < 1 or text.endswith(quote):
+        return fields
+    return [*fields[:-1], (fields[-1] if fields else "") + "\r" * count]
 
 
 @contextmanager
