@@ -2,20 +2,25 @@
 
 0 done; 2 the user must change something (one message, no traceback); 1 a bug (a traceback) or a Hub that keeps failing
 (one message); 143 stopped by SIGTERM with a checkpoint saved; 130 Ctrl-C. What a command needs is imported inside it,
-so that `--help`, `validate`, `plan`, `schema` and `recipes` answer at once.
+so that `--help`, `validate`, `plan`, `schema` and `recipes` answer at once; before an import that takes seconds,
+`announce` writes a line to the terminal.
 """
 
 import dataclasses
 import errno
-import inspect
+import glob
 import json
+import logging
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from hflm.core import (
     HubError,
@@ -25,55 +30,182 @@ from hflm.core import (
     atomic_write_bytes,
     atomic_write_text,
     configure_logging,
+    escape_controls,
+    logger,
+    mask_tokens,
+    read_json,
 )
-from hflm.recipe import NAMES, display_path, find_recipe, mismatch, parse_yaml, shipped_recipes
+from hflm.recipe import (
+    display_path,
+    find_recipe,
+    generation_help,
+    parse_generation_options,
+    shipped_recipes,
+)
 
-PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
+# In the order of a model's life.
+COMMANDS = (
+    *("recipes", "schema", "validate", "plan", "fetch", "run", "bench", "compare"),
+    *("generate", "score", "demo", "export", "push", "env", "cache"),
+)
+MESSAGES = [
+    ("-v, --verbose", "Also messages for developers, those of the libraries, and tracebacks."),
+    ("-q, --quiet", "Only warnings, errors and results."),
+]
+
+
+class _Group(TyperGroup):
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return sorted(self.commands, key=COMMANDS.index)
+
+
+class _Command(TyperCommand):
+    """A command that also takes -v and -q."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore
+        end = args.index("--") if "--" in args else len(args)
+        _set_verbosity(bool({"-v", "--verbose"} & set(args[:end])), bool({"-q", "--quiet"} & set(args[:end])))
+        words = [word for word in args[:end] if word not in ("-v", "--verbose", "-q", "--quiet")]
+        return super().parse_args(ctx, [*words, *args[end:]])  # pyright: ignore
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore
+        super().format_options(ctx, formatter)  # pyright: ignore
+        with formatter.section("Messages"):
+            formatter.write_dl(MESSAGES)
+
+
+class _GenerateCommand(_Command):
+    """The command's own options and those of GenerationConfig, which its callback finds in `context.obj`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}  # pyright: ignore
+        ctx.obj, rest = parse_generation_options(args, own | {"--verbose", "--quiet"})
+        return super().parse_args(ctx, rest)
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore
+        super().format_options(ctx, formatter)
+        for title, options in generation_help().items():
+            with formatter.section(title):
+                formatter.write_dl(options)
+
 
 app = typer.Typer(
-    add_completion=False,
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut option names short
-    help="One YAML recipe for the whole life of a GPT-2-style language model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: hflm run quickstart. Each command shows an example with --help.",
 )
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or the name of a shipped recipe.")]
+
+def command(example: str, cls: type[_Command] = _Command) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a function to the commands, with an example at the end of its help."""
+    return app.command(cls=cls, epilog=f"Example: {example}")
+
+
+def announce(text: str) -> None:
+    """A line on a terminal before something that takes seconds, such as importing torch."""
+    if sys.stderr.isatty():
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+def _set_verbosity(verbose: bool, quiet: bool) -> None:
+    if verbose:
+        configure_logging(logging.DEBUG)
+        logging.basicConfig(level=logging.INFO)
+    elif quiet:
+        configure_logging(logging.WARNING)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hflm {metadata.version('hflm-recipes')}")
+        raise typer.Exit
+
+
+def _not_empty(path: Any) -> Any:
+    """Refuses `--output ""`, which would be the working folder."""
+    if isinstance(path, str) and not path.strip():
+        raise typer.BadParameter("the path is empty. Name a file or a folder")
+    return path
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    """Shipped recipes, and folders and .yaml files of the working folder."""
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
+    files = [
+        f"{path}/" if Path(path).is_dir() else path for path in paths if Path(path).is_dir() or path.endswith("ml")
+    ]
+    return [name for name in shipped_recipes() if name.startswith(incomplete)] + files
+
+
+def _complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The tasks that the runs named before have results of."""
+    results = [read_json(Path(run) / "benchmark" / "results.json") for run in ctx.params.get("runs") or ()]
+    names = dict.fromkeys(name for result in results for name in result.get("tasks", {}))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A path, or the name of a shipped recipe.", autocompletion=_complete_recipe),
+]
 Model = Annotated[str, typer.Argument(help="A run, a model folder, a .gguf file or a Hub id.", show_default=False)]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; repeatable.")
 ]
 Output = Annotated[
-    Path | None, typer.Option(help="The folder to write to, instead of runs/<name>.", show_default=False)
+    str | None,
+    typer.Option(help="The folder to write to, instead of runs/<name>.", show_default=False, callback=_not_empty),
 ]
+Revision = Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-@app.command()
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help=MESSAGES[0][1])] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help=MESSAGES[1][1])] = False,
+) -> None:
+    """One YAML recipe for the whole life of a GPT-2-style language model."""
+    _set_verbosity(verbose, quiet)
+
+
+@command("hflm run quickstart --set seed=7")
 def run(
     recipe: RecipeArgument,
     sets: Sets = None,
     output: Output = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run has finished.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; the earlier run is set aside.")] = False,
     locked: Annotated[
         bool, typer.Option("--locked", help="Only with the data and models that environment.json recorded.")
     ] = False,
-):
+) -> None:
     """Run a recipe; continue an unfinished run.
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
-    from hflm.pipeline import run_recipe
     from hflm.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or ())
+    announce(f"{loaded.name}: loading torch, transformers and datasets")
+    from hflm.pipeline import run_recipe
+
     run_recipe(loaded, output, fresh, locked=locked)
 
 
-@app.command()
+@command("hflm validate my.yaml")
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Paths or names of shipped recipes.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE...", help="Paths or names of shipped recipes.", autocompletion=_complete_recipe),
+    ],
     sets: Sets = None,
-):
+) -> None:
     """Check recipes and run nothing.
 
     Every problem is printed with its file and line.
@@ -91,19 +223,20 @@ def validate(
         raise RecipeError(dict.fromkeys(problems))
 
 
-@app.command()
-def fetch(recipe: RecipeArgument, sets: Sets = None):
-    """Bring all that a recipe needs, for a machine without a network.
+@command("hflm fetch sst2")
+def fetch(recipe: RecipeArgument, sets: Sets = None) -> None:
+    """Download all that a recipe needs, for a machine without a network.
 
     Data sets, base model and tokenizer go into the Hugging Face cache; HF_HUB_OFFLINE=1 hflm run RECIPE uses them.
     """
+    announce(f"{recipe}: loading datasets and transformers")
     from hflm.pipeline import fetch_recipe
     from hflm.recipe import load_recipe
 
     fetch_recipe(load_recipe(recipe, sets or ()), print)
 
 
-@app.command()
+@command("hflm plan gpt2-small --device a100 --processes 8")
 def plan(
     recipe: RecipeArgument,
     sets: Sets = None,
@@ -120,8 +253,8 @@ def plan(
         int | None, typer.Option(min=1, help="Of the corpus, where its files are not here.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-):
-    """Tell what a recipe takes, and run nothing.
+) -> None:
+    """Estimate what a recipe needs, and run nothing.
 
     Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
     """
@@ -137,10 +270,10 @@ def plan(
         print_plan(planned, Console())
 
 
-@app.command()
+@command("hflm schema > recipe.schema.json")
 def schema(
     page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,
-):
+) -> None:
     """Print the recipe's JSON Schema, for editors."""
     from hflm.recipe import recipe_json_schema, reference_page
 
@@ -148,8 +281,13 @@ def schema(
     print(reference_page(found) if page else json.dumps(found, indent=2))
 
 
-@app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print.", show_default=False)] = None):
+@command("hflm recipes quickstart > my.yaml")
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="The recipe to print.", show_default=False, autocompletion=_complete_recipe),
+    ] = None,
+) -> None:
     """List the shipped recipes, or print one."""
     if name is not None:
         try:
@@ -163,14 +301,19 @@ def recipes(name: Annotated[str | None, typer.Argument(help="The recipe to print
         print(f"{known:{width}}  {_description(path)}  ({display_path(path)})")
 
 
-@app.command()
+@command("hflm bench openai-community/gpt2 sst2")
 def bench(
     model: Annotated[
         str,
         typer.Argument(help="A run, a model folder, a .gguf file, a Hub id, or openai:NAME.", show_default=False),
     ],
     recipe: Annotated[
-        str | None, typer.Argument(help="A path, or the name of a shipped recipe.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A path, or the name of a shipped recipe; for a run, its own by default.",
+            show_default=False,
+            autocompletion=_complete_recipe,
+        ),
     ] = None,
     task_file: Annotated[
         list[str] | None,
@@ -183,14 +326,17 @@ def bench(
         typer.Option(help="Where openai:NAME is served; else OPENAI_BASE_URL or OpenAI.", show_default=False),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask openai:NAME by chat messages.")] = False,
-):
+) -> None:
     """Run a recipe's benchmark on any model.
 
     openai:NAME is a model behind an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY.
     """
+    announce(f"{model}: loading torch, transformers and datasets")
     from hflm.pipeline import benchmark_model
     from hflm.recipe import load_recipe, load_task_files
 
+    if recipe is None and not task_file and (Path(model) / "recipe.yaml").is_file():
+        recipe = str(Path(model) / "recipe.yaml")
     if (recipe is None) == (not task_file):
         raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
     if task_file:
@@ -200,21 +346,25 @@ def bench(
     benchmark_model(model, loaded, output, base_url, chat)
 
 
-@app.command()
+@command("hflm compare runs/quickstart runs/other --html compare.html")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the reference.")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this; repeatable.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME", help="Only this; repeatable.", autocompletion=_complete_task),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap and of the randomisation.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of both.")] = 0,
-):
+) -> None:
     """Compare benchmarked runs, with paired significance.
 
     Rows are paired by their ids. Each run is compared with the first.
     """
+    announce("comparing the runs")
     from hflm.evaluation import compare_runs, compare_view
 
     comparison = compare_runs(runs, tasks or (), resamples, seed)
@@ -228,7 +378,7 @@ def compare(
         compare_view.show(comparison, Console())
 
 
-@app.command()
+@command("hflm score runs/quickstart 'The dog saw the key.' --html score.html")
 def score(
     model: Model,
     text: Annotated[str, typer.Argument(help="The text; - reads it from stdin, as it is.", show_default=False)],
@@ -240,12 +390,13 @@ def score(
         Path | None,
         typer.Option(metavar="FILE.png", dir_okay=False, help="Also draw each head's attention.", show_default=False),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
-):
+    revision: Revision = None,
+) -> None:
     """Score a text: how likely is each token?
 
     log P(text) is the sum of log P(token | the tokens before it).
     """
+    announce(f"{model}: loading the model")
     from hflm.evaluation import plots
     from hflm.inference import attention_weights, score_text, score_view
     from hflm.models import load as models
@@ -269,7 +420,7 @@ def score(
         score_view.show(scored, Console())
 
 
-@app.command()
+@command("hflm demo runs/quickstart")
 def demo(
     model: Model,
     host: Annotated[
@@ -278,18 +429,19 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.", show_default=False)
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
-):
+    revision: Revision = None,
+) -> None:
     """Try a model on a local page, and look inside.
 
     A run is asked as its recipe's tasks ask. Needs the extra `demo`.
     """
+    announce(f"{model}: loading the model and gradio")
     from hflm.demo import app as demo_page
 
     demo_page.serve(model, host, port, revision)
 
 
-@app.command()
+@command("hflm push runs/quickstart --repo-id you/quickstart --dry-run")
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
     repo_id: Annotated[
@@ -299,11 +451,12 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="A new repository is public.")] = False,
     space: Annotated[bool, typer.Option("--space", help="Also make a Space that shows it (extra `demo`).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go up, and send nothing.")] = False,
-):
+) -> None:
     """Send a finished run to the Hub.
 
     One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
     """
+    announce(f"{run}: reading the run")
     from hflm.publishing import card
     from hflm.publishing import push as push_room
     from hflm.recipe import dump_recipe, load_recipe
@@ -320,104 +473,79 @@ def push(
     print(push_room.push(run, loaded, space))
 
 
-@app.command()
+@command("hflm export runs/quickstart --to gguf")
 def export(
     model: Model,
     form: Annotated[Literal["folder", "gguf", "onnx"], typer.Option("--to", help="The format.")] = "folder",
     output: Annotated[
-        Path | None, typer.Option(help="Where to, instead of export/ in the run.", show_default=False)
+        str | None,
+        typer.Option(help="Where to, instead of export/ in the run.", show_default=False, callback=_not_empty),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights, instead of the saved one.", show_default=False),
     ] = None,
-):
+) -> None:
     """Write a model for another tool, any adapter merged."""
+    announce(f"{model}: loading the model")
     from hflm.publishing import export as export_room
 
     print(export_room.export(model, form, output, dtype))
 
 
-class _Generate(TyperCommand):
-    def parse_args(self, ctx, args):
-        """`--early-stopping` may stand alone, as a switch, since its type is bool or text."""
-        switches = {_option(name) for name, kind in NAMES["GenerationConfig"].items() if kind == "bool|str"}
-        given = []
-        for argument, following in zip(args, [*args, "--"][1:], strict=True):
-            alone = argument in switches and following.startswith("--")
-            given += [argument, "true"] if alone else [argument]
-        return super().parse_args(ctx, given)
-
-
-def _option(name):
-    return f"--{name.replace('_', '-')}"
-
-
-def _generate(
+@command("hflm generate runs/quickstart 'Once upon a time' --do-sample --temperature 0.8", cls=_GenerateCommand)
+def generate(
+    context: typer.Context,
     model: Model,
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")] = None,
-    **options,
-):
-    """Continue a prompt. The options are those of transformers' GenerationConfig, under their names."""
-    given = {
-        name: _converted(name, value) if isinstance(value, str) else value
-        for name, value in options.items()
-        if value is not None
-    }
+    revision: Revision = None,
+) -> None:
+    """Continue a prompt.
+
+    The options in the groups below are those of transformers' GenerationConfig, under their names.
+    """
+    announce(f"{model}: loading the model")
     from hflm.inference import format_texts, generate_texts
 
-    texts = generate_texts(model, prompt, given, seed, revision)
+    texts = generate_texts(model, prompt, context.obj, seed, revision)
     print("\n".join(format_texts(prompt, texts, as_json)))
 
 
-def _converted(name, text):
-    """The text of an option, read as YAML where its type is more than text: `--suppress-tokens '[1, 2]'`."""
-    kind = NAMES["GenerationConfig"][name]
-    if kind == "str":
-        return text
-    try:
-        value = parse_yaml(text, _option(name), []).plain()
-        wrong = mismatch(kind, value)
-    except RecipeError as error:
-        value, wrong = None, error.problems[0].text
-    if wrong and "str" in kind.split("|"):
-        return text
-    if wrong:
-        raise typer.BadParameter(wrong, param_hint=_option(name))
-    return value
+@command("hflm env > env.txt")
+def env() -> None:
+    """Describe this installation and machine, for bug reports."""
+    from hflm.pipeline import describe_environment
+
+    for line in describe_environment():
+        print(line, flush=True)
 
 
-def _with_generation_options(command):
-    """The command with one option for each name of GenerationConfig, in place of its **options."""
+@command("hflm cache")
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete what hflm keeps; it is made again when needed.")
+    ] = False,
+) -> None:
+    """List what is kept between runs, where, and how large it is."""
+    from hflm.pipeline import clear_caches, list_caches
 
-    def parameter(name, kind):
-        # Lists, dicts and unions are written as YAML and converted by the command.
-        switch = f"{_option(name)}/--no-{name.replace('_', '-')}" if kind == "bool" else _option(name)
-        option = typer.Option(switch, metavar=None if kind in PLAIN else kind.upper(), show_default=False)
-        annotation = Annotated[PLAIN.get(kind, str) | None, option]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [parameter(name, kind) for name, kind in NAMES["GenerationConfig"].items()]
-    command.__signature__ = inspect.Signature([*own, *options])
-    return command
-
-
-app.command("generate", cls=_Generate)(_with_generation_options(_generate))
+    if clear:
+        print(f"deleted {clear_caches()}")
+    for line in list_caches():
+        print(line, flush=True)
 
 
-def main():
+def main() -> None:
     """The console script: runs a command and exits as the module's docstring says."""
-    # A line of our source says nothing to the person who reads a warning.
     configure_logging()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    # The line of source code in Python's own format does not help a user.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_printable(str(message))}\n"
     try:
         app()
     except UserError as error:
-        _exit(2, _told(error))
+        _exit(2, _message(error))
     except HubError as error:
         _exit(1, str(error))
     except Stopped as error:
@@ -429,29 +557,36 @@ def main():
     except Exception as error:
         if not _disk_full(error):
             raise
-        place = f" ({error.filename})" if getattr(error, "filename", None) else ""
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         _exit(2, f"no space left on the disk{place}. Free some and run the same command again: it continues.")
 
 
-def _told(error):
-    """The message of an error. A DataLoader's worker hands it on inside its own traceback, which says nothing more."""
+def _message(error: UserError) -> str:
+    """The message of an error. A DataLoader's worker wraps it in its own traceback, which is left out."""
     text = str(error)
     raised = f"\n{type(error).__module__}.{type(error).__qualname__}: "
     return text.split(raised)[-1].rstrip() if text.startswith("Caught ") else text
 
 
-def _exit(code, message):
-    print(message, file=sys.stderr)
+def _exit(code: int, message: str) -> NoReturn:
+    if logger.isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    print(_printable(message), file=sys.stderr)
     sys.exit(code)
 
 
-def _disk_full(error):
+def _printable(message: str) -> str:
+    """The message without secrets, and without control characters that a terminal would obey."""
+    return escape_controls(mask_tokens(message))
+
+
+def _disk_full(error: Exception) -> bool:
     """safetensors and tokenizers report a full disk as errors of their own, with the system's words in it."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or "No space left on device" in str(error)
 
 
-def _description(path):
+def _description(path: Path) -> str:
     """The first line of a recipe's opening comment."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,10 +154,17 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh)"),
         (["vaildate", "good.yaml"], 2, "No such command 'vaildate'. Did you mean 'validate'?"),
         (["validate"], 2, "Missing argument"),
-        (["generate", "m", "p", "--max-lenght", "3"], 2, "--max-length"),
+        (["generate", "m", "p", "--max-lenght", "3"], 2, "No such option: --max-lenght. Did you mean --max-length?"),
+        (["generate", "m", "p", "--max-length"], 2, "Option '--max-length' requires an argument."),
+        *(
+            (command + ["--output", empty], 2, "the path is empty. Name a file or a folder")
+            for empty in ("", " ")
+            for command in (["run", "good.yaml"], ["bench", "org/m", "good.yaml"], ["export", "m"])
+        ),
+        (["bench", "nowhere"], 2, "bench needs either a recipe or --task-file FILE"),
         (["generate", "m", "p", "--max-length", "three"], 2, "Invalid value for '--max-length'"),
-        (["generate", "m", "p", "--suppress-tokens", "3"], 2, "--suppress-tokens: expected a list, got 3"),
-        (["generate", "m", "p", "--suppress-tokens", "[3"], 2, "--suppress-tokens: not YAML"),
+        (["generate", "m", "p", "--suppress-tokens", "3"], 2, "'--suppress-tokens': expected a list, got 3"),
+        (["generate", "m", "p", "--suppress-tokens", "[3"], 2, "'--suppress-tokens': not YAML"),
         (["generate", "m", "p", "--penalty-alpha", "0.6"], 2, "No such option: --penalty-alpha"),
     ],
 )
@@ -295,11 +303,111 @@ def test_light_commands_import_no_heavy_library(folder, arguments):
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-def test_help_names_every_command_and_every_generation_option(folder):
-    told = hflm("--help", cwd=folder)
-    assert told.returncode == 0
-    for command in ("run", "validate", "schema", "recipes", "bench", "push", "compare", "generate", "score", "export"):
-        assert f"\n  {command} " in told.stdout
+def test_help_lists_the_commands_in_the_order_of_a_models_life(folder):
+    done = hflm("-h", cwd=folder)
+    assert done.returncode == 0
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ")]
+    assert [name for name in listed if name in cli.COMMANDS] == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_of_each_command_has_an_example(folder, command):
+    done = hflm(command, "-h", cwd=folder)
+    assert done.returncode == 0
+    assert f"Example: hflm {command} " in " ".join(done.stdout.split()) + " "
+
+
+def test_the_help_of_generate_begins_with_the_options_that_most_people_need(folder):
     options = hflm("generate", "--help", cwd=folder).stdout
-    for option in ("--max-length", "--num-return-sequences", "--exponential-decay-length-penalty", "--seed"):
-        assert f"{option} " in options
+    places = [options.index(f"{option} ") for option in ("--seed", "--max-new-tokens", "--temperature", "--num-beams")]
+    places.append(options.index("--exponential-decay-length-penalty "))
+    assert places == sorted(places)
+
+
+def test_version(folder):
+    done = hflm("--version", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, f"hflm {version('hflm-recipes')}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [([], {"told", "warned"}), (["-q"], {"warned"}), (["-v"], {"debugged", "told", "warned"})],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_verbosity(folder, options, shown, first):
+    act = "from hflm.core import logger; logger.debug('debugged'); logger.info('told'); logger.warning('warned')"
+    arguments = [*options, "run", "good.yaml"] if first else ["run", "good.yaml", *options]
+    done = process(sys.executable, "-c", WITH_RUN.format(act=act), *arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert {word for word in ("debugged", "told", "warned") if word in done.stderr} == shown
+
+
+def test_a_run_is_benchmarked_by_its_own_recipe(folder, monkeypatch, told):
+    (folder / "run").mkdir()
+    (folder / "run" / "recipe.yaml").write_text(RECIPE.replace("name: good", "name: own"))
+    monkeypatch.chdir(folder)
+    assert told("bench", "run") == ("run", "own", None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "proposed"),
+    [
+        (["run", "quick"], {"quickstart"}),
+        (["run", "sentiment/"], {"sentiment/sst2"}),
+        (["validate", "go"], {"good.yaml"}),
+        (["compare", "one", "--task", ""], {"qa", "nmt"}),
+    ],
+)
+def test_shell_completion(folder, words, proposed):
+    scores = folder / "one" / "benchmark" / "results.json"
+    scores.parent.mkdir(parents=True)
+    scores.write_text(json.dumps({"tasks": {"qa": {}, "nmt": {}}}))
+    asked = {"_HFLM_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["hflm", *words]), "COMP_CWORD": str(len(words))}
+    command = [str(Path(sys.executable).with_name("hflm"))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **asked})
+    assert (set(done.stdout.split()), done.stderr) == (proposed, "")
+
+
+def test_env_and_cache(folder):
+    home = folder / "home"
+    kept = home / "hflm-packed" / "ab" / "ids.npy"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"x" * 5000)
+    environment = {**os.environ, "HF_HOME": str(home), "HF_TOKEN": "hf_abcdefghijklmnop"}
+    command = [sys.executable, "-m", "hflm"]
+
+    def run(*arguments):
+        done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    described = run("env")
+    for words in (f"transformers {version('transformers')}\n", "cpu capabilities ", f"{home}", "python "):
+        assert words in described
+    assert "hf_abc" not in described
+    assert "5.0 kB  token ids of hflm's corpora" in run("cache").replace("5 kB", "5.0 kB")
+    assert "deleted 5" in run("cache", "--clear")
+    assert not kept.exists()
+    assert home.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "good.yaml"], ["bench", "org/m", "good.yaml"], ["fetch", "good.yaml"], ["generate", "org/m", "a"]],
+)
+def test_a_terminal_shows_a_line_before_the_libraries_load(folder, arguments):
+    blocked = (
+        "import sys; sys.stderr.isatty = lambda: True\n"
+        "for name in ('torch', 'transformers', 'datasets'): sys.modules[name] = None\n"
+        "from hflm.cli import main; main()"
+    )
+    done = process(sys.executable, "-c", blocked, *arguments, cwd=folder)
+    assert " ..." in done.stderr.splitlines()[0]
+
+
+def test_control_characters_and_secrets_of_a_recipe_do_not_reach_the_terminal(folder):
+    (folder / "hostile.yaml").write_text(RECIPE + '"\\e[2J[bold red]": 1\n')
+    done = hflm("validate", "hostile.yaml", cwd=folder)
+    assert done.returncode == 2
+    assert "\\u001b[2J[bold red]: unknown key." in done.stderr
+    assert "\x1b" not in done.stderr

@@ -2,6 +2,9 @@ from .batch_size import Batch as Batch
 from .batch_size import check_steps as check_steps
 from .batch_size import derive_batch as derive_batch
 from .cleaning import Clean as Clean
+from .generation_options import OptionError as OptionError
+from .generation_options import generation_help as generation_help
+from .generation_options import parse_generation_options as parse_generation_options
 from .kinds import kind_names as kind_names
 from .kinds import kind_sections as kind_sections
 from .library_options import NAMES as NAMES
