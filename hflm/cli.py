@@ -140,9 +140,9 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_recipes() if name.startswith(incomplete)] + files
 
 
-def _complete_task(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The tasks that the runs named before have results of."""
-    results = [read_json(Path(run) / "benchmark" / "results.json") for run in ctx.params.get("runs") or ()]
+def _complete_task(incomplete: str) -> list[str]:
+    """The tasks that the runs of the working folder have results of."""
+    results = map(read_json, sorted(Path("runs").glob("*/benchmark/results.json")))
     names = dict.fromkeys(name for result in results for name in result.get("tasks", {}))
     return [name for name in names if name.startswith(incomplete)]
 
@@ -337,12 +337,12 @@ def bench(
 
     if recipe is None and not task_file and (Path(model) / "recipe.yaml").is_file():
         recipe = str(Path(model) / "recipe.yaml")
-    if (recipe is None) == (not task_file):
-        raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
-    if task_file:
+    if recipe is None and task_file:
         loaded = load_task_files(task_file, model, sets or ())
-    else:
+    elif recipe is not None and not task_file:
         loaded = load_recipe(recipe, sets or ())
+    else:
+        raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
     benchmark_model(model, loaded, output, base_url, chat)
 
 

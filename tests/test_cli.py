@@ -60,9 +60,8 @@ def told(monkeypatch):
     monkeypatch.setitem(
         vars(pipeline), "benchmark_model", lambda model, recipe, *more: calls.append((model, recipe.name, *more))
     )
-    generate = SimpleNamespace(generate=lambda model, prompt, options: calls.append((model, prompt, options)))
-    monkeypatch.setitem(sys.modules, "hflm.inference.generate", generate)
-    monkeypatch.setattr(inference, "generate", generate, raising=False)
+    monkeypatch.setitem(vars(inference), "generate_texts", lambda *handed: calls.append(handed))
+    monkeypatch.setitem(vars(inference), "format_texts", lambda *_: [])
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hflm", *arguments])
@@ -134,7 +133,7 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["bench", "org/model", "good.yaml", "--chat"], 2, "org/model: --base-url and --chat are for a model behind"),
         (["bench", "org/model", "good.yaml", "--base-url", "http://h/v1"], 2, "org/model: --base-url and --chat"),
         *(
-            (arguments, 2, "~nosuch/x: nobody here has such a home folder. Write the whole path")
+            (arguments, 2, "~nosuch/x: no such home folder. Write the whole path")
             for arguments in (
                 ["run", "good.yaml", "--set", "model.from=~nosuch/x"],
                 ["run", "quickstart", "--set", "tokenizer={from: ~nosuch/x}"],
@@ -236,7 +235,7 @@ def test_a_disk_that_is_really_full(folder):
             ["bench", "openai:m", "good.yaml", "--base-url", "http://localhost:1/v1", "--chat"],
             ("openai:m", "good", None, "http://localhost:1/v1", True),
         ),
-        (["generate", "m", "Once upon"], ("m", "Once upon", {})),
+        (["generate", "m", "Once upon"], ("m", "Once upon", {}, None, None)),
     ],
 )
 def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed):
@@ -272,7 +271,6 @@ def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed)
         (["--eos-token-id", "3"], {"eos_token_id": 3}),
         (["--bad-words-ids", "[[1], [2, 3]]"], {"bad_words_ids": [[1], [2, 3]]}),
         (["--watermarking-config", "{bias: 2.5}"], {"watermarking_config": {"bias": 2.5}}),
-        (["--seed", "3", "--json", "--revision", "main"], {"seed": 3, "json": True, "revision": "main"}),
     ],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["options first", "options last"])
@@ -280,8 +278,8 @@ def test_generation_options(told, arguments, options, first):
     if first and arguments[-1] == "--early-stopping":
         arguments = [*arguments, "--"]  # else the model would be its value
     command = [*arguments, "org/m", "A prompt"] if first else ["org/m", "A prompt", *arguments]
-    model, prompt, found = told("generate", *command)
-    assert (model, prompt) == ("org/m", "A prompt")
+    model, prompt, found, *more = told("generate", *command, *["--seed=3", "--revision", "main"] * (not first))
+    assert (model, prompt, more) == ("org/m", "A prompt", [None, None] if first else [3, "main"])
     assert {name: (value, type(value)) for name, value in found.items()} == {
         name: (value, type(value)) for name, value in options.items()
     }
@@ -355,11 +353,11 @@ def test_a_run_is_benchmarked_by_its_own_recipe(folder, monkeypatch, told):
         (["run", "quick"], {"quickstart"}),
         (["run", "sentiment/"], {"sentiment/sst2"}),
         (["validate", "go"], {"good.yaml"}),
-        (["compare", "one", "--task", ""], {"qa", "nmt"}),
+        (["compare", "runs/one", "--task", ""], {"qa", "nmt"}),
     ],
 )
 def test_shell_completion(folder, words, proposed):
-    scores = folder / "one" / "benchmark" / "results.json"
+    scores = folder / "runs" / "one" / "benchmark" / "results.json"
     scores.parent.mkdir(parents=True)
     scores.write_text(json.dumps({"tasks": {"qa": {}, "nmt": {}}}))
     asked = {"_HFLM_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["hflm", *words]), "COMP_CWORD": str(len(words))}

@@ -109,15 +109,16 @@ def _usage(name: str) -> str:
 def _value(name: str, text: str) -> Any:
     """The text of an option, read as YAML where its type is more than text: `--suppress-tokens '[1, 2]'`."""
     kind = TYPES[name]
+    value: Any = None
     if kind == "str":
         return text
     try:
         value = parse_yaml(text, option_name(name), []).plain()
         wrong = mismatch(kind, value)
     except RecipeError as error:
-        value, wrong = None, error.problems[0].text
+        wrong: str | None = error.problems[0].text
     if wrong and "str" in kind.split("|"):
         return text
     if wrong:
         raise OptionError(f"Invalid value for '{option_name(name)}': {wrong}")
-    return float(value) if kind == "float" else value
+    return float(value) if kind == "float" and value is not None else value
