@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from hflm.core import format_bytes
+from hflm.core.hardware import cpu_name
 
 PACKAGES = (
     *("hflm-recipes", "torch", "transformers", "datasets", "accelerate", "tokenizers", "peft", "huggingface-hub"),
@@ -51,9 +52,9 @@ def clear_caches() -> str:
 
 
 def _own_cache() -> Path:
-    from hflm.preprocessing import token_cache
+    from hflm.preprocessing import cache_folder
 
-    return token_cache.home()
+    return cache_folder()
 
 
 def _caches() -> dict[str, Path]:
@@ -76,7 +77,7 @@ def _size(path: Path) -> int:
 def _describe_devices() -> Iterator[str]:
     import torch
 
-    yield f"cpu {platform.processor() or platform.machine()}, {os.cpu_count()} logical cores"
+    yield f"cpu {cpu_name()}, {os.cpu_count()} logical cores"
     able = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
     yield f"cpu capabilities {', '.join(sorted(able)) or 'none'}; {torch.get_num_threads()} threads"
     if not torch.accelerator.is_available():
