@@ -1,52 +1,67 @@
 """A generated miniature world: stories to pretrain on and the four tasks over them, any size, from a seed.
 
 People, animals, things and places; opinions; and Lumo, a small second language with its own grammar. Nothing is
-downloaded or copied, and every row follows from (name, split, seed) alone, so that a recipe runs anywhere.
+downloaded or copied, and every row follows from (name, split, size, seed) alone, so that a recipe runs anywhere.
 
 >>> rows("translation", "train", size=1)
-[{'english': 'The farmer drew a happy child.', 'lumo': 'gereno pikon gaje desud.'}]
+[{'english': 'The old cats brought a slow fox.', 'lumo': 'misori oreri vulon lente portud.'}]
 
 Lumo puts the verb last and the place before the object, the adjective after its noun, and has no articles.
 A noun and its adjective take -ri in the plural; the object's noun takes -n, a place -lu; verbs end in -at
 (present) or -ud (past): 'The old dogs found a key in the garden.' is 'tamori oreri salulu kelon fidud.'
 
-The splits are disjoint whatever their sizes and seeds: what is asked of a model (the sentence, the document, the
-opinion, the facts) belongs to one split by its checksum. A story is made of material of its own split, too.
+The splits are disjoint whatever their sizes and seeds, in combinations and not only in whole rows: words that are drawn
+one after the other for a text (a person and the place she goes to, a dish and what is said about it) are a pair, and
+each pair belongs to one split by its checksum. So texts of two splits have no run of 8 to 13 words in common (the rule
+of `hflm.evaluation.contamination`), and a model must combine what it knows. The first words of a list are frequent and
+the last ones rare, as in any language.
 """
 
+import functools
 import random
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 from zlib import crc32
 
 from hflm.core import TOY_DATASETS, DataError
 
 # Stands for these data in every fingerprint. Change it together with the rows, so that finished stages run again.
-VERSION = "0940799505e748de49a33bcc20cbbe7aff3144e36ac0b7b6ae3ab6db1348b739"
+VERSION = "d9a64564a01dec5611e7258a2dd15885f58194c2582d0d4cd72fc8cf4229a867"
 
 SPLITS = ("train", "validation", "test")
 SIZES = {
     "stories": {"train": 8000, "validation": 400, "test": 400},
     "tasks": {"train": 4000, "validation": 200, "test": 400},
 }
+_SPLIT_OF_TENTH = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2  # of the pairs, by checksum
 
-WOMEN = "Ada Cora Ella Greta Ida Kira Mia Olga".split()
-MEN = "Ben Dan Finn Hugo Jon Leo Nils Paul".split()
-NAMED = WOMEN + MEN
+WOMEN = "Ada Cora Ella Greta Ida Kira Mia Olga Rosa Tess Una Vera".split()
+MEN = "Ben Dan Finn Hugo Jon Leo Nils Paul Sam Tom Viktor Wim".split()
+NAMED = [name for pair in zip(WOMEN, MEN, strict=True) for name in pair]
 WEATHER = "rainy sunny windy cold foggy snowy".split()
 TIMES = "morning afternoon evening day".split()
-DISHES = "soup cake bread tea fish pie rice salad cheese coffee".split()
-GOOD = "good great lovely wonderful excellent pleasant superb perfect".split()
-BAD = "bad awful terrible horrible poor dreadful nasty dull".split()
-FELT = ("sad", "calm", "glad")  # by label
-SEEN = {"found": "find", "hid": "hide", "left": "leave", "saw": "see"}  # past -> infinitive
+DISHES = "soup cake bread tea fish pie rice salad cheese coffee stew jam corn cream juice pasta".split()
+GOOD = "good great lovely wonderful excellent pleasant superb perfect fine tasty splendid delightful charming brilliant"
+GOOD = GOOD.split()
+BAD = "bad awful terrible horrible poor dreadful nasty dull stale disgusting bland weak lousy boring".split()
+# Before an adjective -> whether it keeps the adjective's sense.
+DEGREES = {"": True, "not ": False, "very ": True, "hardly ": False, "far from ": False, "never anything but ": True}
+DEGREES["anything but "] = False
+FEELINGS = ("sad", "calm", "glad")  # by label
+SEEN = {"found": "find", "hid": "hide", "left": "leave", "saw": "see", "lost": "lose"}  # past -> infinitive
 
 # English -> stem in Lumo
 ANIMALS = dict(dog="tamo", cat="miso", horse="horato", fox="vulo", bird="aviko", goat="kapro", duck="anelo", cow="bovo")
+ANIMALS |= dict(bear="urso", frog="rano", hen="galino", pig="porko", crow="korvo", rabbit="koneko")
 PEOPLE = dict(child="piko", farmer="gereno", baker="panato", teacher="doseno", sailor="marino", doctor="mediko")
+PEOPLE |= dict(singer="kanoto", painter="pintaro", king="rego", nurse="flego")
 THINGS = dict(book="libo", box="kesto", cup="tazo", lamp="lumeto", key="kelo", hat="sapo", bag="sako", bell="dingo")
-PLACES = dict(garden="salu", market="foru", kitchen="kuku", forest="silu")
-PLACES |= dict(school="eskolu", mill="molu", park="verdu", barn="tegu")
-COLOURS = dict(red="rube", blue="zule", green="virde", white="albe", black="nore", yellow="flave")
-ADJECTIVES = COLOURS | dict(old="ore", small="pete", big="gare", young="june", quiet="sile", happy="gaje")
+THINGS |= dict(drum="tamburo", coat="palto", rope="snuro", spoon="kulero", stone="petro", basket="korbo", ring="anulo")
+PLACES = dict(garden="salu", market="foru", kitchen="kuku", forest="silu", school="eskolu", mill="molu", park="verdu")
+PLACES |= dict(barn="tegu", tower="turu", cave="kavu", harbour="havu", field="kampu")
+COLOURS = dict(red="rube", blue="zule", green="virde", white="albe", black="nore", yellow="flave", brown="brune")
+ADJECTIVES = dict(old="ore", small="pete", big="gare", young="june", quiet="sile", happy="gaje", slow="lente")
+ADJECTIVES |= dict(clean="pure", heavy="peze", strange="stere", warm="varme", new="nove") | COLOURS
 VERBS = dict(  # (she, they, past, stem in Lumo)
     see=("sees", "see", "saw", "vid"),
     find=("finds", "find", "found", "fid"),
@@ -58,6 +73,10 @@ VERBS = dict(  # (she, they, past, stem in Lumo)
     hide=("hides", "hide", "hid", "kas"),
     lose=("loses", "lose", "lost", "perd"),
     draw=("draws", "draw", "drew", "des"),
+    hear=("hears", "hear", "heard", "aud"),
+    push=("pushes", "push", "pushed", "pus"),
+    call=("calls", "call", "called", "vok"),
+    wash=("washes", "wash", "washed", "lav"),
 )
 # What is wrong with an animal -> what a kind person does, that in a word, how it may end.
 NEEDS = {
@@ -68,8 +87,51 @@ NEEDS = {
     "cold": ("put it under a warm coat", "warmed", ("slept by the door", "found its mother")),
 }
 
+Row = dict[str, Any]
+T = TypeVar("T")
 
-def rows(name: str, split: str, size: int | None = None, seed: int = 0) -> list[dict]:
+
+class _NoSuchPair(Exception):
+    """No word of a list may follow the word before it in this split."""
+
+
+class Draw:
+    """Choices by chance for the texts of one split."""
+
+    def __init__(self, split: str, rng: random.Random) -> None:
+        self.split, self.rng = split, rng
+
+    def word(self, words: Iterable[str], after: str = "", but: str = "") -> str:
+        """A word other than `but`; with `after`, one that makes a pair of this split with it.
+
+        The word at place n (from 0) is chosen with a weight of 1 / (n + 2).
+        """
+        allowed, weights = _candidates(tuple(words), after, but, self.split if after else "")
+        if not allowed:
+            raise _NoSuchPair
+        return self.rng.choices(allowed, cum_weights=weights)[0]
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def weather(self) -> tuple[str, str]:
+        """('sunny morning', 'morning')."""
+        time = self.word(TIMES)
+        return f"{self.word(WEATHER)} {time}", time
+
+
+@functools.cache
+def _candidates(words: tuple[str, ...], after: str, but: str, split: str) -> tuple[list[str], list[float]]:
+    """(the words that may follow, their cumulative weights)."""
+    allowed, weights = [], []
+    for place, word in enumerate(words):
+        if word != but and (not split or _SPLIT_OF_TENTH[crc32(f"{after} {word}".encode()) % 10] == split):
+            allowed.append(word)
+            weights.append((weights[-1] if weights else 0.0) + 1 / (place + 2))
+    return allowed, weights
+
+
+def rows(name: str, split: str, size: int | None = None, seed: int = 0) -> list[Row]:
     """The rows of a data set of the toy world, all different; a bigger size begins with the rows of a smaller one.
 
     stories {text}; translation {english, lumo}; summarization {document, summary}; sentiment {text, label}, label 0
@@ -77,7 +139,7 @@ def rows(name: str, split: str, size: int | None = None, seed: int = 0) -> list[
     Raises DataError for an unknown name or split, a negative size, or more rows than the world has.
 
     >>> rows("sentiment", "test", size=2)[1]
-    {'text': 'Ella found that the cake was not perfect and the cheese was not great.', 'label': 0}
+    {'text': 'For Cora the coffee was neither delightful nor awful.', 'label': 1}
     """
     problems = []
     if name not in TOY_DATASETS:
@@ -90,200 +152,240 @@ def rows(name: str, split: str, size: int | None = None, seed: int = 0) -> list[
         raise DataError("\n".join(problems))
     if size is None:
         size = SIZES["stories" if name == "stories" else "tasks"][split]
-    rng = random.Random(f"hflm toy {name} {split} {seed}")
-    found, stale = {}, 0
-    while len(found) < size:
-        key, row = _within(split, MAKE[name], rng) if name in MAKE else _story(split, rng)
-        stale = stale + 1 if key in found else 0
-        if stale == 1000:
-            raise DataError(f"toy: {name} [{split}] has hardly more than {len(found)} different rows; ask for fewer")
-        found.setdefault(key, row)
-    return list(found.values())
+    draw = Draw(split, random.Random(f"hflm toy {name} {split} {seed}"))
+    different: dict[str, Row] = {}
+    repeats = 0
+    while len(different) < size:
+        text, row = _drawn(MAKE[name], draw)
+        repeats = repeats + 1 if text in different else 0
+        if repeats == 1000:
+            raise DataError(
+                f"toy: {name} [{split}] has hardly more than {len(different)} different rows; ask for fewer"
+            )
+        different.setdefault(text, row)
+    return list(different.values())
 
 
-def _within(split, make, rng):
-    """What `make(rng)` -> (key, made) first makes for the split: by the key's checksum 8 of 10 are for training."""
+def _drawn(make: Callable[[Draw], T], draw: Draw) -> T:
     while True:
-        key, made = make(rng)
-        if {8: "validation", 9: "test"}.get(crc32(key.encode()) % 10, "train") == split:
-            return key, made
+        try:
+            return make(draw)
+        except _NoSuchPair:
+            pass  # from the beginning, with other words
 
 
-def _upper(text):
+def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _she_her(name):
+def _she_her(name: str) -> tuple[str, str]:
     return ("she", "her") if name in WOMEN else ("he", "him")
-
-
-def _pick(rng, words, count):
-    """So many different words."""
-    return rng.sample(list(words), count)
-
-
-def _one(rng, *lists):
-    """A word of each list, with spaces between."""
-    return " ".join(rng.choice(list(words)) for words in lists)
 
 
 # --- translation
 
 
-def _plural(noun):
+def _plural(noun: str) -> str:
     return {"child": "children"}.get(noun, noun + ("es" if noun.endswith("x") else "s"))
 
 
-def _noun_phrase(rng, nouns, described):
+def _noun_phrase(draw: Draw, noun: str, lumo: str, described: bool) -> tuple[str, str, str, bool]:
     """(English, noun in Lumo without case, adjective in Lumo or "", plural or not)."""
-    noun, many = _one(rng, nouns), rng.random() < 0.4
-    adjective = _one(rng, ADJECTIVES) if described else ""
-    article = rng.choice(["the", "some"] if many else ["the", "an" if adjective == "old" else "a"])
+    many = draw.chance(0.4)
+    adjective = draw.word(ADJECTIVES) if described else ""
+    article = draw.rng.choice(["the", "some"] if many else ["the", "an" if adjective == "old" else "a"])
     english = " ".join(filter(None, [article, adjective, _plural(noun) if many else noun]))
     number = "ri" if many else ""
-    return english, nouns[noun] + number, ADJECTIVES[adjective] + number if described else "", many
+    return english, lumo + number, ADJECTIVES[adjective] + number if described else "", many
 
 
-def _translation(rng):
-    place = _one(rng, PLACES) if rng.random() < 0.4 else ""
-    described = rng.choice([(True, False), (False, True), (not place, not place)])
-    subject, s_noun, s_adjective, many = _noun_phrase(rng, ANIMALS | PEOPLE, described[0])
-    thing, o_noun, o_adjective, _ = _noun_phrase(rng, ANIMALS | PEOPLE | THINGS, described[1])
-    she, they, past, stem = VERBS[_one(rng, VERBS)]
-    before = rng.random() < 0.5
+def _translation(draw: Draw) -> tuple[str, Row]:
+    place = draw.word(PLACES) if draw.chance(0.4) else ""
+    described = draw.rng.choice([(True, False), (False, True), (True, True), (not place, not place)])
+    subjects, objects = draw.rng.choice([ANIMALS, PEOPLE]), draw.rng.choice([ANIMALS, PEOPLE, THINGS])
+    actor = draw.word(subjects)
+    target = draw.word(objects, after=actor, but=actor)
+    subject, s_noun, s_adjective, many = _noun_phrase(draw, actor, subjects[actor], described[0])
+    thing, o_noun, o_adjective, _ = _noun_phrase(draw, target, objects[target], described[1])
+    she, they, past, stem = VERBS[draw.word(VERBS)]
+    before = draw.chance(0.5)
     english = f"{subject} {past if before else they if many else she} {thing}" + (f" in the {place}" if place else "")
     words = [s_noun, s_adjective, PLACES[place] + "lu" if place else "", o_noun + "n", o_adjective]
     lumo = " ".join(filter(None, [*words, stem + ("ud" if before else "at")]))
     return english, {"english": _upper(english) + ".", "lumo": lumo + "."}
 
 
-# --- summarization: each of the four returns (told, an aside, the gist)
+# --- summarization: each kind of event returns (sentences, a remark, where the remark may be inserted, summary)
+
+Event = tuple[list[str], str, tuple[int, ...], str]
 
 
-def _helped(rng):
-    (name, other), (place, elsewhere) = _pick(rng, NAMED, 2), _pick(rng, PLACES, 2)
+def _help(draw: Draw) -> Event:
+    name = draw.word(NAMED)
+    place = draw.word(PLACES, after=name)
+    thing = draw.word(THINGS, after=place)
+    animal = draw.word(ANIMALS, after=thing)
+    need = draw.word(NEEDS, after=animal)
+    other = draw.word(NAMED, but=name)
+    elsewhere = draw.word(PLACES, after=other, but=place)
     she, her = _she_her(name)
-    animal, need = _one(rng, ANIMALS), _one(rng, NEEDS)
     did, word, ends = NEEDS[need]
-    end = rng.choice(ends).format(her=her)
-    told = [
-        f"{name} was in the {place} with a {_one(rng, COLOURS, THINGS)}.",
+    end = draw.rng.choice(ends).format(her=her)
+    sentences = [
+        f"{name} was in the {place} with a {draw.word(COLOURS)} {thing}.",
         f"There {she} met a {animal} that was {need}.",
-        f"{_upper(she)} {did}.",
-        f"In the end the {animal} {end}.",
+        f"{_upper(she)} {did}, and the {animal} {end}.",
     ]
-    return told, f"{other} was in the {elsewhere}.", f"{name} {word} a {need} {animal} in the {place}, and it {end}."
+    summary = f"{name} {word} a {need} {animal} in the {place}, and it {end}."
+    return sentences, f"{other} was in the {elsewhere}.", (0, 3), summary
 
 
-def _found(rng):
-    (name, other), (place, elsewhere) = _pick(rng, NAMED, 2), _pick(rng, PLACES, 2)
+def _search(draw: Draw) -> Event:
+    name = draw.word(NAMED)
+    thing = draw.word(THINGS, after=name)
+    elsewhere = draw.word(PLACES, after=thing)
+    other = draw.word(NAMED, after=elsewhere, but=name)
+    place = draw.word(PLACES, after=other, but=elsewhere)
+    animal = draw.word(ANIMALS, after=place)
     she, her = _she_her(name)
-    thing = _one(rng, COLOURS, THINGS)
-    told = [
-        f"{name} could not find the {thing}.",
-        f"{_upper(she)} looked for it in the {elsewhere}, but it was not there.",
+    which = f"{draw.word(COLOURS)} {thing}"
+    sentences = [
+        f"{name} could not find the {which}.",
+        f"{_upper(she)} looked in the {elsewhere}, but it was not there.",
         f"Then {other} took {her} to the {place}.",
-        f"There it was, under a {_one(rng, ANIMALS)}.",
+        f"There it was, under a {animal}.",
     ]
-    return told, f"{other} was not busy.", f"{name} lost the {thing}, and {other} found it in the {place}."
+    return sentences, f"{other} was not busy.", (4,), f"{name} lost the {which}, and {other} found it in the {place}."
 
 
-def _race(rng):
-    name, other = _pick(rng, NAMED, 2)
-    animal, place = _one(rng, ANIMALS), _one(rng, PLACES)
-    told = [
-        f"{name} and {other} ran to the {place}.",
-        f"At first {name} was far ahead.",
-        f"But then {_she_her(name)[0]} saw a {animal} and stopped to look at it.",
-        f"{other} did not stop and was there first.",
+def _race(draw: Draw) -> Event:
+    """The winner is the one who did not stop."""
+    first = draw.word(NAMED)
+    second = draw.word(NAMED, after=first, but=first)
+    place = draw.word(PLACES, after=second)
+    late, winner = draw.rng.sample([first, second], 2)
+    animal = draw.word(ANIMALS, after=late)
+    thing = draw.word(THINGS, after=winner)
+    sentences = [
+        f"{first} and {second} ran to the {place}.",
+        f"{late} was far ahead, but {_she_her(late)[0]} saw a {animal}.",
+        f"So {winner} won.",
     ]
-    gist = f"{other} won the race to the {place} because {name} stopped to look at a {animal}."
-    return told, f"There was a {_one(rng, COLOURS, THINGS)} on the road.", gist
+    remark = f"{winner} had a {draw.word(COLOURS)} {thing}."
+    return sentences, remark, (0,), f"{winner} won the race to the {place} because {late} saw a {animal}."
 
 
-def _gift(rng):
-    name, other = _pick(rng, NAMED, 2)
-    thing, place = _one(rng, COLOURS, THINGS), _one(rng, PLACES)
-    did, felt = rng.choice([("smiled and danced", "loved"), ("frowned and left", "hated")])
-    told = [
+def _gift(draw: Draw) -> Event:
+    name = draw.word(NAMED)
+    other = draw.word(NAMED, after=name, but=name)
+    thing = draw.word(THINGS, after=other)
+    place = draw.word(PLACES, after=other)
+    animal = draw.word(ANIMALS, after=place)
+    which = f"{draw.word(COLOURS)} {thing}"
+    did, felt = draw.rng.choice([("smiled and danced", "loved"), ("frowned and left", "hated")])
+    sentences = [
         f"{name} wanted to give something to {other}.",
-        f"So {_she_her(name)[0]} made a {thing}.",
+        f"So {_she_her(name)[0]} made a {which}.",
         f"They met in the {place}.",
         f"When {other} saw it, {_she_her(other)[0]} {did}.",
     ]
-    gist = f"{name} gave {other} a {thing} in the {place}, and {other} {felt} it."
-    return told, f"A {_one(rng, ANIMALS)} was near.", gist
+    return (
+        sentences,
+        f"A {animal} was near.",
+        (4,),
+        f"{name} gave {other} a {which} in the {place}, and {other} {felt} it.",
+    )
 
 
-def _summarization(rng):
-    told, aside, gist = rng.choice([_helped, _found, _race, _gift])(rng)
-    told.insert(0, f"It was a {_one(rng, WEATHER, TIMES)}.")
-    if rng.random() < 0.5:
-        told.insert(rng.choice([1, 4]), aside)
-    document = " ".join(told)
-    return document, {"document": document, "summary": gist}
+def _summarization(draw: Draw) -> tuple[str, Row]:
+    sentences, remark, places, summary = draw.rng.choice([_help, _search, _race, _gift])(draw)
+    if draw.chance(0.5):
+        sentences.insert(draw.rng.choice(places), remark)
+    document = " ".join([f"It was a {draw.weather()[0]}.", *sentences])
+    return document, {"document": document, "summary": summary}
 
 
 # --- sentiment
 
 
-def _clause(rng, dish, positive, negated):
-    """An opinion, said straight ('the soup was good') or by its opposite ('the soup was not bad')."""
-    return f"the {dish} was {'not ' * negated}{_one(rng, GOOD if positive != negated else BAD)}"
+def _clause(draw: Draw, positive: bool, after: str = "") -> tuple[str, str]:
+    """(an opinion, its last word): 'the soup was good', or by the opposite 'the soup was not bad'."""
+    dish = draw.word(DISHES, after=after)
+    degree = draw.rng.choice(["", "", draw.word(DEGREES)])
+    adjective = draw.word(GOOD if positive == DEGREES[degree] else BAD, after=dish)
+    return f"the {dish} was {degree}{adjective}", adjective
 
 
-def _opinion(rng, label):
-    one, two = _pick(rng, DISHES, 2)
-    negated, other_negated = rng.random() < 0.3, rng.random() < 0.3
+def _neutral(draw: Draw, after: str) -> str:
+    first = draw.chance(0.5)
+    form = draw.rng.choice(["balance", "balance", "neither", "fact"])
+    if form == "balance":
+        one, last = _clause(draw, first, after)
+        return f"{one} and {_clause(draw, not first, last)[0]}"
+    dish = draw.word(DISHES, after=after)
+    if form == "neither":
+        good = draw.word(GOOD, after=dish)
+        return f"the {dish} was neither {good} nor {draw.word(BAD, after=good)}"
+    return f"the {dish} came before the {draw.word(DISHES, after=dish, but=dish)}"
+
+
+def _opinion(draw: Draw, label: int, after: str) -> str:
     if label == 1:
-        first = rng.random() < 0.5
-        balance = f"{_clause(rng, one, first, negated)} and {_clause(rng, two, not first, other_negated)}"
-        neither = f"the {one} was neither {_one(rng, GOOD)} nor {_one(rng, BAD)}"
-        fact = f"the {one} came before the {two}"
-        return rng.choice([balance, balance, neither, fact, f"nobody said whether {_clause(rng, one, first, negated)}"])
-    last = _clause(rng, two, label == 2, negated)
-    against = _clause(rng, one, label != 2, other_negated)
-    agreed = f"{_clause(rng, one, label == 2, other_negated)} and {last}"
-    return rng.choice([last, last, agreed, f"{against}, but {last}", f"although {against}, {last}"])
+        return _neutral(draw, after)
+    form = draw.rng.choice(["plain", "plain", "and", "but", "although"])
+    if form == "plain":
+        return _clause(draw, label == 2, after)[0]
+    one, last = _clause(draw, (label == 2) == (form == "and"), after)
+    other = _clause(draw, label == 2, last)[0]
+    return {"and": f"{one} and {other}", "but": f"{one}, but {other}", "although": f"although {one}, {other}"}[form]
 
 
-def _sentiment(rng):
-    label = rng.randrange(3)
-    name, when = _one(rng, NAMED), _one(rng, WEATHER, TIMES)
-    start = rng.choice(["", "", f"{name} and I ate here: ", f"on a {when}, ", f"{name} found that "])
-    text = _upper(start + _opinion(rng, label)) + "."
+def _sentiment(draw: Draw) -> tuple[str, Row]:
+    label = draw.rng.randrange(3)
+    name, (weather, time) = draw.word(NAMED), draw.weather()
+    starts = {"": "", f"for {name} ": name, f"on a {weather}, ": time, f"{name} said ": name}
+    start = draw.rng.choice(list(starts))
+    text = _upper(start + _opinion(draw, label, starts[start])) + "."
     return text, {"text": text, "label": label}
 
 
 # --- question answering
 
+Question = tuple[str, str, str]  # the question, its answer, the sentence that holds the answer
 
-def _scene(rng):
-    """(context, questions): one did something to a thing while another slept elsewhere; who, what and where is asked.
 
-    The questions are [(question, answer, the sentence that answers it)].
-    """
-    (name, other), (place, elsewhere) = _pick(rng, NAMED, 2), _pick(rng, PLACES, 2)
-    colour, thing, did = _one(rng, COLOURS), _one(rng, THINGS), _one(rng, SEEN)
-    acted = f"{name} {did} the {colour} {thing} in the {place}."
-    slept = f"{other} slept in the {elsewhere}."
-    told = [acted, slept] if rng.random() < 0.5 else [slept, acted]
-    if rng.random() < 0.5:
-        told.insert(rng.randrange(3), f"It was a {_one(rng, WEATHER, TIMES)}.")
-    questions = [
-        (f"Where did {name} {SEEN[did]} the {thing}?", f"the {place}", acted),
-        (f"Who {did} the {thing}?", name, acted),
-        (f"What did {name} {SEEN[did]}?", f"the {colour} {thing}", acted),
-        (f"What colour was the {thing}?", colour, acted),
-        (f"Where did {other} sleep?", f"the {elsewhere}", slept),
-        (f"Who slept in the {elsewhere}?", other, slept),
+def _act(draw: Draw, name: str, thing: str, place: str) -> tuple[str, list[Question]]:
+    colour, did = draw.word(COLOURS), draw.word(SEEN)
+    sentence = f"{name} {did} the {colour} {thing} in the {place}."
+    return sentence, [
+        (f"Where did {name} {SEEN[did]} the {thing}?", f"the {place}", sentence),
+        (f"Who {did} the {thing}?", name, sentence),
+        (f"What did {name} {SEEN[did]}?", f"the {colour} {thing}", sentence),
+        (f"What colour was the {thing}?", colour, sentence),
     ]
-    return " ".join(told), questions
 
 
-def _qa(rng):
-    context, questions = _scene(rng)
-    question, answer, sentence = rng.choice(questions)
+def _scene(draw: Draw) -> tuple[str, list[Question]]:
+    """(context, questions): two people did something to two things while a third slept; who, what and where is asked."""
+    names = [draw.word(NAMED)]
+    while len(names) < 3:
+        name = draw.word(NAMED)
+        names += [name] * (name not in names)
+    things = [draw.word(THINGS, after=names[0])]
+    things.append(draw.word(THINGS, after=names[1], but=things[0]))
+    places = [draw.word(PLACES, after=before) for before in (*things, names[2])]
+    sleeper, bedroom = names[2], places[2]
+    slept = f"{sleeper} slept in the {bedroom}."
+    acts = [_act(draw, *each) for each in zip(names, things, places[:2], strict=False)]
+    sentences = [slept, *(sentence for sentence, _ in acts)]
+    draw.rng.shuffle(sentences)
+    asked = [(f"Where did {sleeper} sleep?", f"the {bedroom}", slept), (f"Who slept in the {bedroom}?", sleeper, slept)]
+    return " ".join(sentences), asked + [question for _, questions in acts for question in questions]
+
+
+def _qa(draw: Draw) -> tuple[str, Row]:
+    context, questions = _scene(draw)
+    question, answer, sentence = draw.rng.choice(questions)
     start = context.index(sentence) + sentence.index(answer)
     row = {"context": context, "question": question, "answers": {"text": [answer], "answer_start": [start]}}
     return context, row
@@ -292,43 +394,54 @@ def _qa(rng):
 # --- stories: what the tasks ask for happens in them, in their own words
 
 
-def _gist_story(split, rng):
-    _, row = _within(split, _summarization, rng)
+def _summary_story(draw: Draw) -> str:
+    _, row = _summarization(draw)
     return f"{row['document']} So {row['summary']}"
 
 
-def _lumo_story(split, rng):
-    name, other = _pick(rng, NAMED, 2)
-    said = [_within(split, _translation, rng)[1] for _ in range(3)]
-    return " ".join([f"{name} told {other} a story.", *(f"{row['english']} In Lumo: {row['lumo']}" for row in said)])
+def _lumo_story(draw: Draw) -> str:
+    name = draw.word(NAMED)
+    pairs = [_drawn(_translation, draw)[1] for _ in range(3)]
+    lines = (f"{row['english']} In Lumo: {row['lumo']}" for row in pairs)
+    return " ".join([f"{name} told {draw.word(NAMED, but=name)} a story.", *lines])
 
 
-def _quiz_story(split, rng):
+def _quiz_story(draw: Draw) -> str:
     """A scene, and some of its questions with their answers."""
-    context, questions = _within(split, _scene, rng)
-    asked = _pick(rng, questions, 4)
+    context, questions = _scene(draw)
+    asked = draw.rng.sample(questions, 4)
     return " ".join([context, *(f"{question} Answer: {answer}." for question, answer, _ in asked)])
 
 
-def _meal_story(split, rng):
+def _explained_opinion(draw: Draw) -> tuple[str, int]:
+    """(an opinion and its meaning in one word, its label)."""
+    label = draw.rng.choice([0, 2])
+    clause, last = _clause(draw, label == 2)
+    return f"{_upper(clause)}: it was {draw.word(GOOD if label else BAD, after=last, but=last)}.", label
+
+
+def _meal_story(draw: Draw) -> str:
     """Opinions, what was meant by some of them, and what they made somebody feel."""
-    name = _one(rng, NAMED)
-    told = []
+    name, told = draw.word(NAMED), []
     for _ in range(5):
-        if rng.random() < 0.5:
-            _, row = _within(split, _sentiment, rng)
+        if draw.chance(0.5):
+            _, row = _drawn(_sentiment, draw)
             text, label = row["text"], row["label"]
         else:
-            label = rng.choice([0, 2])
-            clause = _clause(rng, _one(rng, DISHES), label == 2, rng.random() < 0.5)
-            text = f"{_upper(clause)}: it was {_one(rng, GOOD if label else BAD)}."
-        told.append(f"{text} {name} was {FELT[label]}.")
+            text, label = _drawn(_explained_opinion, draw)
+        told.append(f"{text} {name} was {FEELINGS[label]}.")
     return " ".join(told)
 
 
-def _story(split, rng):
-    text = rng.choice([_gist_story, _lumo_story, _quiz_story, _meal_story])(split, rng)
+def _story(draw: Draw) -> tuple[str, Row]:
+    text = draw.rng.choice([_summary_story, _lumo_story, _quiz_story, _meal_story])(draw)
     return text, {"text": text}
 
 
-MAKE = {"translation": _translation, "summarization": _summarization, "sentiment": _sentiment, "qa": _qa}
+MAKE: dict[str, Callable[[Draw], tuple[str, Row]]] = {
+    "stories": _story,
+    "translation": _translation,
+    "summarization": _summarization,
+    "sentiment": _sentiment,
+    "qa": _qa,
+}
