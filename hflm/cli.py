@@ -399,12 +399,12 @@ def score(
     announce(f"{model}: loading the model")
     from hflm.evaluation import plots
     from hflm.inference import attention_weights, score_text, score_view
-    from hflm.models import load as models
+    from hflm.models import load_model
 
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    loaded, tokenizer = models.load(model, revision)
+    loaded, tokenizer = load_model(model, revision)
     picture = None
     if attention is not None:
         picture = plots.attention(*attention_weights(loaded, tokenizer, text))
@@ -549,7 +549,7 @@ def main() -> None:
     except HubError as error:
         _exit(1, str(error))
     except Stopped as error:
-        _exit(143, str(error))
+        _exit(error.exit_code, str(error))
     except PermissionError as error:
         if error.filename is None:
             raise

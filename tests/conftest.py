@@ -37,10 +37,10 @@ def tiny(tokenizer):
     """A fresh GPT-2 of 2 layers and 32 dimensions, without dropout, context 64."""
     import torch
 
-    from hflm.models import load as models
+    from hflm.models import build_model
 
     torch.manual_seed(0)
-    return models.build(
+    return build_model(
         {
             "n_layer": 2,
             "n_head": 2,

@@ -9,7 +9,7 @@ HflmError
 │   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or returns an invalid answer
 │   └── MissingExtra       an optional package that is not installed, with the command that installs it
 ├── HubError               the Hub or the connection to it kept failing: one message, exit code 1
-└── Stopped                SIGTERM arrived, a checkpoint is saved: exit code 143
+└── Stopped                SIGTERM or Ctrl-C arrived, a checkpoint is saved: exit code 143 or 130
 
 Anything else that reaches the command line is a bug in hflm: a traceback and exit code 1.
 """
@@ -87,4 +87,8 @@ class HubError(HflmError):
 
 
 class Stopped(HflmError):
-    """Training stopped on SIGTERM after saving a checkpoint; the same command continues it."""
+    """Training stopped on SIGTERM or Ctrl-C after saving a checkpoint; the same command continues it."""
+
+    def __init__(self, message: str, exit_code: int = 143) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

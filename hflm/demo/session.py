@@ -15,7 +15,7 @@ from hflm.core import RecipeError, UserError, display_name, expand_path
 from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
 from hflm.evaluation import plots
 from hflm.inference import LocalModel, attention_weights, score_text, score_view, stream_text
-from hflm.models import load as models
+from hflm.models import context_length, load_model
 from hflm.preprocessing import encode
 from hflm.recipe import load_recipe
 
@@ -63,7 +63,7 @@ class Shown:
 
         prompt, words = asked.prompt(texts), tasks.choices(asked.task)
         [count] = map(len, encode(self.tokenizer, [prompt]))
-        room = models.context_length(self.model) - max(map(len, encode(self.tokenizer, [f" {word}" for word in words])))
+        room = context_length(self.model) - max(map(len, encode(self.tokenizer, [f" {word}" for word in words])))
         if count > room:
             raise UserError(
                 f"the prompt has {count:,} tokens, the model has room for {max(room, 0):,}. Shorten the text"
@@ -94,7 +94,7 @@ def load(path, revision=None, examples=None) -> Shown:
     `examples` stands for what `found_examples` finds in the predictions. Raises ModelError.
     """
 
-    model, tokenizer = models.load(path, revision)
+    model, tokenizer = load_model(path, revision)
     recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
     rows = predictions(recipe, path)
     if examples is None:
@@ -104,7 +104,7 @@ def load(path, revision=None, examples=None) -> Shown:
         tokenizer,
         title=recipe.name if recipe else display_name(str(path)),
         line=first_line(card.read_text(encoding="utf-8", errors="replace")) if card else "",
-        facts=f"{model.num_parameters():,} parameters \u00b7 a context of {models.context_length(model):,} tokens \u00b7 "
+        facts=f"{model.num_parameters():,} parameters \u00b7 a context of {context_length(model):,} tokens \u00b7 "
         f"a vocabulary of {model.config.vocab_size:,}",
         asked=tabs(recipe, rows, examples),
         examples=examples,

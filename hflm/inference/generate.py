@@ -6,7 +6,7 @@ from typing import Any
 
 from hflm.core import UserError
 from hflm.inference.stopping import begin_token
-from hflm.models import load as models
+from hflm.models import context_length, load_model
 from hflm.preprocessing import encode, first_line
 
 DEFAULT_LENGTH = 200  # tokens, prompt included
@@ -24,7 +24,7 @@ def generate_texts(
     from accelerate.utils import set_seed
 
     loaded: Any
-    loaded, tokenizer = models.load(model, revision)
+    loaded, tokenizer = load_model(model, revision)
     if seed is not None:
         set_seed(seed)
     try:
@@ -32,7 +32,7 @@ def generate_texts(
     except UnicodeEncodeError:
         raise UserError("the prompt is not UTF-8") from None
     ids = encode(tokenizer, [prompt])[0] or [begin_token(tokenizer)]
-    options = _with_length(options, len(ids), models.context_length(loaded))
+    options = _with_length(options, len(ids), context_length(loaded))
     if options.get("num_return_sequences", 1) > 1 and options.get("num_beams", 1) == 1:
         options.setdefault("do_sample", True)
     try:

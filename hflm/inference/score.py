@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hflm.core import ModelError, UserError
 from hflm.inference.windows import text_windows
-from hflm.models import load as models
+from hflm.models import context_length
 from hflm.preprocessing import plain_backend
 from hflm.preprocessing.tokenizer import INSIDE_WORD
 
@@ -68,7 +68,7 @@ def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", t
     tokens: list[Token] = []
     size = 0
     with torch.inference_mode():
-        for window in text_windows(tokenizer, text, models.context_length(model)):
+        for window in text_windows(tokenizer, text, context_length(model)):
             size += window.bytes
             ids = torch.tensor(window.ids, device=model.device)
             # The logits at position i predict the token at i + 1.
@@ -99,12 +99,12 @@ def attention_weights(
     import torch
 
     labels = _spellings(tokenizer, text)
-    longest = min(MAX_ATTENTION_TOKENS, models.context_length(model)) - 1
+    longest = min(MAX_ATTENTION_TOKENS, context_length(model)) - 1
     if len(labels) > longest:
         raise UserError(
             f"attention: the text has {len(labels)} tokens, more than {longest} cannot be drawn. Shorten it"
         )
-    [window] = text_windows(tokenizer, text, models.context_length(model))
+    [window] = text_windows(tokenizer, text, context_length(model))
     usual = _attention_implementation(model)
     model.set_attn_implementation("eager")  # the others do not keep the weights
     try:

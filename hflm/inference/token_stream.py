@@ -7,7 +7,7 @@ import torch
 
 from hflm.core import UserError
 from hflm.inference.stopping import begin_token, cut_at_stop, end_tokens
-from hflm.models import load as models
+from hflm.models import context_length
 from hflm.preprocessing import encode
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def stream_text(
     [' the', ' the key', ' the key.']
     """
     ids = encode(tokenizer, [prompt])[0] or [begin_token(tokenizer)]
-    free = models.context_length(model) - len(ids)
+    free = context_length(model) - len(ids)
     if free < 1:
         raise UserError(
             f"the prompt has {len(ids):,} tokens, the model's context {len(ids) + free:,}: there is no room for an "

@@ -80,9 +80,9 @@ def _model(path: str, revision: str | None, used_as: str, weights: bool = True) 
         folder, files = data.fetch_model(path, revision, TEXT, weights)
         fetched = [_fetched(used_as, path, folder, files)]
     else:
-        from hflm.models import load as models
+        from hflm.models import locate_model
 
-        folder, fetched = Path(models.locate(path)), []
+        folder, fetched = Path(locate_model(path)), []
     if (folder / ADAPTER).is_file() and weights:
         base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
         if base:

@@ -53,7 +53,9 @@ def run_recipe(
     _check_packages(recipe, todo)
     state = _start(recipe)
     _check_processes(recipe, state)
-    with state.main_process_first():  # the others find what the first one cached
+    from hflm.training import first_process_first
+
+    with first_process_first():  # the others find what the first one cached
         rows = read_tasks(recipe, todo, logger.info)
         corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
     run = Run(recipe, folder, inputs, keys, todo, rows, corpus, state, endpoint)
@@ -73,9 +75,9 @@ def run_recipe(
 def _check_packages(recipe: Recipe, todo: Collection[str]) -> None:
     """Raise UserError for an optional package that a stage will need."""
     if "finetune" in todo and recipe.finetune is not None and recipe.finetune.quantization is not None:
-        from hflm.models import load as models
+        from hflm.models import check_quantization
 
-        models.check_quantization()
+        check_quantization()
     for stage in ("pretrain", "finetune"):
         if stage in todo:
             require_trackers(getattr(recipe, stage).args.get("report_to"), stage)
@@ -122,17 +124,18 @@ def _start(recipe: Recipe) -> "PartialState":
     from logging import ERROR, getLogger
 
     getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel that it misses, each product that it casts
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import set_seed
     from transformers.utils import logging
+
+    from hflm.training import start_processes
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     for line in process_setup.tune(spare_memory=_saves_memory(recipe)):
         logger.info(line)
     set_seed(recipe.seed)
-    return PartialState(cpu=not torch.accelerator.is_available())
+    sections = [section for section in (recipe.pretrain, recipe.finetune) if section is not None]
+    return start_processes(max((section.args.get("ddp_timeout", 1800) for section in sections), default=1800))
 
 
 def _saves_memory(recipe: Recipe) -> bool:

@@ -90,7 +90,7 @@ def _model(config: Mapping[str, Any], depth: int, load: cost.Load) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from hflm.models import load as models
+    from hflm.models import add_adapter, patch_loss
 
     kept = {key: value for key, value in config.items() if key not in ("model_type", "layer_types")}
     kept |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -99,10 +99,10 @@ def _model(config: Mapping[str, Any], depth: int, load: cost.Load) -> Any:
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(config.get("model_type", "gpt2"), **kept), dtype=dtype
     )
-    model = models.mend_loss(model)
+    model = patch_loss(model)
     if load.adapter is not None:
         options = {key: value for key, value in load.adapter.items() if key != "layers_to_transform"}
-        model = models.add_adapter(model, options)
+        model = add_adapter(model, options)
     if load.checkpointing:
         model.activation_checkpointing_enable()
     return model.train()

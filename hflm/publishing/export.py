@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from hflm.core import MissingExtra, ModelError, UserError, last_path_part
-from hflm.models import load as models
+from hflm.models import load_model, save_pretrained
 
 # What tokenizer.json says about the cutting of text, less its defaults -> llama.cpp's name for the same.
 PRE_TOKENIZERS = {
@@ -39,12 +39,12 @@ def export(path, form="folder", output=None, dtype=None):
         raise UserError(f"{output} exists already. Remove it, or name another folder by --output")
     elif form == "gguf" and Path(output).is_dir():
         raise UserError(f"{output} is a folder. Name a file by --output")
-    model, tokenizer = models.load(path, dtype=dtype or "auto")
+    model, tokenizer = load_model(path, dtype=dtype or "auto")
     cut(model, tokenizer)
     if form == "gguf":
         write_gguf(model, tokenizer, output, name)
     else:
-        models.save(output, traced(model) if form == "onnx" else model, tokenizer)
+        save_pretrained(output, traced(model) if form == "onnx" else model, tokenizer)
     return output
 
 

@@ -1,46 +1,52 @@
-"""One training stage through transformers' Trainer, with its edges mended.
+"""One training stage through transformers' Trainer.
 
-Mended here: the batch of a step is the recipe's, whatever number of processes shares it (hflm.recipe.batch_size); a
-damaged or half-written checkpoint is never resumed, and old ones go only after the new one is sealed
-(hflm.training.checkpoints); SIGTERM saves at the next step boundary that all ranks agree on, a loss that blows up stops
-or rolls back (hflm.training.divergence); an out-of-memory halves the micro-batch and keeps the batch
-(hflm.training.recovery); every log line lands in metrics.jsonl, once (hflm.training.metrics_log).
+What differs from a plain Trainer: the batch of a step is the recipe's, however many processes it is divided among
+(hflm.recipe.batch_size); a damaged or incomplete checkpoint is never resumed, and old ones are removed only after the
+checksums of the new one are written (hflm.training.checkpoints); SIGTERM and Ctrl-C save at the next step that all ranks
+agree on, a loss that diverges stops or rolls back (hflm.training.divergence); an out-of-memory repeats the step with a
+smaller micro-batch (hflm.training.recovery); every log line is in metrics.jsonl once (hflm.training.metrics_log).
 """
 
+import dataclasses
 import time
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import get_sampler
-from torch.utils.data import RandomSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from torch.utils.data import DataLoader, RandomSampler, Subset
+from transformers import PrinterCallback, Trainer
 
-from hflm.core import UserError, arithmetic
+from hflm.core import UserError, arithmetic, atomic_folder, logger
+from hflm.recipe import Batch
 from hflm.training import checkpoints, recovery
+from hflm.training.arguments import StageArguments, StageSettings, set_batch, set_intervals, training_arguments
 from hflm.training.batch_source import BatchSource
 from hflm.training.divergence import Guard
-from hflm.training.metrics_log import Progress, flops_per_token
+from hflm.training.metrics_log import MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
 
-# Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
-DEFAULTS = {
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
-    "weight_decay": 0.1,
-    "adam_beta2": 0.95,
-    "logging_steps": 10,
-    "eval_steps": 0.1,
-    "save_total_limit": 2,
-    "logging_nan_inf_filter": False,  # it would hide what the guard looks for, and read every loss from the device
-    "ddp_find_unused_parameters": False,  # a language model uses all of them at each step
-}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Tensors = dict[str, torch.Tensor]  # a batch, (B, T) each
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Packed rows to train on, a sequence or a BatchSource, and to evaluate on; `collate` makes a batch of some rows."""
+
+    rows: Sequence[Any] | BatchSource
+    collate: Callable[[Sequence[Any]], Tensors]
+    eval_rows: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one stage did; `loss` is the mean over the last log line's steps, in nats per learnt token.
+    """What one stage did; `loss` is the mean over the last log line's steps, in nats per label.
 
     `speed` is hflm.training.metrics_log's medians; `skipped` are the steps (from 1) whose batch a rollback left out.
     """
@@ -50,158 +56,225 @@ class Trained:
     seconds: float
     loss: float | None
     eval_loss: float | None
-    speed: dict
+    speed: dict[str, Any]
     skipped: tuple[int, ...]
-    arithmetic: dict
+    arithmetic: dict[str, Any]
 
 
-def train(
-    model,
-    rows,
-    folder,
-    args,
-    *,
-    stage,
-    seed,
-    collate,
-    eval_rows=None,
-    tokens_per_row,
-    row_tokens,
-    batch_tokens=None,
-    on_spike="ignore",
-):
-    """Train `model` on packed `rows` in `folder`, continuing from its newest sound checkpoint; returns Trained.
+def train_model(
+    model: "PreTrainedModel",
+    data: TrainingData,
+    folder: Path,
+    args: Mapping[str, Any],
+    stage: StageSettings,
+    save_to: Path | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Trained:
+    """Train `model` in `folder`, continuing from its newest valid checkpoint; every process calls it.
 
-    `args` are TrainingArguments' own; `rows` is a sequence of rows or a BatchSource; `tokens_per_row` is their
-    mean length, `row_tokens` the longest. `batch_tokens`: tokens of one optimizer step over all processes, in whole
-    rows. Raises UserError for values that TrainingArguments refuses, TrainingError when it cannot go on, Stopped after
-    SIGTERM.
+    `args` are TrainingArguments' own. The trained model (of an adapter, the adapter alone) is written to `save_to`,
+    with `tokenizer`. Raises UserError for values that TrainingArguments refuses, TrainingError when training cannot go
+    on, Stopped after SIGTERM or Ctrl-C.
     """
-    muon = args.get("optim") == "muon"  # ours, so TrainingArguments would not know it
+    muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
     args = {key: value for key, value in args.items() if not (muon and key == "optim")}
-    chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=on_spike != "rollback")
-    arguments = training_arguments(folder, args, chosen, seed, evaluates=eval_rows is not None, stage=stage)
-    keep = arguments.save_total_limit
-    arguments.save_total_limit = None  # rotated by the guard, after the seal
-    progress = Progress(stage, folder, tokens_per_row, flops_per_token(model, row_tokens))
-    progress.say(f"arithmetic: {chosen}")
-    slow = arithmetic.slow_setting(chosen, arguments.device)
-    if slow is not None:
-        warnings.warn(f"{stage}: {slow}", stacklevel=2)
-    if torch.accelerator.device_count() > arguments.world_size == 1:
-        gpus = torch.accelerator.device_count()
-        progress.say(f"1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all")
-    batch = recovery.batch_of(arguments, folder, batch_tokens, row_tokens, stage)
-    recovery.share_out(arguments, batch)
-    progress.say(f"{batch} x {row_tokens:,} tokens = {batch.rows * row_tokens:,} tokens a step")
-    whole = None
-    if batch_tokens and not isinstance(rows, BatchSource):
-        whole = len(rows) // batch.rows * batch.rows
-        if not whole:
-            raise UserError(f"{stage}.batch_tokens: a step takes {batch.rows} rows, the data has {len(rows)}. Lower it")
-        if arguments.train_sampling_strategy == "sequential":
-            rows = torch.utils.data.Subset(rows, range(whole))
-    if not isinstance(rows, BatchSource):
-        at_once = arguments.per_device_train_batch_size * arguments.world_size
-        dropped = len(rows) % at_once if arguments.dataloader_drop_last else 0
-        progress.rows_per_epoch = whole or len(rows) - dropped
-    started, signalled = time.monotonic(), False
+    chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
+    arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows is not None)
+    keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
+    resumed = recovery.read_resumed(folder, arguments)
+    batch = set_batch(arguments, stage, resumed.micro_rows)
+    data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
+    set_intervals(arguments, args, epoch_rows, len(data.eval_rows or ()))
+    metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops_per_token(model, stage.row_tokens), epoch_rows)
+    source = data.rows if isinstance(data.rows, BatchSource) else None
+    _announce(arguments, stage, chosen, batch, source is not None)
+    started, signals = time.monotonic(), set()
     while True:
-        skipped = recovery.skipped(folder)
-        guard = Guard(stage, folder, keep, on_spike, skipped, progress.say, signalled)
-        trainer = _Trainer(
+        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals)
+        trainer = StageTrainer(
             guard,
-            whole,
+            # Where only complete steps are taken, other rows are left out each epoch.
+            epoch_rows if stage.batch_tokens and source is None else None,
             model=model,
             args=arguments,
             optimizer_cls_and_kwargs=_muon(arguments, chosen) if muon else None,
-            train_dataset=rows,
-            eval_dataset=eval_rows,
-            data_collator=collate,
-            callbacks=[guard, progress],
+            train_dataset=data.rows,
+            eval_dataset=data.eval_rows,
+            data_collator=data.collate,
+            callbacks=[guard, metrics],
         )
-        trainer.remove_callback(PrinterCallback)  # progress shows what it would print
-        checkpoint = checkpoints.newest_sound(folder)
-        if checkpoint is not None:
-            progress.say(f"continues from {checkpoint.name}")
-            guard.continues(checkpoint)
-        if isinstance(rows, BatchSource):
-            config, workers = arguments.accelerator_config, arguments.dataloader_num_workers
-            if config.dispatch_batches is not None or config.split_batches:
-                warnings.warn(
-                    f"{stage}.args.accelerator_config: dispatch_batches and split_batches are ignored, each process reads "
-                    "its own part of a stream",
-                    stacklevel=2,
-                )
-            rows.resume(arguments.process_index, arguments.world_size, workers, checkpoint)
+        trainer.remove_callback(PrinterCallback)  # the metrics log displays what it would print
+        _keep_fp32_outputs(trainer)
+        if resumed.checkpoint is not None:
+            logger.info(f"{stage.name}: continues from {resumed.checkpoint.name}")
+            guard.resume(resumed.checkpoint)
+        if source is not None:
+            workers = arguments.dataloader_num_workers
+            source.resume(arguments.process_index, arguments.world_size, workers, resumed.checkpoint)
             arguments.ignore_data_skip = True  # Trainer would read everything from the beginning, and throw it away
-        if recovery.ended(trainer, checkpoint, progress):
+        if recovery.train_to_end(trainer, resumed.checkpoint):
             break
         trainer.accelerator.free_memory()
-        signalled = guard.signalled
+        signals = guard.signals
+        resumed = recovery.read_resumed(folder, arguments)
+    if save_to is not None:
+        _save_trained(trainer, save_to, tokenizer)
     history = trainer.state.log_history
     return Trained(
         steps=trainer.state.global_step,
-        tokens=progress.tokens_at(trainer.state.global_step, arguments),
+        tokens=metrics.tokens_at(trainer.state.global_step, arguments),
         seconds=time.monotonic() - started,
         loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
         eval_loss=next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),
-        speed=progress.speed,
-        skipped=tuple(skipped),
+        speed=metrics.speed,
+        skipped=tuple(sorted(resumed.skipped)),
         arithmetic=chosen.as_dict(),
     )
 
 
-def training_arguments(folder, args, chosen, seed, evaluates, stage):
-    """TrainingArguments from a recipe's `args`, over DEFAULTS, in the Arithmetic `chosen`.
+def _whole_steps(
+    data: TrainingData, step_rows: int, arguments: StageArguments, stage: StageSettings
+) -> tuple[TrainingData, int | None]:
+    """The data, and the rows of an epoch: with `batch_tokens` those of complete steps; None for a BatchSource."""
+    if isinstance(data.rows, BatchSource):
+        return data, None
+    if not stage.batch_tokens:
+        at_once = arguments.per_device_train_batch_size * arguments.world_size
+        dropped = len(data.rows) % at_once if arguments.dataloader_drop_last else 0
+        return data, len(data.rows) - dropped
+    epoch_rows = len(data.rows) // step_rows * step_rows
+    if not epoch_rows:
+        raise UserError(
+            f"{stage.name}.batch_tokens: a step takes {step_rows} rows, the data has {len(data.rows)}. Lower it"
+        )
+    if arguments.train_sampling_strategy == "sequential":
+        data = dataclasses.replace(data, rows=Subset(data.rows, range(epoch_rows)))  # type: ignore[arg-type]
+    return data, epoch_rows
 
-    Raises UserError for a value that TrainingArguments refuses.
-    """
-    accelerated = torch.accelerator.is_available()
-    own = {
-        "output_dir": str(folder),
-        "seed": seed,
-        "remove_unused_columns": False,
-        "prediction_loss_only": True,
-        "disable_tqdm": True,
-        "use_cpu": not accelerated,
-        "dataloader_pin_memory": accelerated,
-        "bf16": chosen.autocast == "bf16",
-        "fp16": chosen.autocast == "fp16",
-        **({"tf32": True} if chosen.tf32 else {}),
-        "eval_strategy": "steps" if evaluates else "no",
-    }
-    if not evaluates and args.get("eval_strategy", "no") != "no":
-        raise UserError(f"{stage}.args.eval_strategy: there is no validation data to evaluate on")
+
+def _announce(
+    arguments: StageArguments, stage: StageSettings, chosen: arithmetic.Arithmetic, batch: Batch, is_stream: bool
+) -> None:
+    logger.info(f"{stage.name}: arithmetic: {chosen}")
+    slow = arithmetic.slow_setting(chosen, arguments.device)
+    if slow is not None:
+        warnings.warn(f"{stage.name}: {slow}", stacklevel=3)
+    gpus = torch.accelerator.device_count()
+    if gpus > arguments.world_size == 1:
+        logger.info(
+            f"{stage.name}: 1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all"
+        )
+    config = arguments.accelerator_config
+    if is_stream and (config.dispatch_batches is not None or config.split_batches):
+        warnings.warn(
+            f"{stage.name}.args.accelerator_config: dispatch_batches and split_batches are ignored for a stream, each "
+            "process reads its own part of it",
+            stacklevel=3,
+        )
+    step_tokens = batch.rows * stage.row_tokens
+    logger.info(f"{stage.name}: {batch} x {stage.row_tokens:,} tokens = {step_tokens:,} tokens a step")
+
+
+def _keep_fp32_outputs(trainer: Trainer) -> None:
+    """Under FSDP2 accelerate would return the loss in bf16 and sum gradients in it: three digits of a sum of 27,000."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    policy = plugin.mixed_precision_policy if plugin is not None and plugin.fsdp_version == 2 else None
+    if policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+
+
+def _save_trained(trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenizerBase | None") -> None:
+    """Write the trained weights so that `folder` appears complete or not at all. Every process takes part."""
+    if not trainer.is_world_process_zero():
+        trainer.save_model(str(folder))  # parts of a sharded model are gathered; only the first process writes
+        return
     try:
-        arguments = TrainingArguments(**{**DEFAULTS, **own, **args})
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{stage}.args: {' '.join(str(error).split())[:400]}") from error
-    # With several GPUs and one process Trainer would take DataParallel: slower than one process a GPU, and it copies
-    # the model without the mended loss.
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    return arguments
+        with atomic_folder(folder) as partial:
+            trainer.save_model(str(partial))
+            (partial / "training_args.bin").unlink()  # a pickle, which nobody should load
+            if tokenizer is not None:
+                tokenizer.save_pretrained(partial)
+    except Exception as error:
+        failed = checkpoints.write_error(folder, error)
+        if failed is None:
+            raise
+        raise failed from error
 
 
-class _Trainer(Trainer):
-    """Trainer with the guard's eyes on each loss, steps that are skipped, and `whole` rows (of all) an epoch."""
+class StageTrainer(Trainer):
+    """Trainer whose steps are watched by a Guard, skipped after a rollback and repeated after an out-of-memory.
 
-    def __init__(self, guard, whole, **options):
+    `epoch_rows`: an epoch takes only so many of the rows, chosen anew each time.
+    """
+
+    def __init__(self, guard: Guard, epoch_rows: int | None, **options: Any) -> None:
         super().__init__(**options)
-        self.guard, self.whole = guard, whole
-        self.micro_rows = self.args.train_batch_size
-        self.step_batches, self.done = [], 0  # the micro-batches of the optimizer step, and how many of them are done
+        self.guard, self.epoch_rows = guard, epoch_rows
+        self.micro_rows = self.args.train_batch_size  # rows of a forward pass
+        self.eval_micro_rows = self.args.eval_batch_size
+        self.step_batches: list[Tensors] = []  # the micro-batches of the current optimizer step
+        self.done = 0  # how many of them have their gradients
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    # Data
+
+    def get_train_dataloader(self) -> Any:
+        args = self.args
+        options = {
+            "num_workers": args.dataloader_num_workers,
+            "pin_memory": args.dataloader_pin_memory,
+            "persistent_workers": args.dataloader_persistent_workers,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+        }
+        if self.guard.source is not None:
+            options.pop("num_workers")  # known from `resume`
+            return self.guard.source.batches(args.train_batch_size, self.data_collator, **options)
+        if self.epoch_rows is None or args.train_sampling_strategy != "random":
+            return super().get_train_dataloader()
+        sampler = RandomSampler(self.train_dataset, num_samples=self.epoch_rows)  # type: ignore[arg-type]
+        loader = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            args.train_batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            drop_last=args.dataloader_drop_last,
+            **options,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Tensors], num_batches: int, device: torch.device
+    ) -> tuple[list[Tensors], Any]:
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed from the checkpoint of the last step: Trainer compares the number of steps only after one more.
+            self.control.should_training_stop = self.guard.was_finished = True
+            return [], None
+        self.step_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.done = 0
+        return self.step_batches, num_items
+
+    def rows_of(self, step: int) -> list[int]:
+        """The row numbers of the batch of `step` (from 1); of a stream, their place in it."""
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self.guard.source is not None:
+            return list(range((step - 1) * per_step, step * per_step))
+        loader = self.callback_handler.train_dataloader
+        per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
+        epoch, place = divmod(step - 1, per_epoch)
+        sampler = get_sampler(loader)
+        loader.set_epoch(epoch)
+        return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
+
+    # Steps
+
+    def training_step(self, model: torch.nn.Module, inputs: Tensors, num_items_in_batch: Any = None) -> torch.Tensor:
         if self.state.global_step + 1 in self.guard.skipped:
-            loss = torch.zeros((), device=self.args.device)  # no gradients, so that the optimizer leaves all as it is
+            loss = torch.zeros((), device=self.args.device)  # no gradients, so that the optimizer changes nothing
         else:
             loss = self._step_within_memory(model, inputs, num_items_in_batch)
         self.guard.add(loss)
         return loss
 
-    def _step_within_memory(self, model, inputs, num_items_in_batch):
+    def _step_within_memory(self, model: torch.nn.Module, inputs: Tensors, num_items_in_batch: Any) -> torch.Tensor:
         """The loss of a micro-batch after its backward pass; after an out-of-memory, of its rows in smaller parts.
 
         The pass that failed may have left some gradients: those of the whole optimizer step are computed again.
@@ -212,98 +285,68 @@ class _Trainer(Trainer):
                 losses = [self._step_in_parts(model, each, num_items_in_batch) for each in pending]
                 break
             except RuntimeError as error:
-                self.micro_rows = recovery.halve(self, error, self.micro_rows)
-            # Outside of the handler, whose error holds on to the step's tensors.
+                self.micro_rows = recovery.halve_micro_batch(self, error, self.micro_rows)
+                self.eval_micro_rows = max(1, self.eval_micro_rows // 2)
             recovery.free_memory(model)
             pending = [*self.step_batches[: self.done], inputs]
         self.done += 1
         return losses[-1]
 
-    def _step_in_parts(self, model, inputs, num_items_in_batch):
+    def _step_in_parts(self, model: torch.nn.Module, inputs: Tensors, num_items_in_batch: Any) -> torch.Tensor:
         losses = []
-        for part in recovery.split(inputs, self.micro_rows):
+        for part in recovery.split_batch(inputs, self.micro_rows):
             losses.append(super().training_step(model, part, num_items_in_batch))
         return torch.stack(losses).sum()
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if self.whole is not None and isinstance(sampler, RandomSampler):
-            return RandomSampler(sampler.data_source, num_samples=self.whole)  # other rows are left out each epoch
-        return sampler
+    # Evaluation
 
-    def evaluate(self, *_, **__):
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """{"eval_loss": the mean of -log p over all labels}, exactly, with any batch size and number of processes.
 
         Trainer's own is a mean of the batches' means, which depends on both.
         """
-        args, rows, started = self.args, self.eval_dataset, time.monotonic()
-        sums, labels = [], 0
+        started = time.monotonic()
         self.model.eval()
-        for start in range(0, len(rows), args.eval_batch_size * args.world_size):
-            some = rows[start : start + args.eval_batch_size * args.world_size]
-            batch = self.data_collator(some[args.process_index :: args.world_size] or some[:1])
-            if len(some) <= args.process_index:
-                batch["labels"].fill_(-100)  # as many forward passes as the others, of nothing
-            labels += int((batch["labels"][:, 1:] != -100).sum())
-            with torch.no_grad():
-                sums.append(self.model(**self._prepare_inputs(batch), num_items_in_batch=1).loss)
-        total = torch.tensor([torch.stack(sums).cpu().double().sum().item(), labels], dtype=torch.float64)
-        if args.world_size > 1:
-            total = total.to(args.device)
+        while True:
+            try:
+                nll, labels = self._sum_nll(self.eval_micro_rows)
+                break
+            except RuntimeError as error:
+                self.eval_micro_rows = recovery.halve_micro_batch(self, error, self.eval_micro_rows)
+        if self.args.world_size > 1:
+            total = torch.tensor([nll, labels], dtype=torch.float64, device=self.args.device)
             torch.distributed.all_reduce(total)
-        nll, labels = total.tolist()
+            nll, labels = total.tolist()
         metrics = {"eval_loss": nll / max(labels, 1), "eval_runtime": round(time.monotonic() - started, 3)}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def get_train_dataloader(self):
-        if not isinstance(self.train_dataset, BatchSource):
-            return super().get_train_dataloader()
-        args = self.args
-        return self.train_dataset.batches(
-            args.train_batch_size,
-            self.data_collator,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-        )
+    def _sum_nll(self, rows_at_once: int) -> tuple[float, int]:
+        """(the sum of -log p, the number of labels) of this process's rows of the validation data."""
+        rows: Any = self.eval_dataset
+        process, processes = self.args.process_index, self.args.world_size
+        sums, labels = [], 0
+        for start in range(0, len(rows), rows_at_once * processes):
+            group = rows[start : start + rows_at_once * processes]
+            batch = self.data_collator(group[process::processes] or group[:1])
+            if len(group) <= process:
+                batch["labels"].fill_(-100)  # as many forward passes as the others, of nothing
+            labels += int((batch["labels"][:, 1:] != -100).sum())
+            batch = {name: each.to(self.args.device) for name, each in batch.items()}
+            with torch.no_grad():
+                sums.append(self.model(**batch, num_items_in_batch=1).loss)
+        return torch.stack(sums).cpu().double().sum().item(), labels
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self.state.global_step >= self.state.max_steps:
-            # Resumed from the last checkpoint: Trainer would look at the number of steps only after one more.
-            self.control.should_training_stop = self.guard.was_finished = True
-            return [], None
-        self.step_batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.done = 0
-        return self.step_batches, num_items
+    # Checkpoints
 
-    def _save_checkpoint(self, model, trial):
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            if isinstance(self.train_dataset, BatchSource):
-                self.train_dataset.save(checkpoint)
-        except Exception as error:
-            failed = checkpoints.unwritten(checkpoint, error)
-            if failed is None:
-                raise
-            raise failed from error
-
-    def rows_of(self, step):
-        """The row numbers of the batch of `step` (from 1); of a stream, their place in it."""
-        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        loader = self.callback_handler.train_dataloader
-        if isinstance(self.train_dataset, BatchSource):
-            return list(range((step - 1) * per_step, step * per_step))
-        per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
-        epoch, place = divmod(step - 1, per_epoch)
-        sampler = get_sampler(loader)
-        loader.set_epoch(epoch)
-        return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
+    def save_model(self, output_dir: str | None = None, *args: Any, **options: Any) -> None:
+        """As Trainer's; a checkpoint begins with it, and Guard.on_save ends it."""
+        self.guard.writing = Path(output_dir or self.args.output_dir)
+        super().save_model(output_dir, *args, **options)
 
 
-def _muon(arguments, chosen):
+def _muon(arguments: StageArguments, chosen: arithmetic.Arithmetic) -> tuple[type[MuonFactory], dict[str, Any]]:
     """Trainer's `optimizer_cls_and_kwargs` for Muon."""
     return MuonFactory, {
         "lr": arguments.learning_rate,

@@ -82,13 +82,13 @@ def train(config, vocabulary, section, adapter, length, steps):
     """Train a fresh model for some steps; returns it."""
     import numpy as np
 
-    from hflm.models import load as models
+    from hflm.models import add_adapter, build_model, patch_loss
     from hflm.preprocessing import collate
-    from hflm.training import trainer as trains
+    from hflm.training import StageSettings, TrainingData, train_model
 
-    model = models.mend_loss(models.build(config, Vocabulary(vocabulary)))
+    model = patch_loss(build_model(config, Vocabulary(vocabulary)))
     if adapter is not None:
-        model = models.add_adapter(model, adapter)
+        model = add_adapter(model, adapter)
     batch = section.args.get("per_device_train_batch_size", 8) * section.args.get("gradient_accumulation_steps", 1)
     draw = np.random.default_rng(0)
     rows, half = [], length // 2
@@ -99,10 +99,13 @@ def train(config, vocabulary, section, adapter, length, steps):
         positions = np.concatenate([np.arange(half), np.arange(length - half)])
         rows.append({"input_ids": ids, "labels": labels, "position_ids": positions})
     with tempfile.TemporaryDirectory() as folder:
-        trains.train(
-            model, rows, folder, {**section.args, "max_steps": steps, "save_strategy": "no"}, stage="pretrain", seed=1,
-            collate=partial(collate, pad_token_id=0), tokens_per_row=length, row_tokens=length,
-        )  # fmt: skip
+        train_model(
+            model,
+            TrainingData(rows, partial(collate, pad_token_id=0)),
+            Path(folder),
+            {**section.args, "max_steps": steps, "save_strategy": "no"},
+            StageSettings("pretrain", seed=1, row_tokens=length, tokens_per_row=length),
+        )
     return model
 
 

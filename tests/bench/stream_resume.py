@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from hflm import data
 from hflm.data import toy
-from hflm.models import load as models
+from hflm.models import build_model, patch_loss
 from hflm.preprocessing import collate, pack_stream, token_cache, train_tokenizer
 from hflm.preprocessing import streaming as stream
 from hflm.recipe import Data
@@ -120,14 +120,14 @@ def start(folder, run, tokenizer, processes, workers, steps, kill_at=None):
 
 
 def fit(folder, run, tokenizer, rank, workers, steps):
-    class Recording(train._Trainer):
+    class Recording(train.StageTrainer):
         def training_step(self, model, inputs, *more):
             run.mkdir(parents=True, exist_ok=True)
             with open(run / f"seen-{rank}.jsonl", "a") as lines:
                 lines.write(json.dumps([self.state.global_step, inputs["input_ids"].tolist()]) + "\n")
             return super().training_step(model, inputs, *more)
 
-    train._Trainer = Recording
+    train.StageTrainer = Recording
     stream.GROUP_ROWS, token_cache.BATCH_TEXTS = 16, 40  # many groups and blocks, and several passes
     sources = tuple(
         Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
@@ -135,16 +135,12 @@ def fit(folder, run, tokenizer, rank, workers, steps):
     )
     texts = data.stream_documents(data.Sources(sources), folder / "skipped.jsonl")
     packed = pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
-    train.train(
-        models.mend_loss(models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),
-        packed.rows,
+    train.train_model(
+        patch_loss(build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),
+        train.TrainingData(packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id)),
         run,
         {"max_steps": steps, "save_steps": 3, "dataloader_num_workers": workers, "per_device_train_batch_size": 8},
-        stage="pretrain",
-        seed=0,
-        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        tokens_per_row=packed.tokens_per_row,
-        row_tokens=packed.block_size,
+        train.StageSettings("pretrain", seed=0, row_tokens=128, tokens_per_row=128),
     )
 
 

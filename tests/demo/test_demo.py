@@ -20,7 +20,7 @@ from hflm.core import UserError
 from hflm.demo import session as demo
 from hflm.demo import tabs as demo_tabs
 from hflm.inference import LocalModel, stream_text
-from hflm.models import load as models
+from hflm.models import build_model, save_pretrained
 from hflm.publishing import space
 from hflm.recipe import Recipe
 
@@ -69,13 +69,13 @@ def loaded(tokenizer):
     """A model whose weights say something, though nothing true, and its tokenizer."""
     torch.manual_seed(0)
     config = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 128, "initializer_range": 0.3}
-    return models.build(config, tokenizer).eval(), tokenizer
+    return build_model(config, tokenizer).eval(), tokenizer
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, loaded):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    models.save(folder / "model", *loaded)
+    save_pretrained(folder / "model", *loaded)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     (folder / "README.md").write_text(f"---\ntags: [hflm]\n---\n\n# tiny\n\nA model of \\[foxes\\] and {EVIL}.\n")
     (folder / "benchmark" / "predictions").mkdir(parents=True)

@@ -9,12 +9,12 @@ import pytest
 
 from hflm.core import ModelError, UserError
 from hflm.inference import format_texts, generate_texts
-from hflm.models import load as models
+from hflm.models import save_pretrained
 
 
 @pytest.fixture
 def folder(tiny, tokenizer, tmp_path):
-    models.save(tmp_path / "run" / "model", tiny, tokenizer)
+    save_pretrained(tmp_path / "run" / "model", tiny, tokenizer)
     return tmp_path / "run"
 
 

@@ -14,7 +14,7 @@ import torch
 from hflm.core import ModelError, UserError
 from hflm.evaluation import plots
 from hflm.inference import LocalModel, attention_weights, score, score_text, score_view, text_windows
-from hflm.models import load as models
+from hflm.models import save_pretrained
 from hflm.preprocessing import encode, train_tokenizer
 
 LONG = " ".join(f"The dog saw the key {number} times." for number in range(40))
@@ -215,7 +215,7 @@ def hflm(*arguments, **options):
 
 
 def test_the_command(model, tokenizer, tmp_path):
-    models.save(tmp_path / "run" / "model", model, tokenizer)
+    save_pretrained(tmp_path / "run" / "model", model, tokenizer)
     files = "--html", tmp_path / "out" / "page.html", "--attention", tmp_path / "out" / "heads.png"
     done = hflm("score", tmp_path / "run", "-", "--json", *files, input="The dög.\n".encode())
     assert (done.returncode, done.stderr) == (0, b"")

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hflm.models import load as models
 from hflm.models import loss as losses
+from hflm.models import patch_loss
 
 
 @pytest.fixture
 def parts(monkeypatch):
     """300 rows of 16 dimensions, an output layer of 131 entries, targets; several chunks, the last one short."""
-    monkeypatch.setattr(losses, "ROWS", 128)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 128)
     torch.manual_seed(0)
     hidden = torch.randn(300, 16, requires_grad=True)
     weight = (torch.randn(131, 16) * 0.5).requires_grad_()
@@ -106,8 +106,8 @@ def test_a_model_that_changes_its_logits_keeps_its_own_forward(kind, more, direc
     expected.backward()
     of_plain = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    assert models._is_one_product(model, model.get_output_embeddings()) is direct
-    loss = models.mend_loss(model, z_loss)(input_ids=ids, labels=ids).loss
+    assert patch_loss(model, z_loss).loss_options.in_chunks is direct
+    loss = model(input_ids=ids, labels=ids).loss
     torch.testing.assert_close(loss, expected)
     loss.backward()
     without = plain(model.eval()(ids).logits[:, :-1].reshape(-1, 70), torch.eye(70), ids[:, 1:].reshape(-1)) / 16

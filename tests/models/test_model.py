@@ -1,4 +1,4 @@
-"""Building, loading and saving models; the mended loss against plain PyTorch; adapters."""
+"""Building, loading and saving models; the patched loss against plain PyTorch; adapters."""
 
 import json
 
@@ -7,8 +7,18 @@ import torch
 from conftest import TEXTS
 
 from hflm.core import MissingExtra, ModelError
+from hflm.models import (
+    add_adapter,
+    build_model,
+    check_quantization,
+    context_length,
+    load_model,
+    merge_adapter,
+    model_revision,
+    patch_loss,
+    save_pretrained,
+)
 from hflm.models import architecture as shape
-from hflm.models import load as models
 from hflm.models import loss as losses
 from hflm.preprocessing import collate, pack_documents, pack_examples
 from hflm.recipe import PRESETS
@@ -36,15 +46,15 @@ def test_presets_have_exactly_the_published_parameters(preset, published):
 
 
 def test_any_config_key_reaches_the_model(tokenizer):
-    model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "n_inner": 24}, tokenizer)
+    model = build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "n_inner": 24}, tokenizer)
     assert model.transformer.h[0].mlp.c_fc.weight.shape == (16, 24)
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.eos_token_id == tokenizer.eos_token_id
-    assert models.context_length(model) == 32
+    assert context_length(model) == 32
 
 
 def plain_loss(model, batch):
-    """The mean of -log p over the labels, written out, on a model that was not mended."""
+    """The mean of -log p over the labels, written out, on a model as it is."""
     logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits[:, :-1].reshape(-1, logits.shape[-1]), batch["labels"][:, 1:].reshape(-1), ignore_index=-100
@@ -55,12 +65,12 @@ def gradients(model):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def test_the_mended_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
+def test_the_patched_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
     batch = collate(pack_examples([(text[:12], text[13:]) for text in TEXTS[:9]], tokenizer, 64).rows, 0)
     plain_loss(tiny, batch).backward()
     expected = gradients(tiny)
     tiny.zero_grad()
-    loss = models.mend_loss(tiny)(**batch).loss
+    loss = patch_loss(tiny)(**batch).loss
     loss.backward()
     for name, gradient in gradients(tiny).items():
         torch.testing.assert_close(gradient, expected[name], msg=name)
@@ -71,7 +81,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
     import copy
     from functools import partial
 
-    from hflm.training import trainer as train
+    from hflm.training import StageSettings, TrainingData, train_model
 
     rows = pack_examples([(text[:8], text[9 : 12 + 2 * n]) for n, text in enumerate(TEXTS[:8])], tokenizer, 40).rows
     assert len({int((row["labels"] != -100).sum()) for row in rows}) > 1
@@ -79,9 +89,9 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
     batch = collate(rows, tokenizer.pad_token_id)
     plain_loss(reference, batch).backward()
     torch.optim.SGD(reference.parameters(), lr=0.1).step()
-    train.train(
-        models.mend_loss(tiny),
-        rows,
+    train_model(
+        patch_loss(tiny),
+        TrainingData(rows, partial(collate, pad_token_id=tokenizer.pad_token_id)),
         tmp_path,
         {
             "max_steps": 1,
@@ -95,11 +105,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
             "weight_decay": 0.0,
             "save_strategy": "no",
         },
-        stage="finetune",
-        seed=0,
-        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        tokens_per_row=40,
-        row_tokens=40,
+        StageSettings("finetune", seed=0, row_tokens=40, tokens_per_row=40),
     )
     for (name, trained), expected in zip(tiny.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6, msg=name)
@@ -110,7 +116,7 @@ def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny, monkeyp
     monkeypatch.setattr(
         losses, "sum_nll", lambda hidden, *rest: seen.append(tuple(hidden.shape)) or plain(hidden, *rest)
     )
-    model = models.mend_loss(tiny)
+    model = patch_loss(tiny)
     ids = torch.arange(20)[None]
     labels = torch.full_like(ids, -100)
     labels[0, 18:] = ids[0, 18:]
@@ -121,7 +127,7 @@ def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny, monkeyp
 def test_residual_projections_start_smaller_by_the_root_of_their_number(tokenizer):
     """GPT-2's scheme: 0.02 / sqrt(2 n_layer) for the two projections that each block adds to the residual path."""
     torch.manual_seed(0)
-    model = models.build({"n_layer": 8, "n_head": 2, "n_embd": 64, "n_positions": 16}, tokenizer)
+    model = build_model({"n_layer": 8, "n_head": 2, "n_embd": 64, "n_positions": 16}, tokenizer)
     for block in model.transformer.h:
         for projection in (block.attn.c_proj, block.mlp.c_proj):
             assert projection.weight.std().item() == pytest.approx(0.02 / 16**0.5, rel=0.05)
@@ -131,7 +137,7 @@ def test_residual_projections_start_smaller_by_the_root_of_their_number(tokenize
 
 def test_a_batch_without_labels_has_loss_zero_and_not_nan(tiny):
     ids = torch.arange(6)[None]
-    loss = models.mend_loss(tiny)(input_ids=ids, labels=torch.full_like(ids, -100)).loss
+    loss = patch_loss(tiny)(input_ids=ids, labels=torch.full_like(ids, -100)).loss
     loss.backward()
     assert loss.item() == 0
 
@@ -140,11 +146,11 @@ def test_without_labels_nothing_changes(tiny):
     ids = torch.arange(10)[None]
     tiny.eval()
     before = tiny(input_ids=ids).logits
-    after = models.mend_loss(tiny)(input_ids=ids).logits
+    after = patch_loss(tiny)(input_ids=ids).logits
     assert torch.equal(before, after)
 
 
-def test_a_mended_model_generates_from_left_padded_prompts_as_before(tokenizer, tiny):
+def test_a_patched_model_generates_from_left_padded_prompts_as_before(tokenizer, tiny):
     """generate() makes position ids only for a forward that says it takes them."""
     for parameter in tiny.parameters():
         parameter.data.mul_(4)
@@ -152,7 +158,7 @@ def test_a_mended_model_generates_from_left_padded_prompts_as_before(tokenizer, 
     prompts = tokenizer(["The dog", "The cat saw the hat in the", "A fox"], padding=True, return_tensors="pt")
     options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     expected = tiny.eval().generate(**prompts, **options).tolist()
-    assert models.mend_loss(tiny).generate(**prompts, **options).tolist() == expected
+    assert patch_loss(tiny).generate(**prompts, **options).tolist() == expected
     inputs = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
     seen = []
     tiny.transformer.wpe.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].tolist()))
@@ -161,10 +167,10 @@ def test_a_mended_model_generates_from_left_padded_prompts_as_before(tokenizer, 
 
 
 def test_saved_models_load_again_as_safetensors(tokenizer, tiny, tmp_path):
-    models.save(tmp_path / "run" / "model", tiny, tokenizer)
+    save_pretrained(tmp_path / "run" / "model", tiny, tokenizer)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     for path in (tmp_path / "run", tmp_path / "run" / "model"):
-        model, loaded = models.load(str(path))
+        model, loaded = load_model(str(path))
         assert torch.equal(model.lm_head.weight, tiny.lm_head.weight)
         assert loaded.get_vocab() == tokenizer.get_vocab()
 
@@ -174,9 +180,9 @@ def test_saving_leaves_the_old_model_when_it_fails(tokenizer, tiny, tmp_path):
         def save_pretrained(self, folder):
             raise OSError(28, "No space left on device")
 
-    models.save(tmp_path / "model", tiny, tokenizer)
+    save_pretrained(tmp_path / "model", tiny, tokenizer)
     with pytest.raises(OSError, match="No space"):
-        models.save(tmp_path / "model", tiny, Broken())
+        save_pretrained(tmp_path / "model", tiny, Broken())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "tokenizer.json").is_file()
 
@@ -196,7 +202,7 @@ QUANTIZED = [  # what a merged model may differ by
 
 
 def learn(wrapped, tokenizer, steps=3):
-    """A few steps; gives the names of what learnt."""
+    """A few steps; gives the names of what was trained."""
     batch = collate(pack_documents(TEXTS[:4], tokenizer, 64).rows, tokenizer.pad_token_id)
     optimizer = torch.optim.AdamW((p for p in wrapped.parameters() if p.requires_grad), lr=0.02)
     for _ in range(steps):
@@ -208,18 +214,19 @@ def learn(wrapped, tokenizer, steps=3):
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
 def test_adapters_train_reload_and_merge_into_plain_weights(tokenizer, tiny, tmp_path, adapter):
-    models.save(tmp_path / "base", tiny, tokenizer)
-    base, _ = models.load(str(tmp_path / "base"))
+    save_pretrained(tmp_path / "base", tiny, tokenizer)
+    base, _ = load_model(str(tmp_path / "base"))
     ids = torch.arange(1, 11)[None]
     before = base.eval()(input_ids=ids).logits
-    wrapped = models.add_adapter(models.mend_loss(base), {"type": "lora", "r": 2, **adapter})
+    wrapped = add_adapter(patch_loss(base), {"type": "lora", "r": 2, **adapter})
     trained = learn(wrapped, tokenizer)
     assert trained and all("lora_" in name for name in trained)
     expected = wrapped.eval()(input_ids=ids).logits
     assert (expected - before).abs().max() > 1e-3
-    merged = models.merge(wrapped, tmp_path / "adapter")
-    torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
-    reloaded, _ = models.load(str(tmp_path / "adapter"))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged, _ = merge_adapter(tmp_path / "adapter")
+    torch.testing.assert_close(merged.eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+    reloaded, _ = load_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(reloaded.eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -229,21 +236,23 @@ def test_a_quantized_model_learns_by_an_adapter_and_is_merged_into_plain_safeten
 ):
     pytest.importorskip("bitsandbytes")
     config = {"n_layer": 2, "n_head": 2, "n_embd": 64, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}
-    models.save(tmp_path / "base", models.build({**config, "n_positions": 64}, tokenizer), tokenizer)
-    base, _ = models.load(str(tmp_path / "base"), quantization=quantization)
+    save_pretrained(tmp_path / "base", build_model({**config, "n_positions": 64}, tokenizer), tokenizer)
+    base, _ = load_model(str(tmp_path / "base"), quantization=quantization)
     assert base.transformer.h[0].attn.c_attn.weight.element_size() == 1
-    wrapped = models.add_adapter(models.mend_loss(base), {"type": "lora", "r": 2, **adapter})
+    wrapped = add_adapter(patch_loss(base), {"type": "lora", "r": 2, **adapter})
     assert all("lora_" in name for name in learn(wrapped, tokenizer))
     ids = torch.arange(1, 11)[None]
     expected = wrapped.eval()(input_ids=ids).logits
-    models.save(tmp_path / "model", models.merge(wrapped, tmp_path / "adapter", quantized=True), tokenizer)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged, _ = merge_adapter(tmp_path / "adapter", quantization=quantization)
+    save_pretrained(tmp_path / "model", merged, tokenizer)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert "quantization_config" not in config
-    plain, _ = models.load(str(tmp_path / "model"))
+    plain, _ = load_model(str(tmp_path / "model"))
     assert plain.transformer.h[0].attn.c_attn.weight.shape == (64, 192)
     assert (plain.eval()(input_ids=ids).logits - expected).abs().max() < tolerance
     # The matrices are those that training saw, not the ones from before they were quantized.
-    original, _ = models.load(str(tmp_path / "base"))
+    original, _ = load_model(str(tmp_path / "base"))
     places = [dict(m.named_parameters())["transformer.h.0.attn.c_proj.weight"] for m in (plain, original)]
     assert not torch.allclose(*places, atol=1e-5)
     torch.testing.assert_close(*places, atol=0.01, rtol=0)
@@ -252,21 +261,21 @@ def test_a_quantized_model_learns_by_an_adapter_and_is_merged_into_plain_safeten
 def test_quantization_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="uv sync --extra quant"):
-        models.check_quantization()
+        check_quantization()
 
 
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
         ({"target_modules": ["nothing"]}, "nothing"),
-        ({"target_modules": ".*(wte|c_attn)"}, "it takes in transformer.wte, one of the tied embeddings"),
+        ({"target_modules": ".*(wte|c_attn)"}, "it matches transformer.wte, one of the tied embeddings"),
         ({"init_lora_weights": "olora"}, "OLoRA cannot read GPT-2's"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layers"),
     ],
 )
 def test_an_adapter_that_cannot_be_trained_or_merged_says_so(tiny, adapter, message):
     with pytest.raises(ModelError, match=message):
-        models.add_adapter(tiny, {"type": "lora", **adapter})
+        add_adapter(tiny, {"type": "lora", **adapter})
 
 
 @pytest.mark.parametrize(
@@ -280,16 +289,16 @@ def test_an_adapter_that_cannot_be_trained_or_merged_says_so(tiny, adapter, mess
 )
 def test_a_model_that_is_not_there_is_one_line(tmp_path, make, message):
     with pytest.raises(ModelError, match=message) as error:
-        models.load(make(tmp_path))
+        load_model(make(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
-    models.save(tmp_path, tiny, tokenizer)
+    save_pretrained(tmp_path, tiny, tokenizer)
     torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
-        models.load(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
@@ -297,10 +306,10 @@ def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_p
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    before = models.revision(str(folder))
+    before = model_revision(str(folder))
     assert before.startswith("sha256:")
     (folder / "config.json").write_text('{"n_layer": 2}')
-    assert models.revision(str(folder)) != before
+    assert model_revision(str(folder)) != before
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     commit = "5" * 40
@@ -309,20 +318,20 @@ def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_p
     (repository / "snapshots" / commit / file).write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    assert models.revision("you/small") == models.revision("you/small", commit) == commit
+    assert model_revision("you/small") == model_revision("you/small", commit) == commit
 
 
 def test_an_adapters_folder_is_its_base_with_the_adapter_merged(tokenizer, tiny, tmp_path):
-    models.save(tmp_path / "base", tiny, tokenizer)
-    base, _ = models.load(str(tmp_path / "base"))
-    adapted = models.add_adapter(base, {"type": "lora", "r": 2, "init_lora_weights": False}).eval()
+    save_pretrained(tmp_path / "base", tiny, tokenizer)
+    base, _ = load_model(str(tmp_path / "base"))
+    adapted = add_adapter(base, {"type": "lora", "r": 2, "init_lora_weights": False}).eval()
     adapted.save_pretrained(tmp_path / "adapter")
     ids = torch.arange(10)[None]
     expected = adapted(input_ids=ids).logits
-    merged, loaded = models.load(str(tmp_path / "adapter"))
+    merged, loaded = load_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(merged.eval()(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-4)
     assert loaded.get_vocab() == tokenizer.get_vocab()
-    assert models.revision(str(tmp_path / "adapter")).startswith("sha256:")
+    assert model_revision(str(tmp_path / "adapter")).startswith("sha256:")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +347,7 @@ def test_an_adapter_that_cannot_be_used_says_why(tmp_path, config, files, messag
     for file in files:
         (tmp_path / file).write_bytes(b"")
     with pytest.raises(ModelError, match=message):
-        models.load(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def test_a_model_that_does_not_tell_its_context_is_refused():
@@ -346,4 +355,4 @@ def test_a_model_that_does_not_tell_its_context_is_refused():
 
     mamba = MambaForCausalLM(MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, state_size=2))
     with pytest.raises(ModelError, match="a mamba does not say how many tokens it takes"):
-        models.context_length(mamba)
+        context_length(mamba)

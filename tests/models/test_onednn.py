@@ -154,9 +154,9 @@ from hflm.models import onednn
 onednn.register = lambda: sys.exit("registered")
 onednn._gain = lambda: 9.0
 torch.cpu.get_capabilities = lambda: {"avx512_f": True}
-from hflm.models import load as models
-model, _ = models.load(sys.argv[1])
-models.mend_loss(model)
+from hflm.models import load_model, patch_loss
+model, _ = load_model(sys.argv[1])
+patch_loss(model)
 print("done")
 """
 

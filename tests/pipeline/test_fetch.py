@@ -11,7 +11,7 @@ from download_hub import SHA, Hub
 from sources import COMPRESS, content
 
 import hflm
-from hflm.models import load as models
+from hflm.models import save_pretrained
 from hflm.recipe import load_recipe
 
 ROOT = Path(hflm.__file__).parent.parent
@@ -58,7 +58,7 @@ benchmark: {tasks: [held_out], resamples: 100}
 
 @pytest.fixture
 def hub(tmp_path, tiny, tokenizer):
-    models.save(tmp_path / "tiny", tiny, tokenizer)
+    save_pretrained(tmp_path / "tiny", tiny, tokenizer)
     model = {file.name: file.read_bytes() for file in (tmp_path / "tiny").iterdir()}
     stories = {
         "README.md": CARD,

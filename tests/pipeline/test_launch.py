@@ -21,32 +21,6 @@ pretrain:
   data: {path: toy, name: stories, size: 60}
   args: {max_steps: 3, per_device_train_batch_size: 2, logging_steps: 1}
 """
-# Two processes share a model by FSDP2; the first one saves it whole.
-SHARDED = """
-import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from transformers import GPT2Config, GPT2LMHeadModel
-from hflm.models import load as models
-
-dist.init_process_group("gloo")
-torch.manual_seed(0)
-special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-plain = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=101, **special))
-if dist.get_rank() == 0:
-    plain.save_pretrained("plain")
-mesh = init_device_mesh("cpu", (2,))
-for block in plain.transformer.h:
-    fully_shard(block, mesh=mesh)
-fully_shard(plain, mesh=mesh)
-assert plain.transformer.wte.weight.to_local().shape[0] < 101
-models.gather(plain)
-if dist.get_rank() == 0:
-    models.save("gathered", plain)
-dist.barrier()
-dist.destroy_process_group()
-"""
 
 
 def environment(**more):
@@ -159,17 +133,3 @@ def test_the_cpu_configuration_starts_two_processes_and_one_is_refused(tmp_path)
     assert ended.returncode != 0
     assert "processes: the recipe asks for 2, and 1 started. Use `torchrun --nproc_per_node 2" in ended.stderr
     assert not (tmp_path / "one").exists()
-
-
-@pytest.mark.slow
-def test_a_model_divided_by_fsdp2_is_saved_whole(tmp_path):
-    from safetensors.torch import load_file
-
-    (tmp_path / "sharded.py").write_text(SHARDED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    ended = subprocess.run([*launch, "sharded.py"], cwd=tmp_path, capture_output=True, text=True, env=environment())
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    plain, gathered = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "gathered"))
-    assert plain.keys() == gathered.keys()
-    assert all(plain[name].equal(gathered[name]) for name in plain)
-    assert json.loads((tmp_path / "gathered" / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]

@@ -12,9 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hflm import recipe
 from hflm.core import UserError, hardware
+from hflm.models import add_adapter, loss, patch_loss
 from hflm.models import architecture as shape
-from hflm.models import load as models
-from hflm.models import loss
 from hflm.planning import cost, plan
 from hflm.planning import inputs as plan_source
 
@@ -94,7 +93,7 @@ def test_parameters_are_those_of_the_library(config):
 def test_an_adapters_parameters_are_those_of_peft(config, adapter):
     if config is LLAMA and adapter.get("lora_bias"):
         adapter = {**adapter, "lora_bias": False}  # peft wants a bias in the matrix for it
-    wrapped = models.add_adapter(build(config), {"type": "lora", **adapter})
+    wrapped = add_adapter(build(config), {"type": "lora", **adapter})
     learnt = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     assert shape.adapter_parameters(shape.of(config), adapter) == learnt > 0
 
@@ -102,9 +101,9 @@ def test_an_adapters_parameters_are_those_of_peft(config, adapter):
 def step(config, load):
     """(model, inputs) for one forward pass of `load`: rows of two documents, the rest of the labels left out."""
     torch.manual_seed(0)
-    model = models.mend_loss(build(config))
+    model = patch_loss(build(config))
     if load.adapter is not None:
-        model = models.add_adapter(model, {"type": "lora", **load.adapter})
+        model = add_adapter(model, {"type": "lora", **load.adapter})
     if load.checkpointing:
         model.activation_checkpointing_enable()
     half = load.length // 2
@@ -143,7 +142,7 @@ def test_flops_are_those_that_torch_counts(name):
 
 
 def test_the_loss_takes_as_many_rows_at_a_time_as_is_planned():
-    assert (cost.LOSS_ROWS, cost.LOSS_ROWS_ON_GPU) == (loss.ROWS, loss.ROWS_ON_GPU)
+    assert (cost.LOSS_ROWS, cost.LOSS_ROWS_ON_GPU) == (loss.CHUNK_ROWS, loss.CHUNK_ROWS_ON_GPU)
 
 
 def test_a_batch_in_tokens_is_shared_out(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from conftest import TEXTS
 
 from hflm.core import UserError
-from hflm.models import load as models
+from hflm.models import patch_loss
 from hflm.preprocessing import (
     PackingCounts,
     collate,
@@ -249,7 +249,7 @@ def test_rows_of_one_segment_need_no_positions_and_have_the_same_loss(tokenizer,
     rows = [{name: ids[:length] for name, ids in row.items()} for length in (8, 5)]
     batch = collate(rows, tokenizer.pad_token_id)
     assert sorted(batch) == ["input_ids", "labels"] and batch["input_ids"].shape[1] == 8
-    model = models.mend_loss(tiny).eval()
+    model = patch_loss(tiny).eval()
     alone = [
         model(**{name: torch.as_tensor(ids)[None] for name, ids in row.items()}, num_items_in_batch=1).loss
         for row in rows
@@ -261,7 +261,7 @@ def test_rows_of_one_segment_need_no_positions_and_have_the_same_loss(tokenizer,
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_no_gradient_flows_from_one_packed_document_to_another(tokenizer, tiny, attention, batch_size):
     tiny.set_attn_implementation(attention)
-    model = models.mend_loss(tiny)
+    model = patch_loss(tiny)
     packed = pack_documents(TEXTS[:3], tokenizer, 64)
     batch = collate(packed.rows[:1] * batch_size, tokenizer.pad_token_id)
     first_end = int((batch["position_ids"][0] == 0).nonzero()[1])
@@ -273,7 +273,7 @@ def test_no_gradient_flows_from_one_packed_document_to_another(tokenizer, tiny, 
 
 
 def test_a_packed_row_has_the_loss_of_its_documents_alone(tokenizer, tiny):
-    model = models.mend_loss(tiny).eval()
+    model = patch_loss(tiny).eval()
     packed = pack_documents(TEXTS[:3], tokenizer, 64)
     together = model(**collate(packed.rows, tokenizer.pad_token_id), num_items_in_batch=1).loss
     alone = [

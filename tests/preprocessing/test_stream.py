@@ -16,7 +16,7 @@ from conftest import TEXTS
 
 from hflm import data
 from hflm.core import DataError, UserError
-from hflm.models import load as models
+from hflm.models import build_model, patch_loss
 from hflm.pipeline import run_recipe
 from hflm.preprocessing import PackingCounts, collate, pack_stream, token_cache
 from hflm.preprocessing import streaming as stream
@@ -177,7 +177,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
     def fitted(folder, until=None, shuffle_buffer=20, name="three files", **args):
         seen = []
 
-        class Recording(training._Trainer):
+        class Recording(training.StageTrainer):
             def training_step(self, model, inputs, *more):
                 if self.state.global_step == until:
                     raise KeyboardInterrupt
@@ -186,20 +186,16 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
 
         packed = streamed(name, shuffle_buffer)
         with monkeypatch.context() as patched:
-            patched.setattr(training, "_Trainer", Recording)
+            patched.setattr(training, "StageTrainer", Recording)
             torch.manual_seed(0)
-            model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
+            model = build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
             try:
-                training.train(
-                    models.mend_loss(model),
-                    packed.rows,
+                training.train_model(
+                    patch_loss(model),
+                    training.TrainingData(packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id)),
                     tmp_path / folder,
                     {"max_steps": 60, "per_device_train_batch_size": 3, "save_steps": 5, **args},
-                    stage="pretrain",
-                    seed=0,
-                    collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-                    tokens_per_row=packed.tokens_per_row,
-                    row_tokens=packed.block_size,
+                    training.StageSettings("pretrain", seed=0, row_tokens=48, tokens_per_row=48),
                 )
             except KeyboardInterrupt:
                 assert until is not None
@@ -247,9 +243,9 @@ def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
     message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
     with pytest.raises(UserError, match=message):
         fit("run", dataloader_num_workers=2)
-    for name in ("stream-0.json", checkpoints.SEAL):
+    for name in ("stream-0.json", checkpoints.CHECKSUMS):
         (tmp_path / "run" / "checkpoint-5" / name).unlink()
-    checkpoints.seal(tmp_path / "run" / "checkpoint-5")
+    checkpoints.write_checksums(tmp_path / "run" / "checkpoint-5")
     with pytest.raises(UserError, match="has no position in the stream. Start again with --fresh"):
         fit("run")
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from tokenizers import pre_tokenizers
 
 from hflm.core import MissingExtra, ModelError, UserError
-from hflm.models import load as models
+from hflm.models import add_adapter, context_length, load_model, save_pretrained
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 from hflm.publishing import export
 
@@ -69,18 +69,18 @@ def test_a_padded_vocabulary_is_cut_back(model, tokenizer):
 
 def test_the_folder_of_a_run_holds_what_from_takes(gpt2, tokenizer, tmp_path):
     gpt2.resize_token_embeddings(512, mean_resizing=False)
-    models.save(tmp_path / "run" / "model", gpt2, tokenizer)
+    save_pretrained(tmp_path / "run" / "model", gpt2, tokenizer)
     expected = logits(gpt2, tokenizer)[:, : len(tokenizer)]
     written = export.export(str(tmp_path / "run"))
     assert written == tmp_path / "run" / "export" / "run"
-    assert torch.equal(logits(models.load(str(written))[0], tokenizer), expected)
+    assert torch.equal(logits(load_model(str(written))[0], tokenizer), expected)
     assert export.export(str(tmp_path / "run"), dtype="bfloat16") == written, "it replaces its own"
-    assert models.load(str(written), dtype="auto")[0].dtype == torch.bfloat16
+    assert load_model(str(written), dtype="auto")[0].dtype == torch.bfloat16
 
 
 def test_an_adapter_is_merged(gpt2, tokenizer, tmp_path):
-    models.save(tmp_path / "base", gpt2, tokenizer)
-    adapted = models.add_adapter(gpt2, {"type": "lora", "r": 2, "init_lora_weights": False})
+    save_pretrained(tmp_path / "base", gpt2, tokenizer)
+    adapted = add_adapter(gpt2, {"type": "lora", "r": 2, "init_lora_weights": False})
     adapted.save_pretrained(tmp_path / "adapter")
     adapter = tmp_path / "adapter" / "adapter_config.json"
     adapter.write_text(
@@ -90,7 +90,7 @@ def test_an_adapter_is_merged(gpt2, tokenizer, tmp_path):
     )
     written = export.export(str(tmp_path / "adapter"), output=tmp_path / "merged")
     expected = logits(adapted.eval(), tokenizer)
-    torch.testing.assert_close(logits(models.load(str(written))[0], tokenizer), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(load_model(str(written))[0], tokenizer), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -113,8 +113,8 @@ def test_a_gguf_file_holds_every_weight(model, tokenizer, tmp_path, dtype):
 def test_a_gguf_file_is_read_back_as_the_same_model(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
     export.write_gguf(model, tokenizer, tmp_path / "m.gguf", "m")
-    read, its_tokenizer = models.load(str(tmp_path / "m.gguf"))
-    assert models.context_length(read) == models.context_length(model)
+    read, its_tokenizer = load_model(str(tmp_path / "m.gguf"))
+    assert context_length(read) == context_length(model)
     assert encode(its_tokenizer, [TEXT]) == encode(tokenizer, [TEXT])
     assert its_tokenizer.eos_token_id == tokenizer.eos_token_id
     state = read.state_dict()
@@ -181,7 +181,7 @@ def test_a_rotation_that_is_stretched_is_refused(llama, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("form", ["gguf", "onnx"])
 def test_without_the_package_the_command_that_installs_it_is_told(gpt2, tokenizer, tmp_path, monkeypatch, form):
-    models.save(tmp_path / "m", gpt2, tokenizer)
+    save_pretrained(tmp_path / "m", gpt2, tokenizer)
     monkeypatch.setitem(sys.modules, form, None)
     with pytest.raises(MissingExtra, match=rf"hflm-recipes\[{form}\]"):
         export.export(str(tmp_path / "m"), form, tmp_path / "out")
@@ -197,7 +197,7 @@ def test_what_lies_at_the_output_is_not_removed(tmp_path):
 
 def test_onnx_gives_the_same_logits_at_any_size(gpt2, tokenizer, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    models.save(tmp_path / "m", gpt2, tokenizer)
+    save_pretrained(tmp_path / "m", gpt2, tokenizer)
     written = export.export(str(tmp_path / "m"), "onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(str(written / "model.onnx"))
     for shape in [(1, 1), (1, 64), (3, 7)]:
@@ -239,7 +239,7 @@ def test_llama_cpp_writes_the_same_text(model, tokenizer, tmp_path, cutting):
 
 
 def test_the_command(gpt2, tokenizer, tmp_path):
-    models.save(tmp_path / "runs" / "dog" / "model", gpt2, tokenizer)
+    save_pretrained(tmp_path / "runs" / "dog" / "model", gpt2, tokenizer)
     command = [sys.executable, "-m", "hflm", "export", "--to", "gguf"]
     done = subprocess.run([*command, "."], cwd=tmp_path / "runs" / "dog", capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "export/dog.gguf\n", "")

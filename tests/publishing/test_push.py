@@ -371,9 +371,9 @@ def test_uploads_show_progress_on_a_terminal(run, xet):
 def test_transformers_loads_what_was_pushed(run, tiny, tokenizer):
     import torch
 
-    from hflm.models import load as models
+    from hflm.models import save_pretrained
 
-    models.save(run / "model", tiny, tokenizer)
+    save_pretrained(run / "model", tiny, tokenizer)
     with Hub(xet=True) as hub:
         assert pushed(run, hub)[0] == 0
         code = (

@@ -286,9 +286,9 @@ def bench(folder, *arguments):
 
 
 def test_bench_takes_task_files(tmp_path, tiny, tokenizer):
-    from hflm.models import load as models
+    from hflm.models import save_pretrained
 
-    models.save(tmp_path / "model", tiny, tokenizer)
+    save_pretrained(tmp_path / "model", tiny, tokenizer)
     (tmp_path / "rows.jsonl").write_text('{"sentence": "good", "label": 1}\n{"sentence": "bad", "label": 0}\n')
     written(tmp_path, CHOICE)
     written(tmp_path, CHOICE.replace("sst2_plain", "second"), "metric: acc", "metric: mcc", "u.yaml")

@@ -17,7 +17,7 @@ from conftest import TEXTS
 from transformers import TrainerCallback
 
 from hflm.core import Stopped, TrainingError, UserError
-from hflm.models import load as models
+from hflm.models import add_adapter, build_model, patch_loss
 from hflm.preprocessing import collate, pack_documents
 from hflm.recipe import require_trackers, trackers, unknown_tracker
 from hflm.training import checkpoints
@@ -37,20 +37,17 @@ def fit(tokenizer, tmp_path):
     def run(folder="run", eval_rows=None, batch_tokens=None, on_spike="ignore", dropout=0.1, **args):
         torch.manual_seed(0)
         drops = {f"{place}_pdrop": dropout for place in ("attn", "embd", "resid")}
-        model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48, **drops}, tokenizer)
-        trained = train.train(
-            models.mend_loss(model),
-            packed.rows,
+        model = build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48, **drops}, tokenizer)
+        trained = train.train_model(
+            patch_loss(model),
+            train.TrainingData(
+                packed.rows,
+                partial(collate, pad_token_id=tokenizer.pad_token_id),
+                packed.rows[:2] if eval_rows else None,
+            ),
             tmp_path / folder,
             {**ARGS, **args},
-            stage="pretrain",
-            seed=0,
-            collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-            eval_rows=packed.rows[:2] if eval_rows else None,
-            tokens_per_row=packed.tokens_per_row,
-            row_tokens=48,
-            batch_tokens=batch_tokens,
-            on_spike=on_spike,
+            train.StageSettings("pretrain", 0, 48, packed.tokens_per_row, batch_tokens, on_spike),
         )
         return model, trained
 
@@ -81,7 +78,7 @@ def test_old_checkpoints_go_and_the_newest_are_sealed(fit, tmp_path):
     fit(save_total_limit=2)
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert kept == ["checkpoint-6", "checkpoint-8"]
-    assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-8"
+    assert checkpoints.newest_valid_checkpoint(tmp_path / "run").name == "checkpoint-8"
 
 
 @pytest.fixture
@@ -94,12 +91,12 @@ def stop_at(monkeypatch):
                 if state.global_step == step:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        plain = train._Trainer
+        plain = train.StageTrainer
 
         def trainer(*args, callbacks, **kwargs):
             return plain(*args, callbacks=[*callbacks, Killer()], **kwargs)
 
-        monkeypatch.setattr(train, "_Trainer", trainer)
+        monkeypatch.setattr(train, "StageTrainer", trainer)
 
     yield install
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -112,7 +109,7 @@ def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(fit, stop_at
         with pytest.raises(Stopped, match="the same command continues"):
             fit("stopped")
     monkeypatch.undo()
-    assert checkpoints.newest_sound(tmp_path / "stopped").name == "checkpoint-3"
+    assert checkpoints.newest_valid_checkpoint(tmp_path / "stopped").name == "checkpoint-3"
     resumed, trained = fit("stopped")
     assert trained.steps == 8
     assert torch.equal(weights(whole), weights(resumed))
@@ -133,7 +130,7 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
     fit()
     damage(tmp_path / "run" / "checkpoint-8")
     with pytest.warns(UserWarning, match=reason):
-        assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-6"
+        assert checkpoints.newest_valid_checkpoint(tmp_path / "run").name == "checkpoint-6"
     with pytest.warns(UserWarning, match=reason):
         resumed, _ = fit()
     assert torch.equal(weights(whole), weights(resumed))
@@ -141,8 +138,8 @@ def test_a_damaged_checkpoint_is_passed_over(fit, tmp_path, damage, reason):
 
 def test_no_checkpoint_is_none(tmp_path):
     (tmp_path / "checkpoint-old").mkdir()
-    assert checkpoints.newest_sound(tmp_path) is None
-    assert checkpoints.newest_sound(tmp_path / "nothing") is None
+    assert checkpoints.newest_valid_checkpoint(tmp_path) is None
+    assert checkpoints.newest_valid_checkpoint(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize(
@@ -161,17 +158,12 @@ def test_arguments_that_transformers_refuses_are_one_line(fit, args, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (4000, "1:06:40"), (59.7, "1:00")])
-def test_clock(seconds, text):
-    assert progress.clock(seconds) == text
-
-
 @pytest.fixture
 def at_step(monkeypatch):
     """Run `action(trainer, inputs)` when the forward pass of a step (from 1) begins; what it returns is the loss."""
 
     def install(step, action):
-        class Disturbed(train._Trainer):
+        class Disturbed(train.StageTrainer):
             def compute_loss(self, model, inputs, **options):
                 if self.state.global_step + 1 == step:
                     disturbed = action(self, inputs)
@@ -179,7 +171,7 @@ def at_step(monkeypatch):
                         return super().compute_loss(model, inputs, **options) * disturbed
                 return super().compute_loss(model, inputs, **options)
 
-        monkeypatch.setattr(train, "_Trainer", Disturbed)
+        monkeypatch.setattr(train, "StageTrainer", Disturbed)
 
     return install
 
@@ -190,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_rows_and_checkpoint(fit, 
     with pytest.raises(TrainingError) as error:
         fit(on_spike=on_spike)
     assert re.match(r"pretrain: the loss of step 3 is nan \(packed rows \d+, \d+\)", str(error.value))
-    assert "The last sound checkpoint is checkpoint-2" in str(error.value)
+    assert "The last valid checkpoint is checkpoint-2" in str(error.value)
     assert "on_spike: rollback" in str(error.value)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -229,30 +221,32 @@ def test_a_rollback_needs_a_checkpoint(fit, at_step):
 
 
 def test_rollbacks_are_bounded(fit, monkeypatch):
-    class AlwaysAfterFour(train._Trainer):
+    class AlwaysAfterFour(train.StageTrainer):
         def compute_loss(self, *args, **options):
             return super().compute_loss(*args, **options) * (float("nan") if self.state.global_step >= 4 else 1)
 
-    monkeypatch.setattr(train, "_Trainer", AlwaysAfterFour)
+    monkeypatch.setattr(train, "StageTrainer", AlwaysAfterFour)
     with pytest.raises(TrainingError, match="step 8 is nan.*went back 3 times already"):
         fit(on_spike="rollback", save_steps=4)
 
 
-def test_weights_that_are_not_finite_are_never_a_sound_checkpoint(fit, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_never_a_valid_checkpoint(fit, tmp_path, monkeypatch):
     class Broken(TrainerCallback):
         def on_step_end(self, args, state, control, model, **_):
             if state.global_step == 4:
                 model.transformer.ln_f.weight.data[0] = float("nan")
 
-    plain = train._Trainer
+    plain = train.StageTrainer
     monkeypatch.setattr(
-        train, "_Trainer", lambda *args, callbacks, **options: plain(*args, callbacks=[*callbacks, Broken()], **options)
+        train,
+        "StageTrainer",
+        lambda *args, callbacks, **options: plain(*args, callbacks=[*callbacks, Broken()], **options),
     )
     with pytest.raises(
-        TrainingError, match="step 4 left weights that are not finite.*sound checkpoint is checkpoint-2"
+        TrainingError, match="step 4 left weights that are not finite.*valid checkpoint is checkpoint-2"
     ):
         fit()
-    assert checkpoints.newest_sound(tmp_path / "run").name == "checkpoint-2"
+    assert checkpoints.newest_valid_checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 
 @pytest.mark.parametrize(
@@ -421,16 +415,15 @@ def test_freed_memory_goes_back_to_the_system_only_when_it_is_spared(spare):
     [(9, 6, 27), (9, 1, 8), (9, 2, 9), (9, 3, 17), (16, 4, 32), (None, 6, 48)],
 )
 def test_the_last_step_of_an_epoch_takes_what_is_left(tmp_path, rows, steps, tokens):
-    told = progress.Progress("pretrain", tmp_path, 1.0, 1.0)
-    told.rows_per_epoch = rows
+    log = progress.MetricsLog("pretrain", tmp_path, 1.0, 1.0, rows)
     batch = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
-    assert told.tokens_at(steps, batch) == tokens
+    assert log.tokens_at(steps, batch) == tokens
 
 
 def test_muon_trains_an_adapter(tokenizer):
     torch.manual_seed(0)
-    model = models.build({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
-    model = models.add_adapter(model, {"type": "lora", "r": 2})
+    model = build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48}, tokenizer)
+    model = add_adapter(model, {"type": "lora", "r": 2})
     options = {"lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "dtype": torch.float32}
     optimizer = MuonFactory()(model, weight_decay=0.0, **options)
     [matrices] = optimizer.param_groups

@@ -73,11 +73,11 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     if run.endpoint is not None:
         return run.endpoint, None, None
     from hflm.inference import LocalModel
-    from hflm.models import load as models
+    from hflm.models import context_length, load_model, model_revision
 
     recipe = run.recipe
     assert recipe.benchmark is not None
     path, revision = (str(run.folder), None) if _trained(run) else (recipe.model.from_, recipe.model.revision)
-    model, tokenizer = models.load(path, revision, recipe.model.dtype or "float32")
+    model, tokenizer = load_model(path, revision, recipe.model.dtype or "float32")
     asked = LocalModel(model.to(run.state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
-    return asked, models.context_length(model), models.revision(path, revision)
+    return asked, context_length(model), model_revision(path, revision)

@@ -20,7 +20,7 @@ class Finetune(RecordedStage):
     inputs = ("tokenizer", "pretrain")
 
     def run(self, run: Run) -> None:
-        from hflm.models import load as models
+        from hflm.models import add_adapter, patch_loss
         from hflm.tasks import chat_template
 
         recipe = run.recipe
@@ -33,9 +33,9 @@ class Finetune(RecordedStage):
         validation = _packed(run, "validation", tokenizer, block_size)
         assert packed is not None
         logger.info(f"finetune: {packed.counts()}")
-        model = models.mend_loss(model, stage.z_loss)
+        model = patch_loss(model, stage.z_loss)
         if stage.adapter is not None:
-            model = models.add_adapter(model, stage.adapter)
+            model = add_adapter(model, stage.adapter, recipe.model.revision if recipe.pretrain is None else None)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
 
 
@@ -60,7 +60,7 @@ def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size
 def _initial_model(run: Run) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     from accelerate.utils import set_seed
 
-    from hflm.models import load as models
+    from hflm.models import load_model
 
     recipe = run.recipe
     assert recipe.finetune is not None
@@ -69,4 +69,4 @@ def _initial_model(run: Run) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]
         return initial_model(recipe, run.folder, quantization)
     set_seed(recipe.seed)  # the same adapter and dropout, whether or not pretraining ran in this process
     dtype = recipe.model.dtype or "float32"
-    return models.load(run.folder / "pretrain" / "model", dtype=dtype, quantization=quantization)
+    return load_model(run.folder / "pretrain" / "model", dtype=dtype, quantization=quantization)

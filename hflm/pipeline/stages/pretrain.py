@@ -14,8 +14,9 @@ class Pretrain(RecordedStage):
     inputs = ("tokenizer",)
 
     def run(self, run: Run) -> None:
-        from hflm.models import load as models
+        from hflm.models import patch_loss
         from hflm.preprocessing import cache_folder, encode, pack_documents, pack_stream
+        from hflm.training import first_process_first
 
         recipe, corpus = run.recipe, run.corpus
         stage = recipe.pretrain
@@ -25,7 +26,7 @@ class Pretrain(RecordedStage):
         pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
         validation = pack(corpus.held_out) if corpus.held_out else None
         if isinstance(corpus.texts, list):
-            with run.state.main_process_first():  # the others find what the first one has cached
+            with first_process_first():  # the others find what the first one has cached
                 packed = pack(corpus.texts, cache=cache_folder())
             if packed.cached:
                 logger.info(
@@ -39,7 +40,7 @@ class Pretrain(RecordedStage):
         if run.state.is_main_process:
             provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, logger.info)
             append_skipped(corpus.skipped, run.folder / SKIPPED_ROWS)
-        model = models.mend_loss(model, stage.z_loss)
+        model = patch_loss(model, stage.z_loss)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
         if run.state.is_main_process:
             provenance.note_skipped(run.folder, logger.info)

@@ -14,7 +14,7 @@ class Tokenizer(RecordedStage):
     inputs = ()
 
     def run(self, run: Run) -> None:
-        from hflm.models import load as models
+        from hflm.models import save_pretrained
         from hflm.preprocessing import load_tokenizer, train_tokenizer
 
         run.forget(self.name)
@@ -35,4 +35,4 @@ class Tokenizer(RecordedStage):
             )
             logger.info(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
             provenance.note(run.folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
-        models.save(run.folder / "tokenizer", tokenizer)
+        save_pretrained(run.folder / "tokenizer", tokenizer)

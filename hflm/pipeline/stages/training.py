@@ -22,15 +22,15 @@ def initial_model(
     """What training starts from: a new model of the recipe's size, or the one that it names."""
     from accelerate.utils import set_seed
 
-    from hflm.models import load as models
+    from hflm.models import build_model, load_model
     from hflm.preprocessing import load_tokenizer
 
     set_seed(recipe.seed)
     if recipe.model.from_ is None:
         tokenizer = load_tokenizer(folder / "tokenizer")
-        return models.build(recipe.model.config, tokenizer), tokenizer
+        return build_model(recipe.model.config, tokenizer), tokenizer
     dtype = recipe.model.dtype or "float32"
-    model, tokenizer = models.load(recipe.model.from_, recipe.model.revision, dtype, quantization)
+    model, tokenizer = load_model(recipe.model.from_, recipe.model.revision, dtype, quantization)
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(folder / "tokenizer")
         if len(tokenizer) > model.config.vocab_size:
@@ -45,9 +45,9 @@ def initial_model(
 
 def block_size_of(block_size: int | None, model: "PreTrainedModel") -> int:
     """Tokens in a packed row: the recipe's, or the model's context up to 1024."""
-    from hflm.models import load as models
+    from hflm.models import context_length
 
-    longest = models.context_length(model)
+    longest = context_length(model)
     if block_size is not None and block_size > longest:
         raise UserError(f"block_size {block_size} is more than the model's context of {longest} tokens")
     return block_size or min(longest, 1024)
@@ -63,10 +63,10 @@ def train_stage(
     block_size: int,
 ) -> None:
     """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done."""
-    from hflm.models import load as models
+    from hflm.models import merge_adapter, save_pretrained
     from hflm.planning import compare_prediction, format_prediction, predict_stage
     from hflm.preprocessing import PackedStream, collate
-    from hflm.training import trainer
+    from hflm.training import StageSettings, TrainingData, train_model
 
     recipe, folder, state = run.recipe, run.folder, run.state
     if state.is_main_process and (aside := stage_state.begin(folder / stage, run.keys[stage])):
@@ -78,28 +78,32 @@ def train_stage(
         prediction = predict_stage(model.config.to_dict(), packed.rows, recipe, stage, state.num_processes)
         if prediction is not None:
             logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
-    trained = trainer.train(
+    adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
+    trained = train_model(
         model,
-        packed.rows,
+        TrainingData(
+            packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation.rows if validation else None
+        ),
         folder / stage,
         section.args,
-        stage=stage,
-        seed=recipe.seed,
-        collate=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        eval_rows=validation.rows if validation else None,
-        tokens_per_row=packed.tokens_per_row,
-        row_tokens=block_size,
-        batch_tokens=section.batch_tokens,
-        on_spike=section.on_spike,
+        StageSettings(
+            name=stage,
+            seed=recipe.seed,
+            row_tokens=block_size,
+            tokens_per_row=packed.tokens_per_row,
+            batch_tokens=section.batch_tokens,
+            on_spike=section.on_spike,
+        ),
+        save_to=adapter or folder / stage / "model",
+        tokenizer=tokenizer,
     )
     counts = packed.counts()
     if isinstance(packed, PackedStream):  # known only now
         logger.info(f"{stage}: {counts}")
-    models.gather(model)
     if state.is_main_process:
-        if stage == "finetune" and section.adapter is not None:
-            model = models.merge(model, folder / stage / "adapter", section.quantization is not None)
-        models.save(folder / stage / "model", model, tokenizer)
+        if adapter is not None:
+            model, _ = merge_adapter(adapter, recipe.model.dtype or "float32", section.quantization)
+            save_pretrained(folder / stage / "model", model, tokenizer)
         compared = prediction and compare_prediction(prediction, model, folder, stage)
         if compared:
             logger.info(f"{stage}: measured {format_prediction(compared['measured'])}")

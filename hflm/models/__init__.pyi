@@ -1,0 +1,16 @@
+from . import architecture as architecture
+from . import onednn as onednn
+from .adapters import AdapterBase as AdapterBase
+from .adapters import adapter_base as adapter_base
+from .adapters import add_adapter as add_adapter
+from .adapters import check_quantization as check_quantization
+from .adapters import merge_adapter as merge_adapter
+from .build import build_model as build_model
+from .build import context_length as context_length
+from .load import ADAPTER_CONFIG as ADAPTER_CONFIG
+from .load import load_model as load_model
+from .load import locate_model as locate_model
+from .load import model_revision as model_revision
+from .load import save_pretrained as save_pretrained
+from .loss import sum_nll as sum_nll
+from .patched_loss import patch_loss as patch_loss

@@ -1,0 +1,44 @@
+"""Read a `.gguf` file by converting it once to safetensors."""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+from hflm.core import MissingExtra, ModelError, atomic_folder
+from hflm.preprocessing import first_line
+
+
+def convert_gguf(file: Path) -> Path:
+    """The folder with the file's weights as safetensors; made once and kept in the Hugging Face cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    folder = Path(HF_HOME) / "hflm-gguf" / digest[:32]
+    if (folder / "config.json").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtra("gguf", f"reading {file.name}")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source = {"gguf_file": file.name, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(file.parent, **source)
+        if config.model_type == "gpt2":
+            # transformers reads these two of a GPT-2 under names that its config does not know.
+            config.n_positions, config.n_inner = config.n_ctx, config.feed_forward_length
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **source)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"'{file}' cannot be read: {first_line(error)}") from error
+    # A model read from GGUF refuses to be saved; one built from its config does not.
+    plain_config = json.loads(loaded.config.to_json_string())
+    plain_config.pop("quantization_config", None)
+    plain = type(loaded)(type(loaded.config).from_dict(plain_config))
+    plain.load_state_dict(loaded.state_dict())
+    with atomic_folder(folder) as partial:
+        plain.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    return folder
