@@ -23,14 +23,15 @@ def convert_gguf(file: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    source = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(file.parent, **source)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         if config.model_type == "gpt2":
             # transformers reads these two of a GPT-2 under names that its config does not know.
             config.n_positions, config.n_inner = config.n_ctx, config.feed_forward_length
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=torch.float32, **source)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, config=config, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"'{file}' cannot be read: {first_line(error)}") from error
     # A model read from GGUF refuses to be saved; one built from its config does not.

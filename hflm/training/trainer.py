@@ -78,7 +78,10 @@ def train_model(
     """
     muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
     args = {key: value for key, value in args.items() if not (muon and key == "optim")}
-    chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
+    try:
+        chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
+    except UserError as error:
+        raise UserError(f"{stage.name}.{error}") from None
     arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows is not None)
     keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
     resumed = recovery.read_resumed(folder, arguments)

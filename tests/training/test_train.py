@@ -357,7 +357,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     at_step(4, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1])))
     try:
-        with pytest.raises(TrainingError, match="checkpoint-4 cannot be written.*checkpoint-2 is intact. Make room"):
+        with pytest.raises(TrainingError, match="checkpoint-4 cannot be written.*checkpoint-2 is intact. Free space"):
             fit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

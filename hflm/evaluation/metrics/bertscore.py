@@ -78,12 +78,19 @@ def _loaded(folder):
 
     tuned = {name.split("/")[-1]: layer for name, layer in model2layers.items()}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         layer = min(tuned.get(Path(folder).name, config.num_hidden_layers), config.num_hidden_layers)
         model = AutoModel.from_pretrained(
-            folder, num_hidden_layers=layer, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder,
+            num_hidden_layers=layer,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, add_prefix_space=True, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"bertscore_model: {folder}: {error}") from error
     # Some tokenizers do not know how much their model reads; RoBERTa keeps two positions for itself.
