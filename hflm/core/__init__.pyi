@@ -30,6 +30,7 @@ from .paths import BUILDER_BY_SUFFIX as BUILDER_BY_SUFFIX
 from .paths import FILE_KINDS as FILE_KINDS
 from .paths import TOY_DATASETS as TOY_DATASETS
 from .paths import expand_path as expand_path
+from .progress import progress as progress
 from .redaction import URL as URL
 from .redaction import display_name as display_name
 from .redaction import is_hub_id as is_hub_id

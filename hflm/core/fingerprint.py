@@ -38,11 +38,14 @@ def fingerprint_model(path: str | Path | None) -> str | None:
 
 def _file_checksum(file: Path) -> str:
     status = file.stat()
-    return _cached_checksum(file.resolve(), status.st_size, status.st_mtime_ns)
+    return _cached_checksum(file.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @functools.cache
-def _cached_checksum(file: Path, size: int, mtime_ns: int) -> str:
-    """The sha256 of a file; a run asks for the same files several times, and each is read once."""
+def _cached_checksum(file: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    """The sha256 of a file; a run asks for the same files several times, and each is read once.
+
+    The time of the last change of status, ctime, is what no program can set back.
+    """
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

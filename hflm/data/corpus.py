@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import DataError
-from hflm.core.progress import progress
+from hflm.core import DataError, progress
 from hflm.data.files import file_kind
 from hflm.data.held_out import text_fraction
 from hflm.data.mixture import mix_documents, mix_sources

@@ -151,8 +151,14 @@ def _named_split(file: Path) -> str | None:
 
 
 def _stem(name: str) -> str:
-    """'train-00000-of-00003.parquet', 'train_1.jsonl.gz', 'train.csv' -> 'train'."""
-    return re.split(r"[-_.]?\d|\.", name)[0]
+    """A file's name without its kind and the number of a shard, which may have the hash that datasets adds.
+
+    'train-00000-of-00003-a1b2c3.parquet', 'train_1.jsonl.gz', 'train.csv' -> 'train'; 'train.de.txt' -> 'train.de'
+    """
+    suffixes = (*BUILDER_BY_SUFFIX, *COMPRESSED)
+    while name.lower().endswith(suffixes):
+        name = name.rsplit(".", 1)[0]
+    return re.sub(r"[-_.]?\d+(-of-\d+(-[0-9a-f]+)?)?$", "", name)
 
 
 @cache

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hflm.core import DataError
-from hflm.core.progress import progress
+from hflm.core import DataError, progress
 from hflm.data import hub_cache, splits, toy
 from hflm.data.readers import BadRow, Row, make_options, read_rows
 from hflm.data.readers.base import Location, error_reason

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,21 @@ import pytest
 from sources import source, zstd
 
 from hflm.core import DataError
-from hflm.data import BadRow, Row, check_local, data_fingerprint, describe_source, load_rows, source_files
+from hflm.data import (
+    BadRow,
+    Row,
+    Sources,
+    check_local,
+    data_fingerprint,
+    describe_lengths,
+    describe_source,
+    folder_splits,
+    is_hub_source,
+    load_rows,
+    read_documents,
+    source_files,
+    warn_of_lines,
+)
 from hflm.recipe import Data
 
 
@@ -263,3 +280,176 @@ def test_where(path, options, split, expected):
 def test_where_names_the_file(folder):
     assert describe_source(source(folder), "validation") == str(folder / "dev.jsonl")
     assert describe_source(source(folder), "train+validation") == f"{folder} [train+validation]"
+
+
+FOLDERS = [
+    # the files, the files of each split, those that are left out
+    (["train.csv", "test.csv"], {"train": ["train.csv"], "test": ["test.csv"]}, []),
+    (["train-00000-of-00002.jsonl.gz", "train-00001-of-00002.jsonl.gz"], {"train": 2}, []),
+    (["train-00000-of-00001-0e39ab.parquet", "test-00000-of-00001-77ffc2.parquet"], {"train": 1, "test": 1}, []),
+    (["train_1.txt", "train.2.txt", "TRAIN-3.TXT", "train4.txt"], {"train": 4}, []),
+    (
+        ["dev.csv", "training.csv", "eval.csv"],
+        {"validation": ["dev.csv"], "train": ["training.csv"], "test": ["eval.csv"]},
+        [],
+    ),
+    (["the-night-train.txt", "winter.txt", "dev-diary.txt", "test of time.txt", "val.de.mo.txt"], {"train": 5}, []),
+    (["a-test.txt", "trains.txt", "developer.txt", "valley.txt", "contest.txt", "evaluate.txt"], {"train": 6}, []),
+    (["train.txt", "chapter-1.txt", "test-drive.txt"], {"train": ["train.txt"]}, ["chapter-1.txt", "test-drive.txt"]),
+    (["train/a.txt", "train/b.txt", "validation/c.txt"], {"train": 2, "validation": 1}, []),
+    (["data/train-00000.parquet", "data/test-00000.parquet"], {"train": 1, "test": 1}, []),
+    (["de/0.jsonl", "en/0.jsonl"], {"train": 2}, []),
+    (["train.jsonl", "en-de/train.jsonl", "more.jsonl"], {"train": ["train.jsonl"]}, ["more.jsonl"]),
+    (["a.txt", "README.md", "LICENSE.txt", "dataset_infos.json", ".hidden.txt", "notes.pdf"], {"train": ["a.txt"]}, []),
+    (["state.json", "dataset_info.json", "data-00000-of-00001.arrow"], {"train": ["data-00000-of-00001.arrow"]}, []),
+]
+
+
+@pytest.mark.parametrize(("names", "splits", "left_out"), FOLDERS)
+def test_only_names_that_are_a_split_divide_a_folder(tmp_path, names, splits, left_out):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    found = folder_splits(tmp_path)
+    for split, expected in splits.items():
+        files = [str(file.relative_to(tmp_path)) for file in found.splits[split]]
+        assert len(files) == expected if isinstance(expected, int) else files == expected
+    assert found.splits.keys() == splits.keys()
+    assert [str(file.relative_to(tmp_path)) for file in found.left_out] == left_out
+
+
+def test_files_of_no_split_are_listed(tmp_path, caplog):
+    for name in ("train.txt", "chapter-1.txt", "chapter-2.txt"):
+        (tmp_path / name).write_text(f"{name}\n")
+    with caplog.at_level("WARNING", "hflm"):
+        assert values("text", source(tmp_path)) == ["train.txt"]
+    assert "not read, since their names are no split's: chapter-1.txt, chapter-2.txt" in caplog.text
+    with pytest.raises(
+        DataError, match="no split 'test'; its splits are 'train' \\(train.txt\\). Of no split: chapter-1"
+    ):
+        load_rows(source(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("data [v2]/train.jsonl", "data [v2]"),
+        ("data [v2]/train.jsonl", "data [v2]/train.jsonl"),
+        ("data [v2]/train.jsonl", "data [v2]/*.jsonl"),
+        ("what?.jsonl", "what?.jsonl"),
+        ("a*b.jsonl", "a*b.jsonl"),
+        ("[12]/x[1].jsonl", "[12]/x[1].jsonl"),
+        ("[12]/deep/er/x.jsonl", "[12]/**/x.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch, name, path, named):
+    monkeypatch.chdir(tmp_path)
+    for decoy in (
+        "data 2/train.jsonl",
+        "data v/train.jsonl",
+        "what1.jsonl",
+        "axb.jsonl",
+        "1/x1.jsonl",
+        "[12]/x1.jsonl",
+    ):
+        write(tmp_path / decoy, [{"text": "another file"}])
+    write(tmp_path / name, [{"text": "right"}])
+    asked = source("json", data_files=path) if named and not path.endswith("]") else source(path)
+    assert values("text", asked) == ["right"]
+    assert read_documents(Sources((asked,))).texts == ["right"]
+    first = data_fingerprint(asked)
+    write(tmp_path / name, [{"text": "changed"}])
+    assert data_fingerprint(asked) != first
+
+
+def test_the_rows_are_those_of_the_fingerprint(tmp_path):
+    """A file of the same name, size and time is another one when its bytes are."""
+    file = tmp_path / "test.csv"
+    file.write_text("text\nold\n")
+    before, asked = file.stat(), source(tmp_path)
+    first = data_fingerprint(asked)
+    assert values("text", asked, "test") == ["old"]
+    file.write_text("text\nnew\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert values("text", asked, "test") == ["new"]
+    assert data_fingerprint(asked) != first
+
+
+def test_a_kind_of_file_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="'csv' is a kind of file, and no folder of that name is here. Name the files"):
+        load_rows(source("csv"))
+    (tmp_path / "other.csv").write_text("text\nnamed\n")
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text("text\ninside\n")
+    assert values("text", source("csv", data_files="other.csv")) == ["named"]
+    assert values("text", source("csv")) == ["inside"]
+    assert values("text", source("csv", data_dir="csv")) == ["inside"]
+    assert source_files(source("csv", data_files="other.csv")) == [Path("other.csv")]
+
+
+def test_a_name_of_a_data_file_is_never_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("reviews.csv", "data/train.jsonl"):
+        assert not is_hub_source(source(path))
+        with pytest.raises(DataError, match=f"no file or folder '{path}'"):
+            load_rows(source(path))
+
+
+def test_a_card_says_which_files_are_read(tmp_path):
+    for name in ("one.tsv", "two.tsv", "more/three.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text\n{name}\n")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: one.tsv}\n"
+        "  - {split: test, path: ['t*.tsv']}\n- {config_name: more, data_dir: more}\n---\n"
+    )
+    assert values("text", source(tmp_path)) == ["one.tsv"]
+    assert values("text", source(tmp_path), "test") == ["two.tsv"]
+    assert values("text", source(tmp_path, name="more")) == ["more/three.tsv"]
+    with pytest.raises(DataError, match="names the configurations default, more. Set data.name"):
+        load_rows(source(tmp_path, name="less"))
+    with pytest.raises(DataError, match="no split 'validation'; it names: train, test"):
+        load_rows(source(tmp_path), "validation")
+
+
+def test_an_archive_is_named_as_such(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="a.zip is an archive. Unpack it"):
+        load_rows(source("json", data_files=str(tmp_path / "a.zip")))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "a.txt").write_text("x\n")
+    code = (
+        "from hflm.data import *; from hflm.recipe import Data; "
+        f"read_documents(Sources((Data(path={str(tmp_path / 'a.txt')!r}),)))"
+    )
+    env = {**os.environ, "HF_HOME": str(tmp_path / "file" / "x")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "DataError: the cache of datasets, " in done.stderr and "Set HF_HOME to a folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "rows", "warns"),
+    [
+        ("To be, or not to be\nAside.\nExeunt.\n" * 9, {}, "documents", True),
+        ("To be, or not to be\nAside.\nExeunt.\n" * 9, {}, "lines", False),
+        ("To be, or not to be\n\nAside.\n" * 9, {"sample_by": "paragraph"}, "documents", False),
+        (f"{'a document of many words ' * 5}\n" * 9, {}, "documents", False),
+    ],
+)
+def test_lines_of_prose_that_became_documents_are_a_warning(tmp_path, text, options, rows, warns):
+    (tmp_path / "a.txt").write_text(text)
+    sources = Sources((source(tmp_path / "a.txt", **options),), rows=rows)
+    warning = warn_of_lines(sources, read_documents(sources).texts)
+    assert (warning is not None) == warns
+    assert not warns or ("a.txt: each line is a document" in warning and "`sample_by: paragraph`" in warning)
+
+
+def test_lengths_of_documents():
+    assert describe_lengths(["To be, or not to be", "Aside.", "Exeunt."]) == (
+        "median 1 words (7 characters), longest 19 characters"
+    )

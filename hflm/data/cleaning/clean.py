@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hflm.core import DataError
+from hflm.core import DataError, progress
 from hflm.data.cleaning.filters import find_failures, normalize_texts
 from hflm.data.cleaning.near_duplicates import find_near_duplicates
 from hflm.data.cleaning.report import CleaningReport, RemovalCounter
@@ -47,7 +47,8 @@ def select_documents(
 ) -> tuple[list[int], list[str], CleaningReport]:
     """As `clean_texts`: (the numbers of the texts that stay, those texts normalized, report)."""
     removed, kept, changed = RemovalCounter(), [], 0
-    for number, (before, text, failure) in enumerate(_filtered(texts, section)):
+    filtered = progress(_filtered(texts, section), "cleaning", "documents", len(texts), step=100)
+    for number, (before, text, failure) in enumerate(filtered):
         changed += text is not before and text != before
         if failure is None:
             kept.append((number, text))

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from hflm.core import progress
 from hflm.data.cleaning.shingles import batch_texts, hash_words
 
 SHINGLE = 3  # words
@@ -44,7 +45,8 @@ def find_near_duplicates(texts: Sequence[str], similarity: float, keep: int = 0)
 
     duplicates: dict[int, int] = {}
     filled: dict[int, list[int]] = {}
-    for row in np.flatnonzero(_in_common_buckets(buckets)).tolist():
+    suspects = np.flatnonzero(_in_common_buckets(buckets)).tolist()
+    for row in progress(suspects, "near-duplicates: comparing", "documents", len(suspects), step=10):
         keys = (offsets + buckets[row]).tolist()
         if numbers[row] >= keep:
             candidates = np.array(sorted({other for key in keys for other in filled.get(key, ())}), np.int64)
@@ -98,7 +100,7 @@ def _signatures(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     from rensa import RMinHash  # type: ignore[attr-defined] - a compiled module without stubs
 
     numbers, signatures, before = [np.zeros(0, np.int64)], [np.zeros((0, BANDS * ROWS), np.uint16)], 0
-    for batch in batch_texts(texts):
+    for batch in progress(batch_texts(texts), "near-duplicates: signatures", "batches"):
         words = hash_words(batch)
         hashes, _ = words.ngrams(SHINGLE)
         counts = np.maximum(0, np.diff(words.starts) - SHINGLE + 1)
