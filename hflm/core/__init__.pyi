@@ -42,10 +42,12 @@ from .run_files import is_finite_number as is_finite_number
 from .run_files import read_json as read_json
 from .run_files import read_json_lines as read_json_lines
 from .run_files import read_loss_curves as read_loss_curves
-from .scripts import CJK_CHARACTER as CJK_CHARACTER
+from .scripts import UNSEPARATED as UNSEPARATED
 from .scripts import bleu_tokenizer as bleu_tokenizer
-from .scripts import non_ascii_fraction as non_ascii_fraction
-from .scripts import separate_cjk as separate_cjk
+from .scripts import is_cjk as is_cjk
+from .scripts import is_english as is_english
+from .scripts import nfc as nfc
+from .scripts import separate_units as separate_units
 from .scripts import split_words as split_words
 from .templates import PromptEnvironment as PromptEnvironment
 from .templates import compile_template as compile_template

@@ -178,7 +178,7 @@ def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, see
         task.note(f"{left_out:,} rows are left out, not every run has them; {len(keys):,} are compared")
     rows = [[one[key] for key in keys] for one in by_key]
     _check_same_rows(task, rows)
-    kinds, statistics = _statistics(names, rows, task.is_text)
+    kinds, statistics = _statistics(names, rows, task)
     _note_differences(task, names)
     if task.is_text and len({tuple(row["tokens"] for row in one) for one in rows}) > 1:
         task.note("the tokenizers differ, and perplexity is per token: compare bits_per_byte")
@@ -229,9 +229,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _statistics(names: list[str], rows: list[list[Row]], is_text: bool) -> tuple[Sequence[Any], list[Sequence[Any]]]:
+def _statistics(names: list[str], rows: list[list[Row]], task: _Task) -> tuple[Sequence[Any], list[Sequence[Any]]]:
     """(metric objects, the statistics of each run, a list of arrays (n, k))."""
-    if is_text:
+    if task.is_text:
         from hflm.evaluation.metrics.likelihood import LanguageModeling
 
         metric = LanguageModeling()
@@ -240,9 +240,11 @@ def _statistics(names: list[str], rows: list[list[Row]], is_text: bool) -> tuple
     # A label that occurs in no reference and no prediction changes no value.
     labels = list(dict.fromkeys(label for one in rows for row in one for label in row.get("log_likelihoods", ())))
     references = [tuple(row["references"]) for row in rows[0]]
-    measured = [
-        metrics.measure(names, [row["prediction"] for row in one], references, labels=labels or None) for one in rows
-    ]
+    from hflm.evaluation.metrics.qa import signature_language
+
+    languages = (signature_language(score.signature) for score in task.results[0].metrics.values())
+    options = {"labels": labels or None, "language": next(filter(None, languages), None)}
+    measured = [metrics.measure(names, [row["prediction"] for row in one], references, **options) for one in rows]
     return measured[0].metrics, [one.statistics for one in measured]
 
 

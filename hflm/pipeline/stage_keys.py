@@ -11,7 +11,7 @@ from hflm.recipe import Recipe
 from hflm.recipe.section import Section
 
 # A task's keys that change what is measured, not what is trained.
-MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "shots", "label_end")
+MEASURING = ("limit", "max_new_tokens", "stop", "metrics", "bertscore_model", "language", "shots", "label_end")
 
 
 def stage_keys(recipe: Recipe, inputs: Inputs, endpoint: Endpoint | None = None) -> dict[str, Any]:

@@ -85,4 +85,6 @@ def default_metrics(kind: str) -> tuple[str, ...]:
 def metric_options(task: "Task") -> dict[str, Any]:
     """Keyword arguments of `hflm.evaluation.metrics.measure` beside the metrics' names."""
     labels = choices(task)
-    return {"bertscore_model": getattr(task, "bertscore_model", None)} if labels is None else {"labels": labels}
+    if labels is not None:
+        return {"labels": labels}
+    return {key: getattr(task, key) for key in ("bertscore_model", "language") if getattr(task, key, None) is not None}

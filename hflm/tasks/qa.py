@@ -9,7 +9,9 @@ A question without an answer has an empty list: its target is the word `unanswer
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from hflm.core import split_words
 from hflm.recipe import Columns, GeneratingTask
@@ -28,6 +30,10 @@ STOP = ("\n",)
 METRICS = ("exact_match", "f1")
 
 
+def _is_none(value: object) -> bool:
+    return value is None  # a recipe without the key keeps the key of its stages
+
+
 class Qa(GeneratingTask):
     kind: Literal["qa"] = "qa"
     context: str = "context"
@@ -36,6 +42,8 @@ class Qa(GeneratingTask):
     """The column of the question."""
     answers: Columns = "answers"
     """The column of the right answers, or a list of columns with one each; none at all: unanswerable."""
+    language: Annotated[Literal["ar", "de", "en", "es", "hi", "vi", "zh"] | None, Field(exclude_if=_is_none)] = None
+    """The language of the answers, whose articles do not count in scores; by default English is recognised."""
 
 
 def fields(task: Qa, row: Row) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def test_squad(prediction, references, exact, f1):
     assert (scores["exact_match"].value, scores["f1"].value) == pytest.approx((exact, f1), abs=1e-9)
 
 
-def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
+def test_english_normalisation_is_squads_official_one():
     import re
     import string
 
@@ -208,7 +208,7 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
     letters = "aA tThe.n-'\"é“”–—ß\tи0 $%_"
     for _ in range(2000):
         text = "".join(draw.choices(letters, k=12))
-        assert normalise(text) == official(text)
+        assert normalise(text, "en") == official(text)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,12 @@ def test_squad_normalisation_is_the_official_one_for_text_without_cjk():
         (["안녕하세요 세계"], "char"),
         (["The word 北京 means Beijing"], "13a"),
         (["123 ..."], "13a"),
+        (["ภาษาไทยง่ายมาก"], "char"),
+        (["ຂ້ອຍມັກກິນເຂົ້າ"], "char"),
+        (["ខ្ញុំចូលចិត្តបាយ"], "char"),
+        (["ကျွန်တော်ထမင်းကြိုက်တယ်"], "char"),
+        (["བོད་ཀྱི་སྐད་ཡིག"], "char"),
+        (["मैं घर जाता हूँ।"], "13a"),
         ([""], "13a"),
     ],
 )
@@ -390,11 +396,10 @@ def test_resampled_sums_are_sums_of_whole_resamples():
     assert (sums != metrics.resampled_sums(statistics, 300, seed=2)).any()
 
 
-def test_chunks_of_the_bootstrap_do_not_change_it(monkeypatch):
+def test_chunks_of_the_bootstrap_do_not_change_it():
     statistics = np.arange(60.0).reshape(30, 2)
-    whole = metrics.resampled_sums(statistics, 100, seed=5)
-    monkeypatch.setattr(metrics, "MOST_WEIGHTS", 30 * 7)
-    assert (metrics.resampled_sums(statistics, 100, seed=5) == whole).all()
+    chunked = metrics.resampled_sums(statistics, 100, seed=5, max_weights=30 * 7)
+    assert (chunked == metrics.resampled_sums(statistics, 100, seed=5)).all()
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100():
@@ -423,3 +428,89 @@ def test_importing_the_package_is_light():
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
         == "[]"
     )
+
+
+def tokens_by_sacrebleu(tokenize, prediction, reference):
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu([prediction], [[reference]], tokenize=tokenize).score
+
+
+# A text, and the same with one word changed: (prediction, reference, sacreBLEU's tokenizer, ROUGE-1 of the two)
+SCRIPTS = {
+    "Hindi": ("मैं रोज़ बाज़ार जाता हूँ ।", "मैं रोज़ स्कूल जाता हूँ ।", "13a", 80),
+    "Hindi, one mark": ("यह बात कि अब सच है", "यह बात की अब सच है", "13a", 500 / 6),
+    "Bengali": ("আমি প্রতিদিন বাজারে যাই ।", "আমি প্রতিদিন স্কুলে যাই ।", "13a", 75),
+    "Tamil": ("நான் தினமும் சந்தைக்கு செல்கிறேன் .", "நான் தினமும் பள்ளிக்கு செல்கிறேன் .", "13a", 75),
+    "Thai": ("ฉันไปตลาดทุกวัน", "ฉันไปโรงเรียนทุกวัน", "char", None),
+    "Khmer": ("ខ្ញុំទៅផ្សាររាល់ថ្ងៃ", "ខ្ញុំទៅសាលារាល់ថ្ងៃ", "char", None),
+    "Lao": ("ຂ້ອຍໄປຕະຫຼາດທຸກມື້", "ຂ້ອຍໄປໂຮງຮຽນທຸກມື້", "char", None),
+    "Burmese": ("ကျွန်တော်နေ့တိုင်းဈေးသွားတယ်", "ကျွန်တော်နေ့တိုင်းကျောင်းသွားတယ်", "char", None),
+    "Tibetan": ("ང་ཉིན་ལྟར་ཁྲོམ་ལ་འགྲོ", "ང་ཉིན་ལྟར་སློབ་གྲྭ་ལ་འགྲོ", "char", 1000 / 13),
+    "Arabic": ("أذهب إلى السوق كل يوم", "أذهب إلى المدرسة كل يوم", "13a", 80),
+    "Vietnamese": ("Tôi đi chợ mỗi ngày", "Tôi đi học mỗi ngày", "13a", 80),
+    "Chinese": ("我每天去市场", "我每天去学校", "zh", 400 / 6),
+    "Japanese": ("わたしは毎日いちばへ行く", "わたしは毎日がっこうへ行く", "char", None),
+    "Korean": ("나는 매일 시장에 간다", "나는 매일 학교에 간다", "char", 700 / 9),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_has_scores_between_nothing_and_all(name):
+    """One changed word of a text costs a part of each score; BLEU is sacreBLEU's with the tokenizer of the script."""
+    import unicodedata
+
+    prediction, reference, tokenize, rouge1 = SCRIPTS[name]
+    names = ["bleu", "chrf", "ter", "rouge1", "rougeL", "f1", "exact_match"]
+    found = metrics.score(names, [prediction], [(reference,)], resamples=2)
+    values = {metric: score.value for metric, score in found.items()}
+    composed = [unicodedata.normalize("NFC", text) for text in (prediction, reference)]
+    assert values["bleu"] == pytest.approx(tokens_by_sacrebleu(tokenize, *composed))
+    assert f"|tok:{tokenize}|" in found["bleu"].signature and found["bleu"].signature.endswith("|norm:NFC")
+    assert 0 < values["bleu"] < 100 and 0 < values["chrf"] < 100 and 0 < values["ter"] < 100
+    assert 0 < values["rouge1"] < 100 and 0 < values["f1"] < 100 and values["exact_match"] == 0
+    assert rouge1 is None or values["rouge1"] == pytest.approx(rouge1)
+    assert values["f1"] == pytest.approx(values["rouge1"]), "the same words, where no punctuation is counted"
+    decomposed = unicodedata.normalize("NFD", reference)
+    same = metrics.score(names, [decomposed], [(reference,)], resamples=2)
+    assert {metric: score.value for metric, score in same.items()} == pytest.approx(
+        {**dict.fromkeys(names, 100), "ter": 0}
+    )
+
+
+@pytest.mark.parametrize(
+    "language, prediction, reference, exact, f1",
+    [
+        ("de", "das Haus", "Haus", 100, 100),
+        ("de", "„Das Haus“", "ein Haus!", 100, 100),
+        (None, "„Häuser“", "Häuser", 100, 100),
+        (None, "die Häuser", "Häuser", 0, 200 / 3),
+        ("es", "¿La casa?", "una casa", 100, 100),
+        ("vi", "cái nhà", "nhà", 100, 100),
+        (None, "cái nhà", "nhà", 0, 200 / 3),
+        ("hi", "दिल्ली।", "दिल्ली", 100, 100),
+        (None, "नई दिल्ली।", "दिल्ली", 0, 200 / 3),
+        ("ar", "المدينة،", "مدينة", 100, 100),
+        (None, "المدينة،", "مدينة", 0, 0),
+        (None, "مدينة؟", "مدينة", 100, 100),
+        ("zh", "《红楼梦》", "红楼梦", 100, 100),
+        ("zh", "在GPT里", "GPT", 0, 50),
+        (None, "กรุงเทพฯ", "กรุงเทพ", 0, 1200 / 13),
+        ("en", "The “US”", "US", 0, 0),  # SQuAD's script removes ASCII punctuation only
+        ("en", "the US.", "US", 100, 100),
+    ],
+)
+def test_answers_of_other_languages_follow_mlqas_rules(language, prediction, reference, exact, f1):
+    scores = metrics.score(["exact_match", "f1"], [prediction], [(reference,)], language=language, resamples=2)
+    assert (scores["exact_match"].value, scores["f1"].value) == pytest.approx((exact, f1))
+    if language not in (None, "en"):
+        assert f"({language})" in scores["f1"].signature
+
+
+def test_a_letter_of_a_script_keeps_its_marks():
+    from hflm.core import split_words
+
+    assert split_words("कि की") == ["कि", "की"]
+    assert split_words("ที่นี่") == ["ที่", "นี่"]
+    assert split_words("می‌خواهم") == ["می‌خواهم"]
+    assert split_words("Cafe\u0301") == ["café"]

@@ -15,7 +15,8 @@ from itertools import chain
 
 import numpy as np
 
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+from hflm.core import UNSEPARATED
+
 EMOJI = "\U0001f000-\U0001faff"
 MOST_WORDS = 500_000  # hashes kept at a time, about 100 MB
 BATCH = 1 << 20  # characters whose n-grams are in memory together
@@ -109,4 +110,4 @@ def _pattern() -> re.Pattern[str]:
     # re looks up the characters below 0x10000 at once and tries ranges above one by one: those are few.
     categories = ((char, unicodedata.category(char)) for char in map(chr, range(0x10000)))
     between = "".join(char for char, kind in categories if kind[0] in "PSZ" or kind in ("Cc", "Cf"))
-    return re.compile(f"[{UNSPACED}]|[^{re.escape(between)}{EMOJI}{UNSPACED}]+")
+    return re.compile(f"[{UNSEPARATED}]|[^{re.escape(between)}{EMOJI}{UNSEPARATED}]+")

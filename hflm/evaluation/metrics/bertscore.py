@@ -7,19 +7,24 @@ called directly; transformers 5 also ignores the `add_prefix_space` that it give
 import functools
 import importlib.util
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hflm.core import MissingExtra, ModelError, expand_path, fingerprint_files
-from hflm.evaluation.metrics.summed import SummedMetric
+from hflm.evaluation.metrics.summed import References, SummedMetric, Values
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 64  # texts that are encoded at once
 
 
-def check(folder):
+def check(folder: str) -> None:
     """Raise MissingExtra without the package, ModelError where `folder` holds no model."""
     if importlib.util.find_spec("bert_score") is None:
         raise MissingExtra("bertscore", "the metric bertscore")
@@ -40,37 +45,37 @@ class BertScore(SummedMetric):
     NAMES = ("bertscore",)
     DESCRIPTION = "BERTScore F, 0 to 100 and without rescaling, by bert-score."
 
-    def __init__(self, model, **options):
+    def __init__(self, model: str, **options: Any) -> None:
         super().__init__(**options)
         self.model = model
 
-    def statistics(self, predictions, references):
+    def statistics(self, predictions: Sequence[str], references: Sequence[References]) -> np.ndarray:
         """(n, 2): F from 0 to 1, and 1."""
         from bert_score.utils import bert_cos_score_idf
 
         model, tokenizer, self.signature = _loaded(str(expand_path(self.model)))
-        rows, said, wanted = [], [], []
+        rows, predicted, expected = [], [], []
         for row, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
             for reference in refs:
                 if prediction.strip() and reference.strip():
                     rows.append(row)
-                    said.append(prediction)
-                    wanted.append(reference)
+                    predicted.append(prediction)
+                    expected.append(reference)
         best = np.zeros(len(predictions))
         if rows:
             weights = defaultdict(lambda: 1.0, {tokenizer.cls_token_id: 0, tokenizer.sep_token_id: 0})
             found = bert_cos_score_idf(
-                model, wanted, said, tokenizer, weights, batch_size=BATCH, device=model.device
+                model, expected, predicted, tokenizer, weights, batch_size=BATCH, device=model.device
             )  # (pairs, 3): precision, recall, F
             np.maximum.at(best, rows, found[:, 2].double().numpy())
         return np.column_stack([best, np.ones(len(predictions))])
 
-    def aggregate(self, sums):
+    def aggregate(self, sums: np.ndarray) -> Values:
         return {"bertscore": 100 * sums[:, 0] / sums[:, 1]}
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder):
+def _loaded(folder: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str]":
     """(model, tokenizer, signature) of an encoder's folder."""
     check(folder)
     from bert_score.utils import model2layers

@@ -3,12 +3,20 @@
 Both work on the summed statistics of any metric, so BLEU and accuracy go through the same lines.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from hflm.evaluation.metrics import MOST_WEIGHTS, resampled_sums
+from hflm.evaluation.metrics.bootstrap import MAX_WEIGHTS, resampled_sums
+
+if TYPE_CHECKING:
+    from hflm.evaluation.metrics.summed import SummedMetric, Values
+
+Arrays = Sequence[np.ndarray]  # the statistics (n, k) of a run, one array a metric
 
 
-def values_of(kinds, sums):
+def values_of(kinds: "Sequence[SummedMetric]", sums: Arrays) -> "Values":
     """{name: values (R,)} of all metrics, for the sums (R, k) of each."""
     found = {}
     for kind, array in zip(kinds, sums, strict=True):
@@ -16,25 +24,27 @@ def values_of(kinds, sums):
     return found
 
 
-def _split(kinds, arrays, joined):
+def _split(arrays: Arrays, joined: np.ndarray) -> list[np.ndarray]:
     """`joined` (R, all k) cut into the columns of each metric, as `arrays` (n, k) has them."""
     return np.split(joined, np.cumsum([array.shape[1] for array in arrays])[:-1], axis=1)
 
 
-def differences(kinds, statistics, resamples, seed):
+def differences(
+    kinds: "Sequence[SummedMetric]", statistics: Sequence[Arrays], resamples: int, seed: int
+) -> "list[Values]":
     """Bootstrapped differences to the first of m runs: a list of m - 1 {name: values (resamples,)}.
 
     `kinds` are metric objects, `statistics` holds for each run a list of their arrays (n, k). A resample draws the
     same rows for every run (Efron & Tibshirani 1993, chapter 13; for BLEU: Koehn 2004).
     """
     sums = resampled_sums(np.hstack([np.hstack(arrays) for arrays in statistics]), resamples, seed)
-    first, *others = [
-        values_of(kinds, _split(kinds, statistics[0], own)) for own in np.split(sums, len(statistics), axis=1)
-    ]
+    first, *others = [values_of(kinds, _split(statistics[0], own)) for own in np.split(sums, len(statistics), axis=1)]
     return [{name: values - first[name] for name, values in other.items()} for other in others]
 
 
-def p_values(kinds, first, second, resamples, seed):
+def p_values(
+    kinds: "Sequence[SummedMetric]", first: Arrays, second: Arrays, resamples: int, seed: int
+) -> dict[str, float]:
     """Two-sided p of each metric's difference by paired approximate randomisation: {name: p}.
 
     `first` and `second` are lists of arrays (n, k), one a metric object. Each of R shufflings swaps the two systems'
@@ -47,9 +57,9 @@ def p_values(kinds, first, second, resamples, seed):
     changed = change[change.any(axis=1)]  # swapping equal rows changes nothing
     swapped = _signed_sums(changed, resamples, seed)
 
-    def distance(sums):
-        left = values_of(kinds, _split(kinds, first, (total + sums) / 2))
-        right = values_of(kinds, _split(kinds, first, (total - sums) / 2))
+    def distance(sums: np.ndarray) -> "Values":
+        left = values_of(kinds, _split(first, (total + sums) / 2))
+        right = values_of(kinds, _split(first, (total - sums) / 2))
         return {name: np.abs(left[name] - right[name]) for name in left}
 
     real, shuffled = distance(change.sum(axis=0, keepdims=True)), distance(swapped)
@@ -60,10 +70,10 @@ def p_values(kinds, first, second, resamples, seed):
     }
 
 
-def _signed_sums(change, resamples, seed):
+def _signed_sums(change: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums of `change` (n, k) with a random sign for each row: (resamples, k)."""
     generator = np.random.default_rng(seed)
-    step = max(1, MOST_WEIGHTS // max(1, len(change)))
+    step = max(1, MAX_WEIGHTS // max(1, len(change)))
     sums = []
     for start in range(0, resamples, step):
         drawn = generator.integers(2, size=(min(step, resamples - start), len(change)), dtype=np.int8)
@@ -71,7 +81,7 @@ def _signed_sums(change, resamples, seed):
     return np.concatenate(sums)
 
 
-def holm(p):
+def holm(p: Sequence[float]) -> list[float]:
     """p-values adjusted for their number (Holm 1979), in their order.
 
     >>> holm([0.01, 0.04, 0.03])

@@ -1,0 +1,159 @@
+"""Measure texts by named metrics: scores with intervals, and values of each example."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hflm.core import DataError, ModelError
+from hflm.evaluation.metrics.bootstrap import interval, resampled_sums
+from hflm.evaluation.results import Score
+
+if TYPE_CHECKING:
+    from hflm.evaluation.metrics.summed import References, SummedMetric
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The texts of n examples, read once by the named metrics: from their statistics come all values below.
+
+    `statistics` holds one array (n, k) for each of `metrics`, the objects that the names need.
+    """
+
+    names: tuple[str, ...]
+    metrics: "tuple[SummedMetric, ...]"
+    statistics: tuple[np.ndarray, ...]
+
+    def scores(self, rows: Any = None, *, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
+        """{name: Score} with 95 % percentile-bootstrap intervals, over all examples or those at the indices `rows`.
+
+        The same number of rows and seed give the same resamples. A part of the examples is scored as the whole is:
+        with the same tokenizer and labels.
+        """
+        statistics = [array if rows is None else array[rows] for array in self.statistics]
+        return _scores(self.names, self.metrics, statistics, resamples, seed)
+
+    def each(self) -> dict[str, list[float]]:
+        """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
+        found = {}
+        for metric, array in zip(self.metrics, self.statistics, strict=True):
+            found |= {name: values.tolist() for name, values in metric.each(array).items()}
+        return {name: found[name] for name in self.names}
+
+
+def measure(
+    names: Iterable[str],
+    predictions: "Sequence[str]",
+    references: "Sequence[References]",
+    *,
+    labels: Sequence[str] | None = None,
+    bertscore_model: str | None = None,
+    language: str | None = None,
+) -> Measured:
+    """Read n predictions and their references. DataError when there are none, or no metric is called so.
+
+    `labels` are the allowed words of the classification metrics (None: those found in the references),
+    `bertscore_model` is the folder of bertscore's encoder, `language` that of exact match and F1 (see `qa`).
+
+    >>> measure(["accuracy"], ["good", "bad"], [("good",), ("good",)]).each()
+    {'accuracy': [1.0, 0.0]}
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    if not len(predictions):
+        raise DataError("there are no predictions to score")
+    names = tuple(names)
+    metrics = _metrics(names, labels, bertscore_model, language)
+    statistics = tuple(metric.statistics(predictions, references) for metric in metrics)
+    return Measured(names, tuple(metrics), statistics)
+
+
+def score(
+    names: Iterable[str],
+    predictions: "Sequence[str]",
+    references: "Sequence[References]",
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Score]:
+    """`measure` and its scores, for those who need nothing else.
+
+    >>> score(["accuracy"], ["good", "bad"], [("good",), ("good",)])["accuracy"].value
+    0.5
+    """
+    return measure(names, predictions, references, **options).scores(resamples=resamples, seed=seed)
+
+
+def per_example(
+    names: Iterable[str], predictions: "Sequence[str]", references: "Sequence[References]", **options: Any
+) -> dict[str, list[float]]:
+    """`measure` and its value on each example alone."""
+    return measure(names, predictions, references, **options).each()
+
+
+def language_modeling(nats: Any, tokens: Any, bytes: Any, *, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
+    """perplexity and bits_per_byte of documents or windows, with intervals from resampling them.
+
+    Three arrays (n,): the summed negative log-likelihood in nats, the predicted tokens, their UTF-8 bytes.
+    Raises DataError when there is nothing to score, ModelError for likelihoods that are not finite.
+    """
+    from hflm.evaluation.metrics.likelihood import LanguageModeling
+
+    if not len(nats):
+        raise DataError("there is no text to score")
+    if not np.isfinite(nats).all():
+        raise ModelError(
+            "the model's likelihoods are not finite numbers: it diverged in training, or its dtype overflows"
+        )
+    metric = LanguageModeling()
+    return _scores(metric.NAMES, [metric], [metric.statistics(nats, tokens, bytes)], resamples, seed)
+
+
+def _metrics(
+    names: Sequence[str], labels: Sequence[str] | None, bertscore_model: str | None, language: str | None
+) -> "list[SummedMetric]":
+    """One metric object for each class that the names need."""
+    from hflm.evaluation.metrics.classification import Accuracy, MacroF1, Mcc
+    from hflm.evaluation.metrics.qa import Squad
+    from hflm.evaluation.metrics.summarization import TYPES, Rouge
+    from hflm.evaluation.metrics.translation import Bleu, ChrF, Ter
+
+    options: dict[type[SummedMetric], dict[str, Any]] = {
+        **{kind: {} for kind in (Bleu, ChrF, Ter)},
+        **{kind: {"labels": labels} for kind in (Accuracy, MacroF1, Mcc)},
+        Squad: {"language": language},
+    }
+    metrics: list[SummedMetric] = [kind(**own) for kind, own in options.items() if set(kind.NAMES) & set(names)]
+    if types := [name for name in TYPES if name in names]:
+        metrics.append(Rouge(types))
+    if "bertscore" in names:
+        from hflm.evaluation.metrics.bertscore import BertScore
+
+        assert bertscore_model is not None, "the recipe refuses bertscore without a model"
+        metrics.append(BertScore(bertscore_model))
+    missing = set(names) - {name for metric in metrics for name in metric.NAMES}
+    if missing or not names:
+        known = [*(name for kind in [*options, Rouge] for name in kind.NAMES), "bertscore"]
+        raise DataError(f"no metric is called {', '.join(sorted(missing))}; there are {', '.join(known)}")
+    return metrics
+
+
+def _scores(
+    names: Sequence[str],
+    metrics: "Sequence[SummedMetric]",
+    statistics: Sequence[np.ndarray],
+    resamples: int,
+    seed: int,
+) -> dict[str, Score]:
+    # One set of resamples for all metrics, side by side.
+    sums = resampled_sums(np.hstack(statistics), resamples, seed)
+    ends = np.cumsum([array.shape[1] for array in statistics])[:-1]
+    scores = {}
+    for metric, array, resampled in zip(metrics, statistics, np.split(sums, ends, axis=1), strict=True):
+        values, intervals = metric.aggregate(array.sum(axis=0, keepdims=True)), metric.aggregate(resampled)
+        for name in metric.NAMES:
+            value = float(values[name][0])
+            scores[name] = Score(value, interval(intervals[name], value), metric.signature)
+    return {name: scores[name] for name in names}
