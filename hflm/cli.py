@@ -457,20 +457,18 @@ def push(
     One commit and one tag. Repeated, it sends only what is missing; an unchanged run makes no commit.
     """
     announce(f"{run}: reading the run")
-    from hflm.publishing import card
-    from hflm.publishing import push as push_room
+    from hflm.publishing import list_release, make_release, push_run, run_files
     from hflm.recipe import dump_recipe, load_recipe
 
     sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
     loaded = load_recipe(str(run / "recipe.yaml"), sets)
     if dry_run:
-        print(push_room.listing(run, push_room.release(run, loaded), space))
+        print(list_release(make_release(run, loaded, space)))
         return
-    push_room.files(run)  # an unfinished run stays as it is
+    run_files(run)  # an unfinished run stays as it is
     if sets:  # the run remembers where it went, and its card's example names the repository
         atomic_write_text(run / "recipe.yaml", dump_recipe(loaded))
-        card.write(run, loaded)
-    print(push_room.push(run, loaded, space))
+    print(push_run(run, loaded, space))
 
 
 @command("hflm export runs/quickstart --to gguf")
@@ -485,12 +483,16 @@ def export(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights, instead of the saved one.", show_default=False),
     ] = None,
+    quantize: Annotated[
+        Literal["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] | None,
+        typer.Option(help="Of a GGUF file's matrices; the loss before and after is printed.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a model for another tool, any adapter merged."""
     announce(f"{model}: loading the model")
-    from hflm.publishing import export as export_room
+    from hflm.publishing import export_model
 
-    print(export_room.export(model, form, output, dtype))
+    print(export_model(model, form, output, dtype, quantize))
 
 
 @command("hflm generate runs/quickstart 'Once upon a time' --do-sample --temperature 0.8", cls=_GenerateCommand)

@@ -4,247 +4,196 @@ It can be made again at any time, needs neither torch nor transformers, and show
 machine it was made on. Whatever a run did not produce is left out: a benchmark alone has no learning curve.
 """
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import yaml
+from hflm.core import atomic_write_bytes, atomic_write_text, code_block, escape_markdown, mask_tokens, read_json
+from hflm.evaluation import TaskResult, plots
+from hflm.publishing import card_benchmark, card_metadata, card_provenance
+from hflm.publishing.run_record import RunRecord, read_run
+from hflm.recipe import Data, Recipe
 
-from hflm.core import (
-    atomic_write_bytes,
-    atomic_write_text,
-    code_block,
-    display_name,
-    escape_markdown,
-    is_hub_id,
-    mask_tokens,
-    read_json,
-    read_loss_curves,
-    redact,
-)
-from hflm.evaluation import Results, format_interval, plots, read_results
-from hflm.publishing import card_benchmark
-from hflm.publishing import card_provenance as card_made
-
-# The Hub's names for what a task and a metric are; everything else goes under our own name.
-HUB_TASKS = {
-    "translation": "translation",
-    "summarization": "summarization",
-    "sentiment": "text-classification",
-    "choice": "text-classification",
-    "qa": "question-answering",
-}
-HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
+TEMPLATE = Path(__file__).with_name("card.md")
+LONGEST_PROMPT = 4000  # characters of the example's prompt
 
 
-def write(run, recipe):
+def write_card(run: str | Path, recipe: Recipe) -> None:
     """Write `run`/README.md, plots/*.png and .eval_results/hflm.yaml from the rest of the folder and its `recipe`.
 
-    Raises UserError when benchmark/results.json is there but unreadable. Reads environment.json,
-    {pretrain,finetune}/metrics.jsonl, benchmark/results.json, benchmark/predictions/*.jsonl, model/config.json.
+    Does nothing when they are there and were made from the same files. Raises UserError when benchmark/results.json
+    cannot be read. Reads environment.json, {pretrain,finetune}/metrics.jsonl, benchmark/, data/cleaning.json and
+    model/.
     """
-    run = Path(run)
-    environment = read_json(run / "environment.json")
-    config = read_json(run / "model" / "config.json")
-    scores = run / "benchmark" / "results.json"
-    found = read_results(scores) if scores.exists() else Results("", {})
-    logs = {
-        stage: read_loss_curves(run / stage / "metrics.jsonl")
-        for stage in ("pretrain", "finetune")
-        if getattr(recipe, stage)
-    }
-    logs = {stage: log for stage, log in logs.items() if log.curves}
-    samples = {name: card_benchmark.samples(run, name, task) for name, task in found.tasks.items()}
+    record = read_run(run, recipe)
+    readme = record.run / "README.md"
+    marker = _marker(record)
+    pictures = _pictures(record)
+    current = readme.is_file() and marker in readme.read_text(encoding="utf-8", errors="replace")
+    if current and all(path.is_file() for path, draw in pictures.items() if draw):
+        return
+    for path, draw in pictures.items():
+        if draw is None:
+            path.unlink(missing_ok=True)  # drawn by an earlier run
+        else:
+            atomic_write_bytes(path, draw())
+    card_metadata.write_leaderboard(record)
+    atomic_write_text(readme, _render(record, marker))
 
-    _picture(run / "plots" / "learning_curve.png", plots.learning_curves, {s: log.curves for s, log in logs.items()})
-    _picture(run / "plots" / "benchmark.png", plots.benchmark, found if found.tasks else None)
+
+def _marker(record: RunRecord) -> str:
+    """A line that names what the card was made from."""
+    digest = hashlib.sha256(TEMPLATE.read_bytes())
+    digest.update(json.dumps([record.recipe.model_dump(mode="json"), record.stale_tasks], sort_keys=True).encode())
+    for file in record.files():
+        digest.update(f"\0{file.relative_to(record.run).as_posix()}\0".encode())
+        digest.update(file.read_bytes())
+    return f"made by hflm from sha256:{digest.hexdigest()}"
+
+
+def _pictures(record: RunRecord) -> dict[Path, Callable[[], bytes] | None]:
+    """Each picture's path and what draws it, None where there is nothing to draw."""
+    folder, found = record.run / "plots", record.results
+    curves = {stage: each.curves for stage, each in record.loss_curves.items()}
     calibrated = {name: task for name, task in found.tasks.items() if task.calibration}
-    _picture(run / "plots" / "reliability.png", plots.reliability, calibrated)
-
-    repo_id = recipe.push.repo_id if recipe.push else run.resolve().name
-    sections = [
-        f"---\n{_metadata(recipe, found, config)}\n---",
-        f"# {escape_markdown(recipe.name)}",
-        _sentence(recipe, environment, config),
-        *_purpose(recipe, config),
-        *card_benchmark.section(found, samples),
-        *_learning(logs),
-        *_use(repo_id, samples, config),
-        *_limits(recipe, found, config),
-        *card_made.data(recipe, environment),
-        *card_made.cleaning(read_json(run / "data" / "cleaning.json")),
-        *card_made.made(recipe, environment),
-    ]
-    atomic_write_text(run / "README.md", "\n\n".join(sections) + "\n")
-    _leaderboard(run / ".eval_results" / "hflm.yaml", recipe, found, environment)
+    return {
+        folder / "learning_curve.png": (lambda: plots.learning_curves(curves)) if curves else None,
+        folder / "benchmark.png": (lambda: plots.benchmark(found)) if found.tasks else None,
+        folder / "reliability.png": (lambda: plots.reliability(calibrated)) if calibrated else None,
+    }
 
 
-def _picture(path, draw, what):
-    """Draw `what` at `path`; with nothing to draw, take away what an earlier run drew there."""
-    if what:
-        atomic_write_bytes(path, draw(what))
-    else:
-        path.unlink(missing_ok=True)
+def _render(record: RunRecord, marker: str) -> str:
+    from huggingface_hub import ModelCard
 
-
-# What the recipe says.
-
-
-def _trained_on(recipe):
-    """The data sets that training read, in order."""
-    names = recipe.finetune.tasks if recipe.finetune else ()
-    return [*(recipe.pretrain.data if recipe.pretrain else ()), *(recipe.tasks[name].data for name in names)]
-
-
-def _called(data):
-    name = data.options.get("name")
-    return display_name(data.path) + (f" ({name})" if name else "")
-
-
-def _metadata(recipe, found, config):
-    from huggingface_hub import EvalResult, ModelCardData
-
-    trained = _trained_on(recipe)
-    scores = []
-    for name, task in found.tasks.items():
-        asked = recipe.tasks.get(name)
-        options = asked.data.options if asked else {}
-        for metric, score in task.metrics.items():
-            scores.append(
-                EvalResult(
-                    task_type=HUB_TASKS.get(task.kind, "text-generation"),
-                    task_name=name,
-                    dataset_type=display_name(asked.data.path) if asked else "unknown",
-                    dataset_name=redact(task.data),
-                    dataset_config=options.get("name"),
-                    dataset_split=asked.splits.test if asked else None,
-                    dataset_revision=options.get("revision"),
-                    metric_type="rouge" if metric.startswith("rouge") else HUB_METRICS.get(metric, metric),
-                    metric_name=metric,
-                    metric_value=score.value,
-                )
-            )
-    base = recipe.model.from_
-    card = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["hflm", config.get("model_type", "gpt2")],
-        datasets=list(dict.fromkeys(data.path for data in trained if is_hub_id(data.path))) or None,
-        base_model=base if base and trained and is_hub_id(base) else None,
-        license=recipe.push.license if recipe.push else None,
-        model_name=recipe.name if scores else None,
-        eval_results=scores or None,
+    recipe, found = record.recipe, record.results
+    samples = {name: card_benchmark.samples(record.run, name, task) for name, task in found.tasks.items()}
+    example_note, example = _example(record) if record.config else ("", "")
+    recipe_note, recipe_block = card_provenance.recipe_block(record)
+    card = ModelCard.from_template(
+        card_metadata.card_data(record),
+        template_path=str(TEMPLATE),
+        name=escape_markdown(recipe.name),
+        description=_description(record),
+        uses=_uses(record) if record.config else [],
+        tasks=[card_benchmark.task_section(name, task, samples[name]) for name, task in found.tasks.items()],
+        measured_models=", ".join(
+            escape_markdown(each)
+            for each in dict.fromkeys(task.model_revision for task in found.tasks.values())
+            if each
+        ),
+        stale_tasks=", ".join(map(escape_markdown, record.stale_tasks)),
+        calibrated=any(task.calibration for task in found.tasks.values()),
+        contamination_rule=card_benchmark.contamination_rule(found),
+        losses=_losses(record),
+        example=example,
+        example_note=example_note,
+        limits=_limits(record),
+        data=[
+            *card_provenance.data_section(record),
+            *card_provenance.cleaning_section(read_json(record.run / "data" / "cleaning.json")),
+        ],
+        facts=card_provenance.facts(record),
+        recipe_note=recipe_note,
+        recipe=recipe_block,
+        marker=marker,
     )
-    return card.to_yaml()
+    return f"{card.content.rstrip()}\n"
 
 
-def _leaderboard(path, recipe, found, environment):
-    """Write each task's main metric in the form that the Hub's leaderboards read: scores on data sets of the Hub only.
-
-    The form (huggingface.co/docs/hub/eval-results) knows a data set, a task in it and a value; what kind of value it
-    is, and how sure, stands in the notes.
-    """
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    entries = []
-    for name, task in found.tasks.items():
-        asked = recipe.tasks.get(name)
-        if asked is None or not is_hub_id(asked.data.path):
-            continue
-        metric, options = task.main()[0], asked.data.options
-        score = task.metrics[metric]
-        entries.append(
-            EvalResultEntry(
-                dataset_id=asked.data.path,
-                task_id=options.get("name") or "default",
-                value=score.value,
-                dataset_revision=options.get("revision"),
-                date=environment.get("created"),
-                notes=(
-                    f"{metric} on {task.n} rows of {asked.splits.test}, 95 % interval "
-                    f"{format_interval(metric, score)}; {task.shots} shots, {task.decoding}"
-                ),
-            )
-        )
-    if entries:
-        atomic_write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _purpose(recipe, config):
-    """What the model is for and what not."""
-    if not config:  # no model/ in this run: a benchmark of somebody else's model
-        return []
-    uses = []
-    if recipe.finetune:
-        tasks = ", ".join(map(escape_markdown, recipe.finetune.tasks))
-        uses.append(f"For {tasks}, asked in the form of its training's prompts (the samples show it).")
-    elif recipe.pretrain:
-        uses.append("For continuing text of the kind that it was trained on. It follows no instructions.")
-    uses.append("For studying how such models are made: its recipe, data and scores stand below.")
-    uses.append(
-        "Not for facts, advice, or decisions about people, and not for other tasks, languages or kinds of text than "
-        "its training's."
-    )
-    return ["## What it is for, and what not", "\n".join(f"- {use}" for use in uses)]
-
-
-def _sentence(recipe, environment, config):
-    family = "GPT-2-style" if config.get("model_type", "gpt2") == "gpt2" else escape_markdown(config["model_type"])
-    count = (environment.get("model") or {}).get("parameters")
-    what = f"A {family} language model" + (f" with {count:,} parameters" if count else "")
-    base = f"`{display_name(recipe.model.from_).replace('`', '')}`" if recipe.model.from_ else None
+def _description(record: RunRecord) -> str:
+    recipe, model_type = record.recipe, record.config.get("model_type", "gpt2")
+    family = "GPT-2-style" if model_type == "gpt2" else escape_markdown(model_type)
+    count = (record.environment.get("model") or {}).get("parameters")
+    model = f"A {family} language model" + (f" with {count:,} parameters" if count else "")
+    base = f"`{record.display_name(recipe.model.from_).replace('`', '')}`" if recipe.model.from_ else None
     if not recipe.pretrain and not recipe.finetune:
-        return f"{what}{f' ({base})' if base else ''}, benchmarked as it is; nothing was trained."
+        return f"{model}{f' ({base})' if base else ''}, benchmarked as it is; nothing was trained."
     steps = []
     if recipe.pretrain:
-        texts = ", ".join(escape_markdown(_called(data)) for data in recipe.pretrain.data)
+        texts = ", ".join(_data_name(record, data) for data in recipe.pretrain.data)
         steps.append(f"pretrained further from {base} on {texts}" if base else f"trained from scratch on {texts}")
     if recipe.finetune:
         tasks = ", ".join(
-            f"{escape_markdown(name)} ({escape_markdown(_called(recipe.tasks[name].data))})"
-            for name in recipe.finetune.tasks
+            f"{escape_markdown(name)} ({_data_name(record, recipe.tasks[name].data)})" for name in recipe.finetune.tasks
         )
         how = "fine-tuned with an adapter" if recipe.finetune.adapter else "fine-tuned"
         start = f" from {base}" if base and not recipe.pretrain else ""
         steps.append(f"{how}{start} on {tasks}")
-    return f"{what}, {', then '.join(steps)}."
+    return f"{model}, {', then '.join(steps)}."
 
 
-# The sections: each a list of markdown blocks, empty when there is nothing to say.
+def _data_name(record: RunRecord, data: Data) -> str:
+    name = data.options.get("name")
+    return escape_markdown(record.display_name(data.path) + (f" ({name})" if name else ""))
 
 
-def _learning(logs):
-    if not logs:
-        return []
-    facts = []
-    for stage, log in logs.items():
-        last = ", ".join(f"{name} loss {losses[max(losses)]:.3f}" for name, losses in log.curves.items())
-        speed = f", {log.tokens_per_second:,.0f} tokens/s (median)" if log.tokens_per_second else ""
-        facts.append(f"{stage}: {escape_markdown(last)}{speed}")
+def _uses(record: RunRecord) -> list[str]:
+    """What the model is for and what not."""
+    recipe, uses = record.recipe, []
+    if recipe.finetune:
+        tasks = ", ".join(map(escape_markdown, recipe.finetune.tasks))
+        uses.append(f"For {tasks}, with prompts of the form it was trained on (see the samples).")
+    elif recipe.pretrain:
+        uses.append("For continuing text of the kind that it was trained on. It follows no instructions.")
     return [
-        "## Learning curve",
-        "![Loss by optimizer step](plots/learning_curve.png)",
-        f"At the end of {'; of '.join(facts)}.",
+        *uses,
+        "For studying how such models are made: its recipe, data and scores are below.",
+        (
+            "Not for facts, advice, or decisions about people, and not for other tasks, languages or kinds of text than "
+            "those of its training."
+        ),
     ]
 
 
-def _use(repo_id, samples, config):
-    if not config:  # no model/ in this run: a benchmark of somebody else's model
-        return []
-    prompts = [row["prompt"] for rows in samples.values() for _, row in rows[:1] if row.get("prompt")]
-    prompt = prompts[0] if prompts and len(prompts[0]) <= 200 else "Once upon a time"
+def _losses(record: RunRecord) -> str:
+    """The losses of the model that each stage kept: its last, or its best with load_best_model_at_end."""
+    parts = []
+    for stage, log in record.loss_curves.items():
+        spent = (record.environment.get("stages") or {}).get(stage) or {}
+        kept = spent.get("kept_step")
+        losses = []
+        for name, by_step in log.curves.items():
+            steps = [step for step in by_step if kept is None or step <= kept]
+            if steps:
+                losses.append(f"{name} loss {by_step[max(steps)]:.3f}")
+        speed = f", {log.tokens_per_second:,.0f} tokens/s (median)" if log.tokens_per_second else ""
+        best = kept is not None and kept < spent.get("steps", kept)
+        where = f"At step {kept:,} of {stage}, whose model was kept" if best else f"At the end of {stage}"
+        parts.append(f"{where}: {escape_markdown(', '.join(losses))}{speed}.")
+    return " ".join(parts)
+
+
+def _example(record: RunRecord) -> tuple[str, str]:
+    """(where the example runs, a code block): the answer to a task's prompt, or a text that goes on."""
+    recipe = record.recipe
+    model = recipe.push.repo_id if recipe.push else "./model"
+    note = "" if recipe.push else "In the folder of this file, which holds the model in `model/`:"
+    prompt, options = "Once upon a time", "max_new_tokens=40"
+    if recipe.finetune and (found := _example_prompt(record)):
+        prompt, options = found, "max_new_tokens=100, return_full_text=False"
     code = (
         "from transformers import pipeline\n"
-        f'generate = pipeline("text-generation", model={json.dumps(repo_id)})\n'
-        f'print(generate({mask_tokens(prompt)!r}, max_new_tokens=40)[0]["generated_text"])'
+        f'generate = pipeline("text-generation", model={json.dumps(model)})\n'
+        f'print(generate({mask_tokens(prompt)!r}, {options})[0]["generated_text"])'
     )
-    return ["## How to use it", code_block(code, "python")]
+    return note, code_block(code, "python")
 
 
-def _limits(recipe, found, config):
-    limits = []
-    if any(data.path == "toy" for data in _trained_on(recipe)):
+def _example_prompt(record: RunRecord) -> str | None:
+    """The shortest prompt of the first fine-tuned task whose benchmark asked with prompts."""
+    for name in record.recipe.finetune.tasks if record.recipe.finetune else ():
+        task: TaskResult | None = record.results.tasks.get(name)
+        prompts = card_benchmark.prompts(record.run, name) if task else []
+        if prompts and len(shortest := min(prompts, key=len)) <= LONGEST_PROMPT:
+            return shortest
+    return None
+
+
+def _limits(record: RunRecord) -> list[str]:
+    recipe, found, limits = record.recipe, record.results, []
+    if any(data.path == "toy" for data in record.training_data()):
         limits.append("Trained on generated toy text: it says nothing about real language.")
     toys = [name for name in found.tasks if name in recipe.tasks and recipe.tasks[name].data.path == "toy"]
     if toys:
@@ -252,25 +201,24 @@ def _limits(recipe, found, config):
             f"Scores on {', '.join(map(escape_markdown, toys))} are on generated toy rows, far easier than real ones; "
             "their few sentence patterns recur, in training text too."
         )
-    longest = config.get("n_positions") or config.get("max_position_embeddings")
+    longest = record.config.get("n_positions") or record.config.get("max_position_embeddings")
     if longest:
         limits.append(f"It reads at most {longest:,} tokens, prompt and answer together.")
-    limits += _unread(recipe, found)
+    limits += _unchecked(record)
     if found.tasks:
-        limits.append("The intervals cover the choice of test rows, not the luck of one training seed.")
-    limits.append("It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently.")
-    return ["## Limits", "\n".join(f"- {limit}" for limit in limits)]
+        limits.append("The intervals cover the choice of test rows, not the variation between training seeds.")
+    return [*limits, "It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently."]
 
 
-def _unread(recipe, found):
+def _unchecked(record: RunRecord) -> list[str]:
     """What was trained on and not compared with the benchmark."""
-    if not found.tasks or recipe.benchmark is None or not (recipe.pretrain or recipe.finetune):
+    recipe, unchecked = record.recipe, []
+    if not record.results.tasks or recipe.benchmark is None or not (recipe.pretrain or recipe.finetune):
         return []
     if not recipe.benchmark.contamination:
-        return ["Whether the benchmark's examples stand in the training text was not checked."]
-    unread = []
+        return ["Whether the benchmark's examples occur in the training text was not checked."]
     if recipe.pretrain and any(data.options.get("streaming") for data in recipe.pretrain.data):
-        unread.append("The pretraining text was a stream and was not read again to look for the benchmark's examples.")
+        unchecked.append("The pretraining text was a stream and was not searched for the benchmark's examples.")
     if recipe.model.from_:
-        unread.append("What its base model was trained on was not compared with the benchmark's examples.")
-    return unread
+        unchecked.append("What its base model was trained on was not compared with the benchmark's examples.")
+    return unchecked

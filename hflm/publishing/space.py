@@ -1,7 +1,7 @@
 """The folder of a Space that shows a model on the Hub: hflm's demo in Gradio's kind of Space.
 
 hflm goes along as source, since a Space cannot install it by a name; what it imports is installed at the versions that
-ran here.
+are installed here.
 """
 
 import importlib.metadata
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from hflm.core import MissingExtra, UserError, mask_tokens
-from hflm.demo import tabs as demo_tabs
+from hflm.demo import tabs
 from hflm.recipe import load_recipe
 
 APP = '''\
@@ -22,10 +22,10 @@ APP = '''\
 import json
 from pathlib import Path
 
-from hflm.demo import app as demo_page
+from hflm.demo import serve_demo
 
 examples = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
-demo_page.serve("{repo_id}", host="0.0.0.0", port=7860, examples=examples)
+serve_demo("{repo_id}", host="0.0.0.0", port=7860, examples=examples)
 '''
 
 CARD = """\
@@ -36,10 +36,11 @@ goes. A model of a private repository is read with the Space's secret `HF_TOKEN`
 
 `hflm/` is hflm {version}, under the licence in `LICENSE`.
 """
+SOURCE_SUFFIXES = (".py", ".pyi", ".json", ".html", ".md")
 
 
-def files(run, repo_id):
-    """{path in the Space: bytes} for the model that `run` was pushed to as `repo_id`; what goes up as a Space.
+def space_files(run: Path, repo_id: str) -> dict[str, bytes]:
+    """{path in the Space: content} for the model that `run` was pushed to as `repo_id`.
 
     app.py, requirements.txt, README.md with the Space's front matter, examples.json, and hflm itself. Raises UserError
     for a run without recipe, MissingExtra without gradio.
@@ -48,14 +49,17 @@ def files(run, repo_id):
         gradio = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
         raise MissingExtra("demo", "a Space", f"hflm push {run} --space") from None
-    path = Path(run) / "recipe.yaml"
-    if not path.is_file():
+    path = run / "recipe.yaml"
+    if not path.is_file() or path.is_symlink():
         raise UserError(f"{run}: no recipe.yaml, so this is no finished run. Name a run folder")
     recipe = load_recipe(str(path))
-    found = demo_tabs.found_examples(recipe, demo_tabs.predictions(recipe, run))
+    rows = tabs.predictions(recipe, run)
+    predictions = run / "benchmark" / "predictions"
+    rows = {name: each for name, each in rows.items() if not (predictions / f"{name}.jsonl").is_symlink()}
+    found = tabs.found_examples(recipe, rows)
     examples = {key: [mask_tokens(row) for row in rows] for key, rows in found.items()}
-    ours = importlib.metadata.distribution("hflm-recipes")
-    front = {
+    hflm = importlib.metadata.distribution("hflm-recipes")
+    front_matter = {
         "title": recipe.name,
         "sdk": "gradio",
         "sdk_version": gradio,
@@ -64,32 +68,39 @@ def files(run, repo_id):
         "models": [repo_id],
         "license": "apache-2.0",
     }
-    card = CARD.format(name=recipe.name, repo_id=repo_id, version=ours.version)
+    card = CARD.format(name=recipe.name, repo_id=repo_id, version=hflm.version)
     texts = {
-        "README.md": f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{card}",
+        "README.md": f"---\n{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)}---\n\n{card}",
         "app.py": APP.format(repo_id=repo_id),
-        "requirements.txt": "".join(f"{line}\n" for line in _requirements(ours)),
+        "requirements.txt": "".join(f"{line}\n" for line in _requirements(hflm)),
         "examples.json": json.dumps(examples, indent=1, ensure_ascii=False) + "\n",
-        "LICENSE": _license(ours),
+        "LICENSE": _license(hflm),
     }
     return {name: text.encode() for name, text in texts.items()} | _source()
 
 
-def _license(ours):
-    """The text of hflm's licence: in what is installed, or beside the source."""
-    beside = Path(__file__).parents[2] / "LICENSE"
-    return beside.read_text(encoding="utf-8") if beside.is_file() else ours.read_text("licenses/LICENSE")
+def _license(hflm: importlib.metadata.Distribution) -> str:
+    """The text of hflm's licence, from the source tree or from the installed package."""
+    file = Path(__file__).parents[2] / "LICENSE"
+    text = file.read_text(encoding="utf-8") if file.is_file() else hflm.read_text("licenses/LICENSE")
+    assert text is not None
+    return text
 
 
-def _requirements(ours):
+def _requirements(hflm: importlib.metadata.Distribution) -> list[str]:
     """What hflm imports, "torch==2.15.0" and so on, without the extras; Gradio itself comes with the Space."""
-    names = [re.match(r"[\w.-]+", line)[0] for line in ours.requires if "extra ==" not in line]
+    lines = [line for line in hflm.requires or () if "extra ==" not in line]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines]
     # 2.15.0+cpu is a build of 2.15.0 that its index keeps elsewhere.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
-def _source():
-    """hflm's own modules and tables, without its recipes."""
+def _source() -> dict[str, bytes]:
+    """hflm's own modules, tables and templates, without its recipes."""
     root = Path(__file__).parents[1]
-    paths = [path for path in sorted(root.rglob("*")) if path.suffix in (".py", ".json")]
-    return {f"hflm/{path.relative_to(root).as_posix()}": path.read_bytes() for path in paths}
+    paths = [path for path in sorted(root.rglob("*")) if path.suffix in SOURCE_SUFFIXES and path.is_file()]
+    return {
+        f"hflm/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in paths
+        if not path.is_symlink() and "_recipes" not in path.parts
+    }

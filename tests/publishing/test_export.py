@@ -13,7 +13,8 @@ from tokenizers import pre_tokenizers
 from hflm.core import MissingExtra, ModelError, UserError
 from hflm.models import add_adapter, context_length, load_model, save_pretrained
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
-from hflm.publishing import export
+from hflm.publishing import export_model
+from hflm.publishing.export import trim_vocabulary, write_gguf
 
 TEXT = "The dog saw the key in 123 barns:\n  it's \t 🙂 schön <|endoftext|>"
 
@@ -62,7 +63,7 @@ def test_a_padded_vocabulary_is_cut_back(model, tokenizer):
     expected = logits(model, tokenizer)
     model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     assert logits(model, tokenizer).shape[1] > expected.shape[1]
-    assert export.cut(model, tokenizer) is model
+    assert trim_vocabulary(model, tokenizer) is model
     assert torch.equal(logits(model, tokenizer), expected)
     assert model.config.vocab_size == len(tokenizer) == model.get_output_embeddings().weight.shape[0]
 
@@ -71,10 +72,10 @@ def test_the_folder_of_a_run_holds_what_from_takes(gpt2, tokenizer, tmp_path):
     gpt2.resize_token_embeddings(512, mean_resizing=False)
     save_pretrained(tmp_path / "run" / "model", gpt2, tokenizer)
     expected = logits(gpt2, tokenizer)[:, : len(tokenizer)]
-    written = export.export(str(tmp_path / "run"))
+    written = export_model(str(tmp_path / "run"))
     assert written == tmp_path / "run" / "export" / "run"
     assert torch.equal(logits(load_model(str(written))[0], tokenizer), expected)
-    assert export.export(str(tmp_path / "run"), dtype="bfloat16") == written, "it replaces its own"
+    assert export_model(str(tmp_path / "run"), dtype="bfloat16") == written, "it replaces its own"
     assert load_model(str(written), dtype="auto")[0].dtype == torch.bfloat16
 
 
@@ -88,7 +89,7 @@ def test_an_adapter_is_merged(gpt2, tokenizer, tmp_path):
             '"base_model_name_or_path": null', f'"base_model_name_or_path": "{tmp_path / "base"}"'
         )
     )
-    written = export.export(str(tmp_path / "adapter"), output=tmp_path / "merged")
+    written = export_model(str(tmp_path / "adapter"), output=tmp_path / "merged")
     expected = logits(adapted.eval(), tokenizer)
     torch.testing.assert_close(logits(load_model(str(written))[0], tokenizer), expected, atol=1e-4, rtol=1e-4)
 
@@ -96,7 +97,7 @@ def test_an_adapter_is_merged(gpt2, tokenizer, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_gguf_file_holds_every_weight(model, tokenizer, tmp_path, dtype):
     model.to(getattr(torch, dtype))
-    path = export.write_gguf(model, tokenizer, tmp_path / "new" / "m.gguf", "m")
+    path = write_gguf(model, tokenizer, tmp_path / "new" / "m.gguf", "m")
     reader = gguf.GGUFReader(path)
     parameters = list(model.parameters())
     assert sum(int(tensor.n_elements) for tensor in reader.tensors) == sum(each.numel() for each in parameters)
@@ -112,7 +113,7 @@ def test_a_gguf_file_holds_every_weight(model, tokenizer, tmp_path, dtype):
 
 def test_a_gguf_file_is_read_back_as_the_same_model(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
-    export.write_gguf(model, tokenizer, tmp_path / "m.gguf", "m")
+    write_gguf(model, tokenizer, tmp_path / "m.gguf", "m")
     read, its_tokenizer = load_model(str(tmp_path / "m.gguf"))
     assert context_length(read) == context_length(model)
     assert encode(its_tokenizer, [TEXT]) == encode(tokenizer, [TEXT])
@@ -128,7 +129,7 @@ def test_what_a_gguf_file_says_of_its_tokenizer(gpt2, tokenizer, tmp_path):
     tokenizer.add_tokens(["<name>"])
     tokenizer.chat_template = "{{ messages[0].content }}"
     gpt2.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    fields = gguf.GGUFReader(export.write_gguf(gpt2, tokenizer, tmp_path / "m.gguf", "dog")).fields
+    fields = gguf.GGUFReader(write_gguf(gpt2, tokenizer, tmp_path / "m.gguf", "dog")).fields
     found = {key: fields[key].contents() for key in fields}
     assert found["general.name"] == "dog"
     assert len(found["tokenizer.ggml.tokens"]) == len(tokenizer)
@@ -168,14 +169,14 @@ def test_what_gguf_cannot_hold_is_refused_and_leaves_nothing(gpt2, tmp_path, con
     for key, value in config.items():
         object.__setattr__(gpt2.config, key, value)
     with pytest.raises(ModelError, match=words):
-        export.write_gguf(gpt2, make(), tmp_path / "m.gguf", "m")
+        write_gguf(gpt2, make(), tmp_path / "m.gguf", "m")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_rotation_that_is_stretched_is_refused(llama, tokenizer, tmp_path):
     llama.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}
     with pytest.raises(ModelError, match="rope_type linear"):
-        export.write_gguf(llama, tokenizer, tmp_path / "m.gguf", "m")
+        write_gguf(llama, tokenizer, tmp_path / "m.gguf", "m")
     assert not list(tmp_path.iterdir())
 
 
@@ -184,21 +185,21 @@ def test_without_the_package_the_command_that_installs_it_is_told(gpt2, tokenize
     save_pretrained(tmp_path / "m", gpt2, tokenizer)
     monkeypatch.setitem(sys.modules, form, None)
     with pytest.raises(MissingExtra, match=rf"hflm-recipes\[{form}\]"):
-        export.export(str(tmp_path / "m"), form, tmp_path / "out")
+        export_model(str(tmp_path / "m"), form, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_lies_at_the_output_is_not_removed(tmp_path):
     for form in ("folder", "onnx", "gguf"):
         with pytest.raises(UserError, match="by --output"):
-            export.export("org/model", form, tmp_path)
+            export_model("org/model", form, tmp_path)
     assert tmp_path.exists()
 
 
 def test_onnx_gives_the_same_logits_at_any_size(gpt2, tokenizer, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     save_pretrained(tmp_path / "m", gpt2, tokenizer)
-    written = export.export(str(tmp_path / "m"), "onnx", tmp_path / "out")
+    written = export_model(str(tmp_path / "m"), "onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(str(written / "model.onnx"))
     for shape in [(1, 1), (1, 64), (3, 7)]:
         ids = torch.randint(len(tokenizer), shape)
@@ -219,7 +220,7 @@ def test_llama_cpp_writes_the_same_text(model, tokenizer, tmp_path, cutting):
         bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer = other_tokenizer(pre_tokenizer=pre_tokenizers.Sequence([digits, bytelevel]))
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    path = export.write_gguf(model, tokenizer, tmp_path / "m.gguf", "m")
+    path = write_gguf(model, tokenizer, tmp_path / "m.gguf", "m")
     asked = llama_cpp.Llama(str(path), n_ctx=64, verbose=False, n_threads=1)
     (ids,) = encode(tokenizer, ["The dog saw 123 keys:\n\n  it's \t 🙂 <|endoftext|>"])
     spelt = tokenizer.decode(ids).encode()

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from hub import QUICK, File, Hub
 
-from hflm.core import UserError
-from hflm.publishing import push
+from hflm.core import UserError, fingerprint_model
+from hflm.publishing import make_release, run_files, write_card
+from hflm.publishing.push_files import published_content
 from hflm.recipe import load_recipe
 
 TOKEN = Hub.token
@@ -23,6 +24,7 @@ name: tiny
 model: {from: org/base}
 tasks: {sentiment: {data: {path: /home/alice/reviews.csv}, labels: [negative, positive]}}
 benchmark: {tasks: [sentiment]}
+finetune: {tasks: [sentiment]}
 push: {repo_id: you/tiny, private: true}
 """
 WEIGHTS = random.Random(0).randbytes(90_000) + b"the same again and again " * 8_000
@@ -30,12 +32,11 @@ SENT = {
     "config.json",
     "model.safetensors",
     "tokenizer.json",
-    "sub/shard.safetensors",
+    "model-00002-of-00002.safetensors",
     "README.md",
     "recipe.yaml",
     "environment.json",
     "benchmark/results.json",
-    ".eval_results/hflm.yaml",
     "plots/learning_curve.png",
 }
 
@@ -50,23 +51,20 @@ def finished(run):
     text = {
         "model/config.json": "{}",
         "model/tokenizer.json": "{}",
-        "model/sub/shard.safetensors": "weights",
+        "model/model-00002-of-00002.safetensors": "weights",
         "model/README.md": "Trainer's",
         "model/training_args.bin": "pickle",
         "model/pytorch_model.bin": "pickle",
         "model/optimizer.pt": "pickle",
         "model/rng_state_0.pth": "pickle",
         "model/.cache/lock": "",
-        "README.md": "---\ntags: [hflm]\n---\n# ours",
         "recipe.yaml": RECIPE,
         "environment.json": '{"command": "hflm run /home/alice/tiny.yaml"}',
-        "benchmark/results.json": '{"model": "/home/alice/runs/tiny"}',
+        "benchmark/results.json": '{"schema_version": 1, "model": "/home/alice/runs/tiny", "tasks": {}}',
         "benchmark/predictions/sentiment.jsonl": "{}",
-        ".eval_results/hflm.yaml": "[]",
-        "plots/learning_curve.png": "png",
         "plots/.learning_curve.png.1.tmp": "half",
         "plots/.half.png": "half",
-        "pretrain/metrics.jsonl": "{}",
+        "finetune/metrics.jsonl": '{"step": 5, "loss": 1.5}',
         "pretrain/checkpoint-1/optimizer.pt": "pickle",
         "tokenizer/tokenizer.json": "{}",
     }
@@ -74,49 +72,100 @@ def finished(run):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(content)
     (run / "model" / "model.safetensors").write_bytes(WEIGHTS)
+    write_card(run, load_recipe(str(run / "recipe.yaml")))
     return run
 
 
 def test_the_model_stands_at_the_root_beside_its_card(run):
-    files = push.files(run)
+    files = run_files(run).sent
     assert set(files) == SENT
     assert files["config.json"] == run / "model" / "config.json"
     assert files["README.md"] == run / "README.md"
 
 
+def test_symbolic_links_and_files_of_other_kinds_are_named_and_left_out(run, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id_rsa.json").write_text("private")
+    (run / "model" / "notes.json").write_text("private")
+    (run / "model" / "vocab.json").symlink_to(secret / "id_rsa.json")
+    (run / "model" / "additional_chat_templates").symlink_to(secret)
+    (run / "plots" / "linked.png").symlink_to(secret / "id_rsa.json")
+    (run / "environment.json").unlink()
+    (run / "environment.json").symlink_to(secret / "id_rsa.json")
+    os.mkfifo(run / "model" / "tokenizer_config.json")
+    files = run_files(run)
+    assert set(files.sent) == SENT - {"environment.json"}
+    assert {line.split(" (")[0]: line.split(" (")[1] for line in files.left_out} == {
+        "model/notes.json": "no file of a model)",
+        "model/vocab.json": "a symbolic link)",
+        "model/additional_chat_templates": "a symbolic link)",
+        "model/tokenizer_config.json": "no regular file, or behind a symbolic link)",
+        "plots/linked.png": "a symbolic link)",
+        "environment.json": "a symbolic link)",
+        **{
+            f"model/{name}": "no file of a model)"
+            for name in (
+                ".cache/lock",
+                "README.md",
+                "optimizer.pt",
+                "pytorch_model.bin",
+                "rng_state_0.pth",
+                "training_args.bin",
+            )
+        },
+    }
+
+
+@pytest.mark.parametrize("folder", ["plots", "benchmark", "model"])
+def test_nothing_behind_a_linked_folder_is_sent(run, tmp_path, folder):
+    (run / folder).rename(tmp_path / "elsewhere")
+    (run / folder).symlink_to(tmp_path / "elsewhere")
+    if folder == "model":
+        with pytest.raises(UserError, match="no finished model"):
+            run_files(run)
+    else:
+        assert not any(name.startswith(folder) for name in run_files(run).sent)
+
+
+def test_scores_of_other_weights_are_not_sent(run):
+    task = {"kind": "sentiment", "n": 2, "metrics": {}, "baselines": {}, "data": "d", "prompt_hash": "", "decoding": "",
+            "truncated": 0, "skipped": 0}  # fmt: skip
+    tasks = {
+        "old": {**task, "model_revision": "sha256:other"},
+        "new": {**task, "model_revision": fingerprint_model(run)},
+    }
+    path = run / "benchmark" / "results.json"
+    path.write_text(json.dumps({"schema_version": 1, "model": "m", "tasks": tasks}))
+    assert json.loads(published_content("benchmark/results.json", run, path))["tasks"].keys() == {"new"}
+
+
 @pytest.mark.parametrize("gone", ["README.md", "plots/learning_curve.png", "benchmark/results.json"])
 def test_what_a_run_did_not_produce_is_not_sent(run, gone):
     (run / gone).unlink()
-    assert set(push.files(run)) == SENT - {gone}
+    assert set(run_files(run).sent) == SENT - {gone}
 
 
 def test_a_run_without_a_model_is_refused(run):
     (run / "model" / "config.json").unlink()
     with pytest.raises(UserError, match="no finished model"):
-        push.files(run)
+        run_files(run)
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "environment.json", "benchmark/results.json"])
 def test_records_are_sent_without_this_machines_folders(run, name):
-    sent = push.content(name, run / name).decode()
+    sent = published_content(name, run, run / name).decode()
     assert "alice" not in sent and "/home" not in sent
     assert yaml.safe_load(sent).keys() == yaml.safe_load((run / name).read_text()).keys()
 
 
 def test_the_tag_is_made_of_the_name_and_the_content(run):
     (run / "recipe.yaml").write_text(RECIPE.replace("name: tiny", "name: größe..1"))
-    first, again = (push.release(run, load_recipe(str(run / "recipe.yaml"))) for _ in range(2))
+    first, again = (make_release(run, load_recipe(str(run / "recipe.yaml"))) for _ in range(2))
     (run / "model" / "tokenizer.json").write_text("{} ")
-    changed = push.release(run, load_recipe(str(run / "recipe.yaml")))
+    changed = make_release(run, load_recipe(str(run / "recipe.yaml")))
     assert first.tag == again.tag != changed.tag
     assert first.tag.startswith("gr-e-1-") and len(first.tag) == len("gr-e-1-12345678")
-
-
-@pytest.mark.parametrize(
-    "size, text", [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (999_960, "1.0 MB"), (5e9, "5.0 GB")]
-)
-def test_sizes(size, text):
-    assert push._size(size) == text
 
 
 def started(run, arguments, environment, **options):
@@ -136,7 +185,7 @@ def pushed(run, hub, *arguments, **environment):
 
 def expected(run):
     """What a push of the run puts on the Hub: {path: bytes}."""
-    sent = {name: push.content(name, path) for name, path in push.files(run).items()}
+    sent = {name: published_content(name, run, path) for name, path in run_files(run).sent.items()}
     return {name: each if isinstance(each, bytes) else each.read_bytes() for name, each in sent.items()}
 
 
@@ -188,7 +237,7 @@ def test_an_unchanged_run_makes_no_commit(run, hub):
     before = hub.repositories["you/tiny"].state()
     code, said, told = pushed(run, hub)
     assert (code, said) == (0, f"{hub.url}/you/tiny")
-    assert "unchanged, no commit was made" in told and len(told.splitlines()) == 2
+    assert "unchanged, no commit was made" in told and "released" not in told
     assert hub.repositories["you/tiny"].state() == before
     assert hub.asked("PUT /lfs/") == 2  # both files of weights, once
 
@@ -238,7 +287,7 @@ def test_somebody_elses_commit_in_between_is_kept(run):
 
 def test_more_than_250_files_are_still_one_commit(run, hub):
     for number in range(300):
-        (run / "model" / f"part-{number}.json").write_text(str(number))
+        (run / "model" / f"model-{number:05}-of-00300.safetensors").write_text(str(number))
     assert pushed(run, hub)[0] == 0
     assert len(hub.repositories["you/tiny"].files()) == 300 + len(SENT)
     assert hub.asked("/commit/") == 1 and hub.asked("/preupload/") == 2
@@ -271,9 +320,10 @@ def test_a_dry_run_lists_everything_and_asks_nothing(run, hub):
     code, said, told = pushed(run, hub, "--dry-run", HF_TOKEN="")
     assert (code, told, hub.log) == (0, "", [])
     first, *files, last = said.splitlines()
-    assert first.startswith("you/tiny (private), tag tiny-") and first.endswith(": 10 files, 290.3 kB")
-    assert {line.split()[-1] for line in files} == SENT
-    assert "290.0 kB  model.safetensors" in said and last == "A dry run: nothing was sent or asked."
+    assert first.startswith("you/tiny (private), tag tiny-") and ": 9 files, " in first
+    assert {line.split()[-1] for line in files if not line.startswith("left out: ")} == SENT
+    assert "left out: model/optimizer.pt (no file of a model)" in files
+    assert "290 kB  model.safetensors" in said and last == "A dry run: nothing was sent or asked."
 
 
 def test_a_space_beside_the_model(run, hub):

@@ -18,11 +18,11 @@ class Card:
     def run(self, run: Run) -> None:
         if not run.state.is_main_process:
             return
-        from hflm.publishing import card
+        from hflm.publishing import write_card
 
         if run.recipe.benchmark is not None:
             keep_tasks(run.recipe.benchmark.tasks, run.folder / "benchmark" / "results.json")
-        card.write(run.folder, run.recipe)
+        write_card(run.folder, run.recipe)
 
     def finish(self, run: Run) -> None:
         if run.state.is_main_process:

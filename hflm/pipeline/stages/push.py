@@ -14,9 +14,9 @@ class Push:
         return self.name in run.todo and run.state.is_main_process
 
     def run(self, run: Run) -> None:
-        from hflm.publishing import push
+        from hflm.publishing import push_run
 
-        logger.info(f"pushed to {push.push(run.folder, run.recipe)}")
+        logger.info(f"pushed to {push_run(run.folder, run.recipe)}")
 
     def finish(self, run: Run) -> None:
         stage_state.finish(run.folder, self.name, run.keys[self.name])
