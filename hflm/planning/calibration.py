@@ -35,9 +35,11 @@ def step_seconds(
     rows = max(1, min(load.batch, int(MOST_FLOPS / row_flops)))
     with torch.random.fork_rng(devices=[]):  # training draws the same numbers with and without this measurement
         torch.manual_seed(0)
-        timed = [_times(config, depth, rows, load, chosen) for depth in depths]
-    passes, updates = zip(*timed, strict=True)
-    both_passes, update = (_extrapolate(each, depths, shape.n_layer) for each in (passes, updates))
+        timed = [time_steps(config, depth, rows, load, chosen) for depth in depths]
+    both_passes, update = (
+        _extrapolate(tuple(statistics.median(seconds) for seconds in each), depths, shape.n_layer)
+        for each in zip(*timed, strict=True)
+    )
     return load.accumulation * both_passes * load.batch / rows + update
 
 
@@ -53,22 +55,29 @@ def _extrapolate(seconds: tuple[float, ...], depths: tuple[int, ...], layers: in
     return seconds[1] + (layers - depths[1]) * block
 
 
-def _times(
-    config: Mapping[str, Any], depth: int, rows: int, load: cost.Load, chosen: arithmetic.Arithmetic
-) -> tuple[float, float]:
-    """(seconds of forward and backward pass, seconds of the optimizer) of a model with `depth` blocks: medians."""
+def time_steps(
+    config: Mapping[str, Any],
+    depth: int,
+    rows: int,
+    load: cost.Load,
+    chosen: arithmetic.Arithmetic,
+    steps: int | None = None,
+) -> tuple[list[float], list[float]]:
+    """(seconds of forward and backward pass, seconds of the optimizer) of each timed step of a model of `depth` blocks.
+
+    steps: how many, after one that is not timed; by default as many as take SECONDS, at least two.
+    """
     import torch
 
     model = _model(config, depth, load)
     optimizer = _optimizer(model, load, chosen)
     batch = _batch(model.config.vocab_size, rows, load)
-    autocast = nullcontext()
-    if load.mixed:
-        autocast = torch.autocast("cpu", arithmetic.dtype_of(chosen.autocast))
+    autocast = torch.autocast("cpu", arithmetic.dtype_of(chosen.autocast)) if load.mixed else nullcontext()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    passes, updates = [], []
-    ends = None
-    while ends is None or len(passes) < 2 or time.perf_counter() < ends:
+    passes: list[float] = []
+    updates: list[float] = []
+    ends = float("inf")
+    while len(passes) <= (steps or 2) or (steps is None and time.perf_counter() < ends):
         started = time.perf_counter()
         with autocast:
             loss = model(**batch).loss
@@ -78,12 +87,11 @@ def _times(
         optimizer.step()
         optimizer.zero_grad()
         finished = time.perf_counter()
-        if ends is None:  # the first step loads kernels and allocates memory
+        if not passes:
             ends = finished + SECONDS
-            continue
         passes.append(between - started)
         updates.append(finished - between)
-    return statistics.median(passes), statistics.median(updates)
+    return passes[1:], updates[1:]  # the first step loads kernels and allocates memory
 
 
 def _model(config: Mapping[str, Any], depth: int, load: cost.Load) -> Any:

@@ -281,10 +281,10 @@ def flops_per_token(shape: Shape, load: Load) -> dict[str, float]:
 
 
 def _muon_flops(shape: Shape, load: Load) -> int:
-    """FLOPs of one step of Muon: hflm.training.muon's five steps for each matrix (m, n), m its shorter side.
+    """FLOPs of one step of Muon: hflm.training.muon's four steps for each matrix (m, n), m its shorter side.
 
     On the matrix itself a step is three products; on the Gram matrix, in fp32 where n >= 2 m, all steps are two products
-    with n and 17 of (m, m).
+    with n and 13 of (m, m).
     """
     if load.adapter is None:
         sizes = [(linear.inputs, linear.outputs) for linear in shape.linears] * shape.n_layer
@@ -294,9 +294,9 @@ def _muon_flops(shape: Shape, load: Load) -> int:
     total = 0
     for m, n in ((min(size), max(size)) for size in sizes):
         if load.orthogonalization == "fp32" and n >= 2 * m:
-            total += 2 * 2 * m * m * n + 17 * 2 * m**3
+            total += 2 * 2 * m * m * n + 13 * 2 * m**3
         else:
-            total += 5 * (4 * m * m * n + 2 * m**3)
+            total += 4 * (4 * m * m * n + 2 * m**3)
     return total
 
 
