@@ -398,13 +398,12 @@ def score(
     """
     announce(f"{model}: loading the model")
     from hflm.evaluation import plots
-    from hflm.inference import attention_weights, score_text, score_view
-    from hflm.models import load_model
+    from hflm.inference import attention_weights, load_for_inference, score_text, score_view
 
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    loaded, tokenizer = load_model(model, revision)
+    loaded, tokenizer = load_for_inference(model, revision)
     picture = None
     if attention is not None:
         picture = plots.attention(*attention_weights(loaded, tokenizer, text))

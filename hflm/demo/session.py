@@ -14,8 +14,8 @@ from hflm import tasks
 from hflm.core import RecipeError, UserError, display_name, expand_path
 from hflm.demo.tabs import Asked, check, found_examples, predictions, tabs
 from hflm.evaluation import plots
-from hflm.inference import LocalModel, attention_weights, score_text, score_view, stream_text
-from hflm.models import context_length, load_model
+from hflm.inference import LocalModel, attention_weights, load_for_inference, score_text, score_view, stream_text
+from hflm.models import context_length
 from hflm.preprocessing import encode
 from hflm.recipe import load_recipe
 
@@ -94,13 +94,13 @@ def load(path, revision=None, examples=None) -> Shown:
     `examples` stands for what `found_examples` finds in the predictions. Raises ModelError.
     """
 
-    model, tokenizer = load_model(path, revision)
+    model, tokenizer = load_for_inference(path, revision)
     recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
     rows = predictions(recipe, path)
     if examples is None:
         examples = found_examples(recipe, rows)
     return Shown(
-        model.eval(),
+        model,
         tokenizer,
         title=recipe.name if recipe else display_name(str(path)),
         line=first_line(card.read_text(encoding="utf-8", errors="replace")) if card else "",

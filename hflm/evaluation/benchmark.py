@@ -269,9 +269,11 @@ def _measure_text(
     sums = np.zeros((len(windows) if by_window else len(rows.examples), 3))
     for number, (document, window) in enumerate(windows):
         sums[number if by_window else document] += nats[number], window.scored, window.bytes
+    texts = [window.text for _, window in windows] if by_window else [example.target for example in rows.examples]
     lines = [
         {
             "id": str(unit),
+            "text": texts[unit],
             "nats": total,
             "tokens": int(tokens),
             "bytes": int(size),
@@ -298,7 +300,10 @@ def _measure_text(
 
 def _contamination_mark(overlap: Overlap | None, number: int) -> dict[str, bool]:
     """The keys of a row's line of predictions; windows of a running text are not its lines."""
-    return {} if overlap is None or overlap.lines else {"contaminated": bool(overlap.contaminated[number])}
+    if overlap is None or overlap.lines:
+        return {}
+    short_copy = {"short_copy": True} if overlap.short_copies[number] else {}
+    return {"contaminated": bool(overlap.contaminated[number]), **short_copy}
 
 
 def _contamination(
@@ -307,7 +312,7 @@ def _contamination(
     """The results' Contamination; `scores_of(rows)` scores the rows of those numbers alone."""
     if overlap is None:
         return None
-    clean = np.flatnonzero(~overlap.contaminated)
+    clean = np.flatnonzero(~(overlap.contaminated | overlap.short_copies))
     if overlap.lines or len(clean) < MIN_ROWS:
         clean_scores = {}
     else:
@@ -321,6 +326,7 @@ def _contamination(
         overlap=float(overlap.fractions.mean()),
         against=overlap.against,
         clean=clean_scores,
+        short_copies=int(overlap.short_copies.sum()),
     )
 
 

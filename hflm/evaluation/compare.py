@@ -178,10 +178,11 @@ def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, see
         task.note(f"{left_out:,} rows are left out, not every run has them; {len(keys):,} are compared")
     rows = [[one[key] for key in keys] for one in by_key]
     _check_same_rows(task, rows)
-    kinds, statistics = _statistics(names, rows, task)
     _note_differences(task, names)
     if task.is_text and len({tuple(row["tokens"] for row in one) for one in rows}) > 1:
-        task.note("the tokenizers differ, and perplexity is per token: compare bits_per_byte")
+        task.note("the tokenizers differ, and perplexity is per token: rows are ranked by bits_per_byte")
+        names.sort(key=lambda name: name != "bits_per_byte")
+    kinds, statistics = _statistics(names, rows, task)
     values = [paired.values_of(kinds, [array.sum(axis=0, keepdims=True) for array in arrays]) for arrays in statistics]
     if not left_out:
         _note_recorded(task, names, values)
@@ -313,6 +314,11 @@ def _note_recorded(task: _Task, names: list[str], values: list[dict[str, Any]]) 
             )
 
 
+def _shown_text(row: Row) -> str:
+    """A row's prompt, or the text of language modelling (files of an earlier hflm have none)."""
+    return row.get("prompt") or row.get("text", "")
+
+
 def _pair(
     letter: str,
     differences: dict[str, Difference],
@@ -329,7 +335,7 @@ def _pair(
         return Change(
             pair[0]["id"],
             tuple(pair[0].get("references", ())),
-            (pair[0].get("prompt", ""), pair[1].get("prompt", "")),
+            (_shown_text(pair[0]), _shown_text(pair[1])),
             (pair[0].get("prediction", ""), pair[1].get("prediction", "")),
             (float(scores[number]), float(others[number])),
         )

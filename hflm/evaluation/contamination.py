@@ -2,10 +2,11 @@
 
 An example is contaminated when any N words in a row of it (lower-cased, without punctuation:
 hflm.data.cleaning) occur in the training text. N is the 5th percentile of the task's examples' lengths in
-words, at least 8, since shorter runs meet by chance, and at most 13. An example of fewer than N words has no such run:
-it is contaminated when it is, as a whole, a document, a line or a fine-tuning example of the training text. It is a
-near-copy when 40 % of its words or more lie in such runs: of a copy with every tenth word changed, 56 % of the words
-lie in unbroken runs of 13 on average.
+words, at least 8, since shorter runs meet by chance, and at most 13. A contaminated example is a near-copy when 40 % of
+its words or more lie in such runs: of a copy with every tenth word changed, 56 % of the words lie in unbroken runs of
+13 on average. An example of fewer than N words has no such run. It is counted apart, as a short copy, when it is as a
+whole a document, a line or a fine-tuning example of the training text: the same sentence, or a line such as a speaker's
+name, which says little.
 
 Only the data's own text is compared: what a prompt shows of a row, and the answers, never the words of the prompt
 around it, which training and test have in common. As in the paper, the whole corpus is compared, also where training
@@ -38,13 +39,14 @@ NEAR_COPY = 0.4  # fraction of the words
 class Overlap:
     """What the E parts of a task have in common with the training text; `against` are the stages that read it.
 
-    `contaminated` (E,) bool, `fractions` (E,): the fraction of the words in runs of `n` that occur in the training text.
-    The parts are the task's examples, or with `lines` the lines of its one running text.
+    `contaminated` (E,) bool; `fractions` (E,): the fraction of the words in runs of `n` that occur in the training text;
+    `short_copies` (E,) bool: shorter than `n` words, and as a whole a line or document of the training text. The parts are the task's examples, or with `lines` the lines of its one running text.
     """
 
     n: int
     contaminated: np.ndarray
     fractions: np.ndarray
+    short_copies: np.ndarray
     against: tuple[str, ...]
     lines: bool = False
 
@@ -116,11 +118,11 @@ class Index:
         np.add.at(depth, self.places[hit] + self.n, -1)
         covered = np.concatenate([[0], np.cumsum(np.cumsum(depth[:-1]) > 0)])
         fractions = (covered[starts[1:]] - covered[starts[:-1]]) / np.maximum(1, np.diff(starts))
-        for part, text in self.short.items():
-            fractions[part] = text in self.short_seen
+        short_copies = np.zeros(len(fractions), bool)
+        short_copies[[part for part, text in self.short.items() if text in self.short_seen]] = True
         contaminated = fractions > 0
         contaminated[self.owners[self.seen[self.answers]]] = True
-        return Overlap(self.n, contaminated, fractions, against, lines)
+        return Overlap(self.n, contaminated, fractions, short_copies & ~contaminated, against, lines)
 
 
 def scan_texts(indexes: Iterable[Index], texts: Iterable[str]) -> None:

@@ -91,8 +91,9 @@ class Contamination:
 
     Of `n` examples (`of: "examples"`) or lines of one running text (`of: "lines"`), `contaminated` have `words` words in
     a row in common with the text that the stages `against` ("pretrain", "finetune") read, and `near_copies` have 40 %
-    of their words in such runs; `overlap` is the mean fraction of such words, 0 to 1. `clean` are the scores of the
-    other examples, empty where fewer than ten are left or the parts are lines.
+    of their words in such runs; `overlap` is the mean fraction of such words, 0 to 1. `short_copies` more are shorter
+    than that and occur there as a whole. `clean` are the scores of the examples that are neither, empty where fewer
+    than ten are left or the parts are lines.
     """
 
     of: str
@@ -103,6 +104,7 @@ class Contamination:
     overlap: float
     against: tuple[str, ...]
     clean: dict[str, Score]
+    short_copies: int = 0
 
     @property
     def fraction(self) -> float:
@@ -267,11 +269,14 @@ def results_table(results: Results) -> "Table":
 def _format_contamination(name: str, task: TaskResult) -> str:
     """'summarization: 45.0 % of 400 examples; clean: rouge1 31.2, rougeL 28.0', or '' where nothing is contaminated."""
     check = task.contamination
-    if check is None or not check.contaminated:
+    if check is None or not check.contaminated + check.short_copies:
         return ""
+    short = f", {check.short_copies:,} shorter ones as a whole" if check.short_copies else ""
     clean = ", ".join(
         f"{metric} {format_value(metric, check.clean[metric].value)}"
         for metric in task.shown()
         if metric in check.clean
     )
-    return f"{name}: {100 * check.fraction:.1f} % of {check.n:,} {check.of}" + (f"; clean: {clean}" if clean else "")
+    return f"{name}: {100 * check.fraction:.1f} % of {check.n:,} {check.of}{short}" + (
+        f"; clean: {clean}" if clean else ""
+    )

@@ -4,6 +4,7 @@ from .endpoint import Endpoint as Endpoint
 from .endpoint import find_endpoint as find_endpoint
 from .generate import format_texts as format_texts
 from .generate import generate_texts as generate_texts
+from .loading import load_for_inference as load_for_inference
 from .local import LocalModel as LocalModel
 from .score import Score as Score
 from .score import Token as Token

@@ -2,13 +2,15 @@
 
 The `openai` package sends the requests and retries them: up to `retries` times on 408, 409, 429, 5xx, time-outs and
 lost connections, after the time in Retry-After or with exponential back-off. The key is read from OPENAI_API_KEY when
-a request is made, and is never part of a message or a file.
+a request is made, and is never part of a message or a file. Answers are limited in size and time, and redirects are not
+followed: what a server sends is not trusted.
 """
 
 import ipaddress
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from hflm.core import EndpointError, MissingExtra, UserError
+from hflm.core import EndpointError, MissingExtra, UserError, escape_controls
 from hflm.inference.stopping import cut_at_stop
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDPOINT_PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
+MAX_BYTES = 2**22  # of an answer's body
 MAX_STOPS = 4  # OpenAI's limit for one request; the text is cut at all of them afterwards
 EXTRA_TOKENS = 8  # that an answer may have around its label, such as quotes
 
@@ -91,12 +94,24 @@ class Endpoint:
             raise failure
 
     def _client(self) -> "OpenAI":
-        return _openai().OpenAI(
+        openai = _openai()
+        return openai.OpenAI(
             base_url=self.base_url,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False,
+                event_hooks={"response": [self._limit_body]},
+                headers={"Accept-Encoding": "identity"},
+            ),
             api_key=os.environ.get(KEY) or "none",  # the client requires one, a server on this machine does not
             timeout=self.timeout,
             max_retries=self.retries,
         )
+
+    def _limit_body(self, response: Any) -> None:
+        """An event hook of httpx, called before a body is read."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise _BodyError("the answer is compressed, which was not asked for")
+        response.stream = _limited_stream(response.stream, MAX_BYTES, time.monotonic() + self.timeout)
 
     def _request(self, client: "OpenAI", prompt: str, max_tokens: int, stop: Sequence[str]) -> str:
         """The greedy text that follows `prompt`; null is the empty text. Raises EndpointError."""
@@ -109,6 +124,8 @@ class Endpoint:
             resource, options["prompt"] = client.completions, prompt
         try:
             answer = resource.with_raw_response.create(**options).text
+        except _BodyError as error:
+            raise self._failed(str(error)) from None
         except _openai().OpenAIError as error:
             # `from None`: the cause may hold the key in a header.
             raise self._failed(self._reason(error)) from None
@@ -143,6 +160,12 @@ class Endpoint:
                 return f"not found (404): {_server_message(error)}. {advice}"
             case openai.RateLimitError():
                 return f"too many requests (429), {_attempts(self.retries)}: {_server_message(error)}. Try again later"
+            case openai.APIStatusError() if 300 <= error.status_code < 400:
+                target = urlsplit(error.response.headers.get("Location", ""))
+                to = (
+                    _short(f"{target.scheme}://{target.netloc.rpartition('@')[2]}") if target.netloc else "another path"
+                )
+                return f"it redirects to {to}, which is not followed. If that is the endpoint, set --base-url to it"
             case openai.APIStatusError():
                 return f"refused with {error.status_code}: {_server_message(error)}"
         return _short(error)
@@ -222,6 +245,31 @@ def _continues(rest: str) -> bool:
     )
 
 
+class _BodyError(Exception):
+    """A body that is not read to its end."""
+
+
+def _limited_stream(stream: Any, max_bytes: int, deadline: float) -> Any:
+    """The stream of an answer, which raises _BodyError after `max_bytes`, and after `deadline` on the monotonic clock."""
+    import httpx2  # the HTTP library of openai
+
+    class Limited(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for chunk in stream:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _BodyError(f"the answer is longer than {max_bytes:,} bytes")
+                if time.monotonic() > deadline:
+                    raise _BodyError("the answer does not end in time")
+                yield chunk
+
+        def close(self) -> None:
+            stream.close()
+
+    return Limited()
+
+
 def _openai() -> ModuleType:
     try:
         import openai
@@ -246,9 +294,9 @@ def _server_message(error):
 
 
 def _short(text: Any) -> str:
-    """A server's message on one line, without the key, at most 200 characters."""
+    """A server's message on one line, without the key and control characters, at most 200 characters."""
     key, text = os.environ.get(KEY), str(text)
-    line = " ".join((text.replace(key, "(key)") if key else text).split())
+    line = escape_controls(" ".join((text.replace(key, "(key)") if key else text).split()))
     return line if len(line) <= 200 else f"{line[:200]}..."
 
 

@@ -5,10 +5,23 @@ import warnings
 from typing import Any
 
 from hflm.core import UserError
+from hflm.inference.loading import load_for_inference
 from hflm.inference.stopping import begin_token
-from hflm.models import context_length, load_model
+from hflm.models import context_length
 from hflm.preprocessing import encode, first_line
 
+# GenerationConfig's options that only sampling and only beam search read, with the values that change nothing.
+SAMPLING = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "min_p": 0.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 DEFAULT_LENGTH = 200  # tokens, prompt included
 
 
@@ -17,14 +30,14 @@ def generate_texts(
 ) -> list[str]:
     """The continuations of `prompt`, prompt included, one a sequence; `options` are GenerationConfig's.
 
-    Several sequences without beams are sampled, since greedy search has only one. A text ends where the model's context
+    The model runs on the accelerator if there is one, in the number format of its weights. Options that have no effect
+    with the others are warned of. Several sequences without beams are sampled, since greedy search has only one. A text ends where the model's context
     does. Raises UserError for options that transformers refuses, and for a prompt that fills the context.
     """
     import torch
     from accelerate.utils import set_seed
 
-    loaded: Any
-    loaded, tokenizer = load_model(model, revision)
+    loaded, tokenizer = load_for_inference(model, revision)
     if seed is not None:
         set_seed(seed)
     try:
@@ -35,16 +48,29 @@ def generate_texts(
     options = _with_length(options, len(ids), context_length(loaded))
     if options.get("num_return_sequences", 1) > 1 and options.get("num_beams", 1) == 1:
         options.setdefault("do_sample", True)
+    _warn_without_effect(options)
     try:
-        sequences = loaded.eval().generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        sequences = loaded.generate(
+            torch.tensor([ids], device=loaded.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=loaded.device),
             tokenizer=tokenizer,
             **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, **options},
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"generation options: {first_line(error)}") from error
     return [tokenizer.decode(sequence, skip_special_tokens=True) for sequence in sequences]
+
+
+def _warn_without_effect(options: dict[str, Any]) -> None:
+    """Warn of options that transformers reads only together with others."""
+    checks = (
+        (SAMPLING, options.get("do_sample"), "the most likely token is taken. Set do_sample to true to sample"),
+        (BEAMS, options.get("num_beams", 1) > 1, "there is one beam. Set num_beams above 1 to search with several"),
+    )
+    for neutral, has_effect, reason in checks:
+        ignored = [name for name, value in neutral.items() if options.get(name) not in (None, value)]
+        if ignored and not has_effect:
+            warnings.warn(f"{' and '.join(ignored)}: without effect, because {reason}", stacklevel=4)
 
 
 def format_texts(prompt: str, texts: list[str], as_json: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """Cut a text into windows of a model's context, to sum the likelihood of all its tokens."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hflm.inference.stopping import begin_token
 from hflm.preprocessing import plain_backend
@@ -9,12 +10,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class TextWindow(NamedTuple):
-    """The ids of a window; its last `scored` ids count, and `bytes` are the UTF-8 bytes that those spell."""
+@dataclass(frozen=True)
+class TextWindow:
+    """The ids of a window; its last `scored` ids count, and spell `text`."""
 
     ids: list[int]
     scored: int
-    bytes: int
+    text: str
+
+    @property
+    def bytes(self) -> int:
+        """The length of the text in UTF-8."""
+        return len(self.text.encode())
 
 
 def text_windows(tokenizer: "PreTrainedTokenizerBase", text: str, context_length: int) -> list[TextWindow]:
@@ -29,7 +36,6 @@ def text_windows(tokenizer: "PreTrainedTokenizerBase", text: str, context_length
     while done < len(ids):
         end = min(len(ids), done + (context_length - 1 if done == 1 else context_length // 2))
         last = len(text) if end == len(ids) else encoding.offsets[end - 2][1]
-        size = len(text[characters:last].encode())
-        windows.append(TextWindow(ids[max(0, end - context_length) : end], end - done, size))
+        windows.append(TextWindow(ids[max(0, end - context_length) : end], end - done, text[characters:last]))
         done, characters = end, last
     return windows

@@ -19,7 +19,7 @@ from hflm.evaluation import (
 CONTAMINATION_RULE = (
     "Contaminated are the examples that have N words in a row in common with the training text (lower-cased, without "
     "punctuation; N is the 5th percentile of the task's lengths, 8 to 13, as for GPT-3, arXiv 2005.14165, appendix C); "
-    "a shorter example when it occurs as a whole document, line or example."
+    "shorter examples that occur there as a whole document, line or example are counted apart."
 )
 
 Sample = tuple[str, dict[str, Any]]  # why a row is shown, and the row
@@ -49,7 +49,7 @@ def _rows(task: TaskResult) -> Iterator[list[str]]:
     for metric, score in task.metrics.items():
         yield ["all", f"{task.n:,}", metric, *_numbers(metric, score), format_baselines(task, metric)]
     if task.contamination is not None:
-        clean = task.contamination.n - task.contamination.contaminated
+        clean = task.contamination.n - task.contamination.contaminated - task.contamination.short_copies
         for metric, score in task.contamination.clean.items():
             yield ["not contaminated", f"{clean:,}", metric, *_numbers(metric, score), ""]
     for each in task.slices:
@@ -67,11 +67,12 @@ def _contamination(task: TaskResult) -> list[str]:
         return []
     corpora = {"pretrain": "the pretraining corpus", "finetune": "the fine-tuning examples"}
     read = " and ".join(corpora[each] for each in found.against)
+    short = f" {found.short_copies:,} shorter {found.of} occur there as a whole." if found.short_copies else ""
     return [
         (
             f"{found.contaminated:,} of {found.n:,} {found.of} ({100 * found.fraction:.1f} %) have {found.words} words in a "
             f"row in common with {read}; in {found.near_copies:,} of them such runs hold 40 % of the words or more. Over "
-            f"all {found.of} they hold {100 * found.overlap:.1f} % of the words on average."
+            f"all {found.of} they hold {100 * found.overlap:.1f} % of the words on average.{short}"
         )
     ]
 

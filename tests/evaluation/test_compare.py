@@ -270,11 +270,26 @@ def test_results_that_were_made_otherwise_are_told(runs, old, new, note):
     assert found.tasks["sentiment"].pairs[0].metrics["accuracy"].value == 0.8
 
 
-def test_perplexities_of_two_tokenizers_are_told(tmp_path):
-    rows = [[{"nats": 9.0, "tokens": tokens, "bytes": 20}] * 3 for tokens in (5, 6)]
-    runs = [write(tmp_path / str(number), {"language_modeling": lines}) for number, lines in enumerate(rows)]
-    with pytest.warns(UserWarning, match="the tokenizers differ, and perplexity is per token"):
-        compare_runs(runs, resamples=100)
+def test_runs_of_two_tokenizers_are_ranked_by_bits_per_byte_and_show_their_text(tmp_path):
+    # Per token B is better on both rows; per byte, which the tokenizer does not change, it is worse on the first.
+    texts = ["A first text.", "Another one."]
+    ours = [
+        {"nats": 20.0, "tokens": 4, "bytes": 13, "text": texts[0]},
+        {"nats": 20.0, "tokens": 4, "bytes": 12, "text": texts[1]},
+    ]
+    theirs = [{**ours[0], "nats": 30.0, "tokens": 8}, {**ours[1], "nats": 10.0, "tokens": 8}]
+    runs = [write(tmp_path / name, {"language_modeling": lines}) for name, lines in (("a", ours), ("b", theirs))]
+    with pytest.warns(UserWarning, match="the tokenizers differ, and perplexity is per token: rows are ranked by bits"):
+        found = compare_runs(runs, resamples=100)
+    task = found.tasks["language_modeling"]
+    (pair,) = task.pairs
+    assert (task.main, pair.better, pair.worse) == ("bits_per_byte", 1, 1)
+    assert list(pair.metrics) == ["bits_per_byte", "perplexity"]
+    assert [change.prompts for change in (*pair.improved, *pair.worsened)] == [(text, text) for text in reversed(texts)]
+    console = Console(width=120, file=io.StringIO())
+    compare_view.show(found, console)
+    assert "row 0  A first text." in console.file.getvalue()
+    assert "Another one." in compare_view.page(found)
 
 
 BROKEN = [

@@ -79,14 +79,15 @@ def test_a_run_does_not_cross_the_border_of_two_documents():
         (["A good"], False),
     ],
 )
-def test_a_short_example_is_contaminated_only_as_a_whole(training, contaminated):
+def test_a_short_example_is_a_copy_only_as_a_whole_and_counted_apart(training, contaminated):
     found = overlap(["A good film.", text(1, 12)], training)
-    assert found.contaminated.tolist() == [contaminated, False]
-    assert found.fractions.tolist() == [float(contaminated), 0.0]
+    assert found.short_copies.tolist() == [contaminated, False]
+    assert not found.contaminated.any() and not found.fractions.any(), "it has no run of 8 words"
 
 
 def test_an_example_without_words_is_never_contaminated():
-    assert overlap(["...", "!"], ["...", "!", ""]).contaminated.tolist() == [False, False]
+    found = overlap(["...", "!"], ["...", "!", ""])
+    assert not (found.contaminated | found.short_copies).any()
 
 
 def test_an_answer_counts_but_its_words_are_no_share_of_the_input():
@@ -121,8 +122,10 @@ def test_small_batches_and_a_small_vocabulary_find_the_same(monkeypatch):
     monkeypatch.setattr(shingles, "BATCH", 10)
     monkeypatch.setattr(shingles, "MOST_WORDS", 5)
     again = overlap(examples, training)
-    assert whole.contaminated.sum() == 50
+    assert (whole.contaminated | whole.short_copies).sum() == 50
+    assert whole.short_copies.any() and whole.contaminated.any()
     assert np.array_equal(whole.contaminated, again.contaminated)
+    assert np.array_equal(whole.short_copies, again.short_copies)
     assert np.array_equal(whole.fractions, again.fractions)
 
 
@@ -185,11 +188,12 @@ def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
     told = {name: (each.of, each.n, each.words, each.contaminated, each.near_copies) for name, each in found.items()}
     assert told == {
         "sentiment": ("examples", 30, 12, 4, 4),  # the prompt's own words, the same in training, do not count
-        "translation": ("examples", 20, 8, 5, 5),  # whole sentences of 5 words
+        "translation": ("examples", 20, 8, 0, 0),  # sentences of 5 words have no 8 in a row
         "documents": ("examples", 15, 13, 3, 3),
         "running": ("lines", 15, 13, 3, 3),
     }
     assert all(each.against == ("pretrain", "finetune") for each in found.values())
+    assert {name: each.short_copies for name, each in found.items() if each.short_copies} == {"translation": 5}
     assert found["running"].overlap == pytest.approx(3 / 15)
     rows = read_json_lines(finished / "run" / "benchmark" / "predictions" / "sentiment.jsonl")
     clean = [row["scores"]["accuracy"] for row in rows if not row["contaminated"]]
@@ -203,11 +207,13 @@ def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
 
 
 def test_predictions_are_marked(finished):
-    def marks(name):
+    def marks(name, key="contaminated"):
         lines = read_json_lines(finished / "run" / "benchmark" / "predictions" / f"{name}.jsonl")
-        return [line.get("contaminated") for line in lines]
+        return [line.get(key) for line in lines]
 
-    assert marks("translation") == [True] * 5 + [False] * 15
+    assert marks("sentiment") == [True] * 4 + [False] * 26
+    assert marks("translation") == [False] * 20
+    assert [bool(mark) for mark in marks("translation", "short_copy")] == [True] * 5 + [False] * 15
     assert sum(marks("documents")) == 3
     assert set(marks("running")) == {None}
 
@@ -218,6 +224,7 @@ def test_the_card_says_it_beside_each_score(finished):
     assert "| 13.3 % |" in rows[0]
     assert "4 of 30 examples have 12 words in a row in common with the pretraining corpus and the fine-tuning" in card
     assert "3 of 15 lines" in card
+    assert "5 shorter examples occur there as a whole" in card
     assert "2005.14165" in card
 
 
@@ -240,7 +247,8 @@ def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_learnt(
     tasks = again(finished, "resampled", "benchmark.resamples=10")
     before = read_results(finished / "run" / "benchmark" / "results.json").tasks
     for name, task in tasks.items():
-        assert task.contamination.contaminated == before[name].contamination.contaminated > 0
+        found, earlier = task.contamination, before[name].contamination
+        assert (found.contaminated, found.short_copies) == (earlier.contaminated, earlier.short_copies) != (0, 0)
 
 
 def test_one_text_longer_than_the_context_is_one_example(finished):

@@ -1,6 +1,7 @@
 """A model behind an endpoint: real requests to a server on loopback that misbehaves on demand, and to transformers'."""
 
 import contextlib
+import gzip
 import json
 import os
 import socket
@@ -52,6 +53,10 @@ class Model(BaseHTTPRequestHandler):
             server.flying += 1
             server.most = max(server.most, server.flying)
             answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+        if server.raw is not None:
+            self.close_connection = True
+            server.raw(self)
+            return
         if server.together is not None:  # as many requests as the client may send are here before any is answered
             server.together.wait(30)
         if callable(answer):
@@ -88,6 +93,7 @@ def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
         server.daemon_threads = True
         server.lock, server.over, server.together = threading.Lock(), threading.Event(), None
+        server.raw = None
         server.log, server.answers, server.flying, server.most = [], [OK], 0, 0
         server.url = f"http://127.0.0.1:{server.server_port}/v1"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -140,6 +146,68 @@ BAD = [
     ("a list", (200, {}, "[1]"), 1, "the answer has no choices: [1]"),
     ("text that is no string", written(5), 1, "the answer's text is not a string"),
 ]
+
+
+def endless(handler):
+    """A body without an end, in chunks."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+
+def slow(handler):
+    """A body that comes byte by byte."""
+    handler.send_response(500)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+
+def compressed(handler):
+    body = gzip.compress(b"x" * 10_000_000)
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+HOSTILE_BODIES = [
+    (endless, "the answer is longer than 4,194,304 bytes"),
+    (slow, "the answer does not end in time"),
+    (compressed, "the answer is compressed"),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), HOSTILE_BODIES, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_body_is_limited_in_size_and_time(server, body, words):
+    server.raw = body
+    with pytest.raises(EndpointError, match=words):
+        list(Endpoint("tiny", server.url, timeout=1, retries=0).texts(["x"], 7, ()))
+
+
+def test_a_redirect_is_not_followed(server):
+    elsewhere = failed(307, {"Location": f"http://localhost:{server.server_port}/v1/elsewhere?key={SECRET}"})
+    server.answers = [elsewhere, OK]
+    with pytest.raises(
+        EndpointError, match=rf"redirects to http://localhost:{server.server_port}, which is not"
+    ) as raised:
+        list(Endpoint("tiny", server.url, retries=1).texts(["x"], 7, ()))
+    assert len(server.log) == 1 and SECRET not in str(raised.value)
+
+
+def test_a_servers_message_cannot_write_to_the_terminal(server):
+    server.answers = [failed(400, said="\x1b[2J\x1b]0;title\x07 no")]
+    with pytest.raises(EndpointError) as raised:
+        list(Endpoint("tiny", server.url).texts(["x"], 7, ()))
+    assert str(raised.value).isprintable() and "u001b[2J" in str(raised.value)
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])

@@ -86,3 +86,30 @@ def test_what_cannot_be_done_is_one_clear_error(folder, model, prompt, options, 
 def test_a_prompt_that_is_no_text_is_refused(folder):
     with pytest.raises(UserError, match="the prompt is not UTF-8"):
         generate_texts(str(folder), "\udcff", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0.7, "top_p": 0.9}, "temperature and top_p: without effect, because the most likely token"),
+        ({"top_k": 5, "do_sample": False}, "top_k: without effect"),
+        ({"length_penalty": 2.0}, "length_penalty: without effect, because there is one beam"),
+        ({"early_stopping": True, "do_sample": True}, "early_stopping: without effect"),
+    ],
+)
+def test_options_without_effect_are_warned_of(folder, options, words):
+    with pytest.warns(UserWarning, match=words):
+        generate_texts(str(folder), "The", {"max_new_tokens": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7, "do_sample": True},
+        {"temperature": 0.7, "num_return_sequences": 2},
+        {"length_penalty": 2.0, "num_beams": 2},
+        {"temperature": 1.0, "early_stopping": False},
+    ],
+)
+def test_options_with_an_effect_are_not_warned_of(folder, options):
+    generate_texts(str(folder), "The", {"max_new_tokens": 2, **options})  # a warning is an error here

@@ -173,20 +173,21 @@ def test_rows_that_begin_alike_are_grouped_where_that_saves_tokens(ids, expected
 @pytest.mark.parametrize("text", [TEXTS[0], " ".join(TEXTS), "你好" * 40, "a"])
 def test_windows_score_every_token_and_byte_once(tokenizer, text):
     windows = text_windows(tokenizer, text, 64)
-    assert sum(scored for _, scored, _ in windows) == len(encode(tokenizer, [text])[0])
-    assert sum(size for _, _, size in windows) == len(text.encode())
-    assert all(len(ids) <= 64 for ids, _, _ in windows)
-    assert all(scored <= 32 for _, scored, _ in windows[1:])
-    scored = [token for ids, count, _ in windows for token in ids[len(ids) - count :]]
+    assert sum(window.scored for window in windows) == len(encode(tokenizer, [text])[0])
+    assert "".join(window.text for window in windows) == text
+    assert sum(window.bytes for window in windows) == len(text.encode())
+    assert all(len(window.ids) <= 64 for window in windows)
+    assert all(window.scored <= 32 for window in windows[1:])
+    scored = [token for window in windows for token in window.ids[-window.scored :]]
     assert tokenizer.decode(scored) == text
 
 
 def test_windows_of_text_that_spells_a_special_token(tmp_path):
     train_tokenizer(TEXTS, "bpe", 300).save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)  # nothing was encoded with it before
-    [(ids, scored, _)] = text_windows(tokenizer, "a <|endoftext|>", 64)
-    assert tokenizer.eos_token_id not in ids[1:]
-    assert scored > 2
+    [window] = text_windows(tokenizer, "a <|endoftext|>", 64)
+    assert tokenizer.eos_token_id not in window.ids[1:]
+    assert window.scored > 2
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
@@ -194,7 +195,8 @@ def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
     windows = [window for text in TEXTS[:5] for window in text_windows(tokenizer, text, 64)]
     with torch.inference_mode():
         found = in_order(LocalModel(model, tokenizer, batch_tokens).nats(windows))
-        for (ids, scored, _), nats in zip(windows, found, strict=True):
+        for window, nats in zip(windows, found, strict=True):
+            ids, scored = window.ids, window.scored
             logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
             terms = [-logs[place - 1, ids[place]].item() for place in range(len(ids) - scored, len(ids))]
             assert nats == pytest.approx(math.fsum(terms), rel=1e-4)
