@@ -163,7 +163,7 @@ def warn_of_lines(sources: Sources, texts: list[str]) -> str | None:
     return (
         f"{', '.join(each.path for each in by_line)}: each line is a document of its own, and half of the {len(texts):,} "
         f"have {_median_words(texts)} words or fewer. For prose set `sample_by: paragraph` (between blank lines) or "
-        "`sample_by: document` (a file) beside the path; for one running text set `rows: lines`"
+        "`sample_by: document` (a file) next to the path; for one running text set `rows: lines`"
     )
 
 
@@ -176,7 +176,7 @@ def _is_plain_text(data: Data) -> bool:
 
 
 def _check_not_empty(sources: Sources, documents: list[tuple[str, int]], bad: tuple[BadRow, ...]) -> None:
-    """Raises DataError for sources without any text; one of which all was left out may be beside others."""
+    """Raises DataError for sources without any text; one of which all was left out may be listed in `skipped_rows.jsonl` instead."""
     with_text, with_bad_rows = {source for _, source in documents}, {each.source for each in bad}
     empty = [
         describe_source(data, "train")

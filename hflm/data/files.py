@@ -21,7 +21,7 @@ SPLITS = {
 }
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _NO_DATA = re.compile(r"(?i)(readme|licen[sc]e)\b")
-# Of a folder that Dataset.save_to_disk wrote, beside its arrow files.
+# Of a folder that Dataset.save_to_disk wrote, next to its arrow files.
 _SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
 MOST_NAMES_SHOWN = 10
 

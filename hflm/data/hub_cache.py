@@ -1,4 +1,4 @@
-"""Data sets and models in the Hugging Face cache, and the commits that their names stand for."""
+"""Data sets and models in the Hugging Face cache, and the commits that their names refer to."""
 
 import functools
 import glob
@@ -40,7 +40,7 @@ def cached_folder(repo_id: str, revision: str | None = None, repo_type: str = "d
 
 
 def resolve_commit(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
-    """The commit (40 hex digits) that `revision` stands for now: the Hub's answer, or without a network the cache's.
+    """The commit (40 hex digits) that `revision` names now: the Hub's answer, or without a network the cache's.
 
     None where neither knows the repository.
     """
@@ -88,7 +88,7 @@ def fetch_dataset(repo_id: str, options: Mapping[str, Any]) -> tuple[Path, list[
         if elsewhere or not urls:
             raise DataError(f"{repo_id}: its files are elsewhere ({(elsewhere or ['nowhere'])[0]}) and not downloaded")
         names = [url.removeprefix(root) for url in urls]
-        # By the name that the recipe says, so that the cache knows without a network which commit it stands for.
+        # By the name that the recipe says, so that the cache knows without a network which commit that is.
         folder = Path(
             snapshot_download(
                 repo_id,

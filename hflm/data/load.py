@@ -93,7 +93,7 @@ def toy_rows(data: Data, split: str) -> ToyRows:
 def split_files(data: Data, split: str) -> SplitFiles:
     """The files or URLs of a split without slices, local or of the Hub, for hflm.data.readers.
 
-    A data set of the Hub is brought into the cache first, except with `streaming: true` where a network is there.
+    A data set of the Hub is downloaded into the cache first, except with `streaming: true` and a network.
     Raises DataError as `load_rows` does.
     """
     return _hub_split_files(data, split) if is_hub_source(data) else local_split(data, split)

@@ -186,7 +186,7 @@ def _of_kind(folder: Path, split: str, kind: str) -> list[str]:
     other = [file for file in files if check_kinds(folder, split, [file]) != kind]
     if other:
         raise DataError(
-            f"data_dir: {folder} holds {list_names(other)} beside files of {kind}. Name the files: data_files"
+            f"data_dir: {folder} holds {list_names(other)} besides files of {kind}. Name the files: data_files"
         )
     return [str(file) for file in files]
 

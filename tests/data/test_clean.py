@@ -135,12 +135,12 @@ def test_repetition_by_words():
         kept, report = cleaned([prose, repeated], repetition=True)
         assert kept == [prose], repeated
         assert "words, at most" in report.steps[0].samples[0]["why"]
-    short = ["A short sentence.", "Two words"]  # nothing stands twice in them
+    short = ["A short sentence.", "Two words"]  # nothing occurs twice in them
     assert cleaned(short, repetition=True)[0] == short
 
 
 def test_repetition_in_a_script_without_spaces_counts_words_of_two_characters():
-    """A name of five characters that stands six times is no more repetition than two words would be."""
+    """A name of five characters that occurs six times is no more repetition than two words would be."""
     source = random.Random(2)
     name = "复旦大学生"
     text = "".join(f"{''.join(chr(0x4E00 + source.randrange(3000)) for _ in range(17))}{name}" for _ in range(6))

@@ -28,7 +28,7 @@ from hflm.pipeline import provenance
 from hflm.pipeline.reading import read_corpus
 from hflm.recipe import load_recipe
 
-PLACES = {  # where the file lies, what the recipe says
+LAYOUTS = {  # where the file is, what the recipe says
     "file": ("a", "a"),
     "glob": ("deep/er/a", "**/a"),
     "folder of splits": ("train", ""),
@@ -43,11 +43,11 @@ def texts(*sources, streamed=False, listed="/nonexistent", **options):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("packed", COMPRESS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_file_in_every_place(tmp_path, kind, packed, place, streaming):
-    name, asked = PLACES[place]
+def test_every_kind_of_file_in_every_place(tmp_path, kind, packed, layout, streaming):
+    name, asked = LAYOUTS[layout]
     file = tmp_path / f"{name}.{kind}{packed}"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(COMPRESS[packed](content(kind)))
@@ -114,7 +114,7 @@ def test_the_options_of_datasets_builders(tmp_path, name, written, options, expe
         ("a.csv", {"streaming": True}, "rows: lines"),
     ],
 )
-def test_what_a_corpus_cannot_do_is_said(tmp_path, name, options, message):
+def test_what_a_corpus_cannot_do_is_an_error(tmp_path, name, options, message):
     (tmp_path / name).write_bytes(content("csv"))
     asked = source(tmp_path / name, **options)
     with pytest.raises(DataError, match=message):
@@ -153,6 +153,13 @@ BROKEN = [
     ("a.jsonl", broken('{"text": "\udcff"}', 2500), r"a.jsonl:2500 is not valid UTF-8", 3000, 1),
     ("a.jsonl", broken('{"text": "\\ud800"}', 2500), r"a.jsonl:2500 .* half of a surrogate pair", 3000, 1),
     ("a.jsonl", broken("[" * 100_000, 2500), r"a.jsonl:2500 is not JSON", 3000, 1),
+    (
+        "a.jsonl",
+        broken(f'{{"text": "a", "deep": {"[" * 700}true{"]" * 700}}}', 2500),
+        r"a.jsonl:2500 is not JSON",
+        3000,
+        1,
+    ),
     ("a.txt", b"good\n\xff\xfe bad\nfine\n", r"a.txt:2 is not valid UTF-8", 2, 1),
     ("a.csv", b"n,text\n1,a\n2,b,c\n3,d\n", r"a.csv:3 has 3 fields, the header 2", 2, 1),
     ("a.csv", b"n,text\n1,a\n2\n3,d\n", r"a.csv:3 has 1 fields, the header 2", 2, 1),
@@ -207,7 +214,7 @@ def test_a_bad_row_is_an_error_or_a_listed_skip(tmp_path, name, written, message
     assert skipped[0].source == "pretrain.data.0" and skipped[0].file == str(tmp_path / name)
 
 
-def test_several_bad_rows_are_told_together(tmp_path):
+def test_several_bad_rows_are_reported_together(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": 1}\n' * 20)
     with pytest.raises(DataError, match=r"(?s)a.jsonl:1 .*a.jsonl:10 column 'text' holds 1, not text\n.*on_bad_row"):
         texts(source(tmp_path / "a.jsonl"))
@@ -235,7 +242,7 @@ def test_an_unknown_column_lists_the_columns(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [{}, {"weight": 1}])
-def test_a_source_without_any_text_is_told(tmp_path, weight):
+def test_a_source_without_any_text_is_an_error(tmp_path, weight):
     (tmp_path / "a.txt").write_text("x\n" * 20)
     (tmp_path / "blank.txt").write_text("\n \n")
     with pytest.raises(DataError, match="blank.txt: no text in it$"):
@@ -246,8 +253,8 @@ def test_a_source_without_any_text_is_told(tmp_path, weight):
 
 
 def test_lines_are_one_running_text_with_one_newline_a_row(tmp_path):
-    given = [" = Title = \n", "", "First.", "Second.\n", ""]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in given))
+    written = [" = Title = \n", "", "First.", "Second.\n", ""]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in written))
     assert "".join(texts(source(tmp_path), rows="lines")) == " = Title = \n\nFirst.\nSecond.\n\n"
 
 
@@ -298,9 +305,9 @@ def test_what_each_source_gave_is_counted(three):
     counts = token_statistics(read.statistics, lambda texts: [[1] * len(text) for text in texts])
     assert list(counts) == ["pretrain.data.0", "pretrain.data.1", "pretrain.data.2"]
     for key, letter in zip(counts, "abc", strict=True):
-        given = [text for text in read.texts if text[0] == letter]
-        assert counts[key]["documents"] == len(given)
-        assert counts[key]["tokens"] == counts[key]["characters"] == len("".join(given))
+        own = [text for text in read.texts if text[0] == letter]
+        assert counts[key]["documents"] == len(own)
+        assert counts[key]["tokens"] == counts[key]["characters"] == len("".join(own))
     assert sum(each["share"] for each in counts.values()) == pytest.approx(1, abs=1e-5)
 
 
@@ -309,9 +316,9 @@ def test_more_text_than_is_counted_stands_in_proportion(monkeypatch):
     counts = source_stats.SourceCounter(["x"])
     for text in ["abcde"] * 1000:
         counts.add(text, 0)
-    [given] = counts.statistics()
-    assert sum(map(len, given.sample)) == 100
-    found = token_statistics([given], lambda texts: [text[:2] for text in texts])
+    [stats] = counts.statistics()
+    assert sum(map(len, stats.sample)) == 100
+    found = token_statistics([stats], lambda texts: [text[:2] for text in texts])
     assert found["x"] == {"documents": 1000, "characters": 5000, "tokens": 2000, "share": 1.0}
 
 
@@ -320,8 +327,8 @@ def test_the_record_of_a_run(tmp_path):
     bad = BadRow("a.jsonl", 3, "is not JSON", ":", source="pretrain.data.0")
     append_skipped([bad, bad], tmp_path / SKIPPED_ROWS)
     said = []
-    given = [SourceStats("pretrain.data.0", 2, 4, ("ab", "cd"))]
-    provenance.note_sources(tmp_path, given, lambda texts: [[1] for _ in texts], None, said.append)
+    stats = [SourceStats("pretrain.data.0", 2, 4, ("ab", "cd"))]
+    provenance.note_sources(tmp_path, stats, lambda texts: [[1] for _ in texts], None, said.append)
     provenance.note_skipped(tmp_path, said.append)
     [described] = json.loads((tmp_path / "environment.json").read_text())["data"].values()
     assert described == {
@@ -403,7 +410,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     assert len(read_skipped(listed)) == 6 and any(bad.rest for bad in read_skipped(listed))
 
 
-def test_an_error_in_a_worker_process_is_told_without_its_traceback(tmp_path):
+def test_an_error_in_a_worker_process_is_an_error_without_its_traceback(tmp_path):
     import torch
 
     from hflm import cli
@@ -418,4 +425,4 @@ def test_an_error_in_a_worker_process_is_told_without_its_traceback(tmp_path):
     with pytest.raises(DataError) as caught:
         list(torch.utils.data.DataLoader(Documents(), num_workers=1))
     assert "Traceback" in str(caught.value)
-    assert cli._told(caught.value).startswith(f"{tmp_path}/a.jsonl:1 column 'text' holds 3, not text\nFix")
+    assert cli._message(caught.value).startswith(f"{tmp_path}/a.jsonl:1 column 'text' holds 3, not text\nFix")

@@ -124,7 +124,7 @@ def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "beside"),
+    ("name", "others"),
     [
         ("train.txt", {"README.md": "# A\n", "LICENSE": "MIT\n", "c.jsonl": "{}"}),
         ("a.txt", {"README.md": "# A\n", "LICENSE": "MIT\n", "dataset_infos.json": "{}"}),
@@ -133,8 +133,8 @@ def test_broken_files_are_named_with_their_lines(tmp_path, files, message):
         ("a.jsonl", {"LICENSE.txt": "MIT\n"}),
     ],
 )
-def test_what_lies_beside_the_data_is_no_data(tmp_path, name, beside):
-    for each, content in {name: '{"text": "a"}', **beside}.items():
+def test_other_files_of_the_folder_are_no_data(tmp_path, name, others):
+    for each, content in {name: '{"text": "a"}', **others}.items():
         (tmp_path / each).parent.mkdir(exist_ok=True)
         (tmp_path / each).write_text(content)
     assert values("text", source(tmp_path)) == ["a" if "jsonl" in name else '{"text": "a"}']

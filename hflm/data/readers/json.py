@@ -101,13 +101,13 @@ def _lines(file: str, options: JsonOptions, columns: Columns) -> Numbered:
                 yield number, BadRow(file, number, NOT_UTF8, ":")
                 continue
             row = decode(line)
+            if "true" in line or "false" in line:
+                row = with_booleans(row)
         except json.JSONDecodeError as error:
             yield number, BadRow(file, number, f"is not JSON: {error.msg} at column {error.colno}", ":")
         except RecursionError as error:  # a list in a list in a list ...
             yield number, BadRow(file, number, f"is not JSON that can be read: {error_reason(error)}", ":")
         else:
-            if "true" in line or "false" in line:
-                row = with_booleans(row)
             # Only an escape can write half a surrogate pair, as the line is text.
             yield number, _checked(file, number, row, columns, ":", "\\ud" in line or "\\uD" in line)
 

@@ -57,50 +57,32 @@ OPTIONS = {
     "arrow": ArrowOptions,
 }
 # Of pandas' options these would change how numbers are parsed, or the speed, never the text of a cell.
-CSV_IGNORED = [
-    "index_col",
-    "usecols",
-    "prefix",
-    "mangle_dupe_cols",
-    "engine",
-    "true_values",
-    "false_values",
-    "na_values",
-    "keep_default_na",
-    "na_filter",
-    "verbose",
-    "skip_blank_lines",
-    "thousands",
-    "decimal",
-    "memory_map",
-    "float_precision",
-    "chunksize",
-    "date_format",
-    "error_bad_lines",
-    "warn_bad_lines",
-    "lineterminator",
-    "features",
-]
+CSV_IGNORED = (
+    "index_col usecols prefix mangle_dupe_cols engine true_values false_values na_values keep_default_na "
+    "na_filter verbose skip_blank_lines thousands decimal memory_map float_precision chunksize "
+    "date_format error_bad_lines warn_bad_lines lineterminator features"
+)
+CSV_DEFAULTS = {"skipfooter": 0, "on_bad_lines": "error"}
 
 
-def make_options(kind: str, given: Mapping[str, Any]) -> FileOptions:
+def make_options(kind: str, builder_options: Mapping[str, Any]) -> FileOptions:
     """The options of a kind of file, from the options of datasets' builder that are not at their default.
 
     Raises DataError for those of pandas that cannot be followed where a csv file is read row by row.
     """
     known = OPTIONS[kind].__dataclass_fields__
     values: dict[str, Any] = {
-        key: value for key, value in given.items() if key in known and (value is not None or key == "header")
+        key: value for key, value in builder_options.items() if key in known and (value is not None or key == "header")
     }
     if kind != "csv":
         return OPTIONS[kind](**values)
     for alias, key in (("delimiter", "sep"), ("column_names", "names")):
-        if given.get(alias) is not None:
-            values[key] = given[alias]
+        if builder_options.get(alias) is not None:
+            values[key] = builder_options[alias]
     if values.get("names") is not None:
         values["names"] = tuple(values["names"])
-    ours = {*known, "delimiter", "column_names", *CSV_IGNORED}
-    refused = [key for key, value in given.items() if key not in ours and value is not None]
+    ours = {*known, "delimiter", "column_names", *CSV_IGNORED.split()}
+    refused = [key for key, value in builder_options.items() if key not in ours and value != CSV_DEFAULTS.get(key)]
     if values.get("header", "infer") not in ("infer", 0, None):
         refused.append("header")
     if not isinstance(values.get("skiprows"), int | None):

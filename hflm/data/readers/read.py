@@ -115,7 +115,7 @@ def _reader(file: str, options: FileOptions, columns: Columns) -> Numbered:
 
 
 def _mark(file: str, options: FileOptions) -> str:
-    """What stands between the file and a row's number."""
+    """What separates the file from a row's number in messages."""
     if isinstance(options, JsonOptions):
         return json_mark(options, file)
     return ":" if isinstance(options, TextOptions | CsvOptions) else ", row "
