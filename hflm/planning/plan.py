@@ -15,7 +15,7 @@ from hflm.core import UserError, hardware
 from hflm.models import architecture
 from hflm.planning import cost, inputs, speed
 from hflm.planning.cost import Load
-from hflm.recipe import PRESETS, Recipe
+from hflm.recipe import PRESETS, Recipe, check_steps, stage_batch
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,16 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
         rows_tokens, labelled = inputs.task_tokens(recipe, section, shape, notes)
         load = replace(load, labelled=labelled)
     per_step = load.rows * load.accumulation * load.processes
-    steps = _steps(section.args, name, rows_tokens, per_step, notes)
+    budget = section.token_budget(sum(architecture.parameters(shape).values())) if name == "pretrain" else None
+    steps = math.ceil(budget / per_step) if budget else _steps(section.args, name, rows_tokens, per_step, notes)
+    if rows_tokens is not None:
+        rows = math.ceil(rows_tokens / load.length)
+        check_steps(
+            rows,
+            stage_batch(section, load.length, load.processes, name),
+            section.args.get("dataloader_drop_last", False),
+            name,
+        )
     tokens = steps and steps * per_step
     parts, _ = cost.memory(shape, load)
     peak = cost.peak(shape, load)

@@ -13,7 +13,7 @@ from hflm.core import hardware, read_json, read_loss_curves
 from hflm.models import architecture
 from hflm.planning import cost
 from hflm.planning.inputs import SAMPLED_ROWS
-from hflm.recipe import Batch, Recipe, derive_batch, dump_recipe
+from hflm.recipe import Recipe, dump_recipe, stage_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,10 +43,7 @@ def step_load(
     section = getattr(recipe, stage)
     args = section.args
     length = section.block_size or min(shape.n_positions, 1024)
-    per_device = args.get("per_device_train_batch_size", 8)
-    batch = Batch(per_device, args.get("gradient_accumulation_steps", 1), processes)
-    if section.batch_tokens is not None:
-        batch = derive_batch(section.batch_tokens, length, processes, per_device, stage)
+    batch = stage_batch(section, length, processes, stage)
     mixed = args.get("bf16") or args.get("fp16")
     if "bf16" not in args and "fp16" not in args:  # as hflm.core.arithmetic chooses
         mixed = device.format != "fp32" and not (device.format == "fp16" and section.on_spike == "rollback")

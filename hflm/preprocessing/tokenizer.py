@@ -49,11 +49,11 @@ def train_tokenizer(
     else:
         backend = Tokenizer(models.WordPiece(unk_token=END_OF_TEXT, continuing_subword_prefix=INSIDE_WORD))
         backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)])
+        # Each byte must also exist inside a word, or a text not seen in training could not be encoded. The trainer counts
+        # "special" tokens as entries, so that the vocabulary has the size asked for.
+        common["special_tokens"] = [END_OF_TEXT, *(INSIDE_WORD + byte for byte in alphabet)]
         trainer = trainers.WordPieceTrainer(
-            vocab_size=max(vocab_size - len(alphabet), len(alphabet) + 1),
-            min_frequency=min_frequency,
-            continuing_subword_prefix=INSIDE_WORD,
-            **common,
+            vocab_size=vocab_size, min_frequency=min_frequency, continuing_subword_prefix=INSIDE_WORD, **common
         )
     count = 0
 
@@ -68,7 +68,7 @@ def train_tokenizer(
         raise DataError("tokenizer.train: there is no text to train on")
     backend.decoder = decoders.ByteLevel()
     if algorithm == "wordpiece":
-        backend = _complete_wordpiece(backend, alphabet)
+        backend = _sorted_wordpiece(backend)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=END_OF_TEXT,
@@ -124,15 +124,11 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
-def _complete_wordpiece(backend: "Tokenizer", alphabet: list[str]) -> "Tokenizer":
-    """Every byte must exist inside a word too, or a text not seen in training could not be encoded.
-
-    The trainer numbers some entries in the order of a hash table, which differs each time: here they are sorted.
-    """
+def _sorted_wordpiece(backend: "Tokenizer") -> "Tokenizer":
+    """The tokenizer with sorted entries: the trainer numbers some in the order of a hash table, which differs each time."""
     from tokenizers import Regex, Tokenizer, decoders, models
 
-    entries = backend.get_vocab().keys() | {INSIDE_WORD + byte for byte in alphabet}
-    ordered = [END_OF_TEXT, *sorted(entries - {END_OF_TEXT})]
+    ordered = [END_OF_TEXT, *sorted(backend.get_vocab().keys() - {END_OF_TEXT})]
     vocab = {entry: number for number, entry in enumerate(ordered)}
     complete = Tokenizer(
         models.WordPiece(

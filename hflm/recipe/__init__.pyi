@@ -1,6 +1,7 @@
 from .batch_size import Batch as Batch
 from .batch_size import check_steps as check_steps
 from .batch_size import derive_batch as derive_batch
+from .batch_size import stage_batch as stage_batch
 from .cleaning import Clean as Clean
 from .generation_options import OptionError as OptionError
 from .generation_options import generation_help as generation_help
@@ -32,6 +33,7 @@ from .tasks import GeneratingTask as GeneratingTask
 from .tasks import LabellingTask as LabellingTask
 from .tasks import PromptedTask as PromptedTask
 from .tasks import Task as Task
+from .tokenizer import LEAST_VOCAB_SIZE as LEAST_VOCAB_SIZE
 from .trackers import require_trackers as require_trackers
 from .trackers import tracker_names as tracker_names
 from .trackers import unknown_tracker as unknown_tracker

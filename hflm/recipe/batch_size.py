@@ -5,8 +5,12 @@ the machine that runs it, so that the same recipe trains the same way on 1 and o
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hflm.core import UserError
+
+if TYPE_CHECKING:
+    from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,16 @@ def derive_batch(batch_tokens: int, row_tokens: int, processes: int, per_device:
     return _distribute(rows // processes, per_device, processes)
 
 
-def check_steps(rows: int, batch: Batch, drop_last: bool, stage: str) -> None:
-    """Raises UserError where `rows` rows of data make no optimizer step: with `dataloader_drop_last`, less than a batch.
+def stage_batch(section: "PretrainRecipe | FinetuneRecipe", row_tokens: int, processes: int, stage: str) -> Batch:
+    """The Batch of a training section on so many processes. Raises UserError as `derive_batch`."""
+    per_device = section.args.get("per_device_train_batch_size", 8)
+    if section.batch_tokens is not None:
+        return derive_batch(section.batch_tokens, row_tokens, processes, per_device, stage)
+    return Batch(per_device, section.args.get("gradient_accumulation_steps", 1), processes)
 
-    rows: of one epoch. batch: as it is loaded, that is without accumulation.
-    """
+
+def check_steps(rows: int, batch: Batch, drop_last: bool, stage: str) -> None:
+    """Raises UserError where `rows` rows of an epoch make no step: `dataloader_drop_last` drops an incomplete batch."""
     loaded = batch.per_device * batch.processes
     if rows == 0:
         raise UserError(f"{stage}: the data has no row to train on")

@@ -6,7 +6,9 @@ import pytest
 from conftest import TEXTS
 
 from hflm.core import DataError, ModelError
+from hflm.data import toy
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
+from hflm.recipe import LEAST_VOCAB_SIZE
 
 ALGORITHMS = ("bpe", "unigram", "wordpiece")
 
@@ -95,3 +97,13 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
 def test_the_same_text_gives_the_same_tokenizer(algorithm):
     first, again = (train_tokenizer(TEXTS, algorithm, 900) for _ in range(2))
     assert first.backend_tokenizer.to_str() == again.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("more", [0, 1, 30])
+def test_a_vocabulary_has_the_size_asked_for(algorithm, more):
+    size = LEAST_VOCAB_SIZE[algorithm] + more
+    stories = [row["text"] for row in toy.rows("stories", "train", size=300)]
+    trained = train_tokenizer(stories, algorithm, size)
+    assert len(trained) == size
+    assert [trained.decode(ids) for ids in encode(trained, HARD)] == HARD

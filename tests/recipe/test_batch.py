@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hflm.core import UserError
-from hflm.recipe import Batch, derive_batch
+from hflm.recipe import Batch, check_steps, derive_batch
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,65 @@ def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected)
     batch = derive_batch(tokens, row, processes, most, "pretrain")
     assert batch == expected
     assert batch.rows * row == tokens
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "drop_last", "message"),
+    [
+        (8, Batch(8, 1, 1), True, None),
+        (3, Batch(8, 4, 2), False, None),
+        (3, Batch(1, 4, 2), True, None),
+        (7, Batch(8, 1, 1), True, "pretrain.args.dataloader_drop_last: the data has 7 rows, less than one batch of 8"),
+        (8, Batch(8, 1, 2), True, "less than one batch of 16 (8 on each of 2 processes), which is dropped"),
+        (0, Batch(8, 1, 1), False, "pretrain: the data has no row to train on"),
+    ],
+)
+def test_data_without_a_step_is_refused(rows, batch, drop_last, message):
+    if message is None:
+        check_steps(rows, batch, drop_last, "pretrain")
+        return
+    with pytest.raises(UserError) as error:
+        check_steps(rows, batch, drop_last, "pretrain")
+    assert message in str(error.value)
+
+
+FEW = """\
+name: few
+tokenizer: {train: {vocab_size: 300}}
+model: {preset: gpt2-nano, n_positions: 64, n_layer: 1, n_embd: 32}
+pretrain: {data: {path: few.txt}, args: {max_steps: 2, per_device_train_batch_size: 8}}
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_batch_that_is_dropped_is_an_error_before_training(tmp_path, command):
+    (tmp_path / "few.txt").write_text("one line\ntwo lines\n")
+    (tmp_path / "few.yaml").write_text(FEW)
+    hflm = [sys.executable, "-m", "hflm", command, "few.yaml", "--set", "pretrain.args.dataloader_drop_last=true"]
+    done = subprocess.run(hflm, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pretrain.args.dataloader_drop_last: the data has 1 rows, less than one batch of 8" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [("1300", 3), ("0.02x", None)])
+def test_tokens_say_how_long_to_train(tmp_path, tokens, steps):
+    """The plan and the run take the same number of steps, within what rows that are not full leave out."""
+    (tmp_path / "few.txt").write_text("The dog saw the cat in the barn.\n" * 400)
+    (tmp_path / "few.yaml").write_text(
+        FEW.replace("max_steps: 2, ", "").replace("few.txt}", f"few.txt}}, tokens: {tokens}")
+    )
+    for command in (["plan", "--json"], ["run"]):
+        hflm = [sys.executable, "-m", "hflm", *command, "few.yaml"]
+        done = subprocess.run(hflm, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        if command[0] == "plan":
+            [stage] = json.loads(done.stdout)["stages"]
+    parameters = json.loads((tmp_path / "runs" / "few" / "environment.json").read_text())["model"]["parameters"]
+    wanted = steps or -(-0.02 * parameters // 512)
+    trained = json.loads((tmp_path / "runs" / "few" / "environment.json").read_text())["stages"]["pretrain"]["steps"]
+    assert abs(stage["steps"] - wanted) <= 1
+    assert abs(trained - wanted) <= max(1, 0.1 * wanted)
 
 
 @pytest.mark.parametrize(

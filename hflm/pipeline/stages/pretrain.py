@@ -33,10 +33,10 @@ class Pretrain(RecordedStage):
                     f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.cached}"
                 )
             logger.info(f"pretrain: {packed.counts()}")
-        elif stage.args.get("max_steps", -1) > 0:
+        elif stage.args.get("max_steps", -1) > 0 or stage.tokens is not None:
             packed = pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
         else:
-            raise UserError("pretrain.args.max_steps: a stream has no known length. Say how many steps to train")
+            raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")
         if run.state.is_main_process:
             provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, logger.info)
             append_skipped(corpus.skipped, run.folder / SKIPPED_ROWS)

@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning share: the model they start from, and one stage through the Trainer."""
 
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import UserError, logger
 from hflm.pipeline import provenance, stage_state
 from hflm.pipeline.stages.base import Run
-from hflm.recipe import Recipe
+from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -53,6 +54,28 @@ def block_size_of(block_size: int | None, model: "PreTrainedModel") -> int:
     return block_size or min(longest, 1024)
 
 
+def _arguments(
+    section: PretrainRecipe | FinetuneRecipe,
+    stage: str,
+    packed: "Packed | PackedStream",
+    block_size: int,
+    processes: int,
+    parameters: int,
+) -> dict[str, Any]:
+    """The section's `args`, with the steps that `tokens` takes. Raises UserError where there is no step to train."""
+    from hflm.preprocessing import PackedStream
+
+    batch = stage_batch(section, block_size, processes, stage)
+    if not isinstance(packed, PackedStream):
+        check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
+    budget = section.token_budget(parameters) if isinstance(section, PretrainRecipe) else None
+    if budget is None:
+        return section.args
+    steps = math.ceil(budget / (batch.rows * packed.tokens_per_row))
+    logger.info(f"{stage}: {budget:,.0f} tokens are {steps:,} steps")
+    return {**section.args, "max_steps": steps}
+
+
 def train_stage(
     run: Run,
     stage: str,
@@ -85,7 +108,7 @@ def train_stage(
             packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation.rows if validation else None
         ),
         folder / stage,
-        section.args,
+        _arguments(section, stage, packed, block_size, state.num_processes, model.num_parameters()),
         StageSettings(
             name=stage,
             seed=recipe.seed,
