@@ -3,6 +3,7 @@ from . import metrics as metrics
 from . import plots as plots
 from .benchmark import BenchmarkRows as BenchmarkRows
 from .benchmark import BenchmarkSettings as BenchmarkSettings
+from .benchmark import fit_rows as fit_rows
 from .benchmark import run_benchmark as run_benchmark
 from .compare import Comparison as Comparison
 from .compare import compare_runs as compare_runs

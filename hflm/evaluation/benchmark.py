@@ -25,7 +25,7 @@ from hflm.evaluation.metrics.calibration import calibration
 from hflm.evaluation.results import Contamination, Score, TaskResult
 from hflm.evaluation.slices import MIN_ROWS, score_slices
 from hflm.inference import Endpoint, LocalModel, text_windows
-from hflm.preprocessing import encode, truncate_prompts
+from hflm.preprocessing import TruncatedPrompts, encode, truncate_prompts
 from hflm.recipe import LabellingTask
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
         examples, truncated, answer_length = list(rows.examples), 0, max_new_tokens or 0
     else:
         assert context_length is not None, "a local model has a context length"
-        examples, truncated, answer_length = _fit(model.tokenizer, rows, context_length)
+        fitted, answer_length = fit_rows(model.tokenizer, rows, context_length)
+        examples, truncated = fitted.examples, fitted.cut
     if choices:
         method = "the text begins with one" if isinstance(model, Endpoint) else "log-likelihood"
         decoding = f"{method} of {', '.join(choices)}"
@@ -142,8 +143,19 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
     return _Questions(examples, prompts, choices, include_end, stop, answer_length, truncated, decoding)
 
 
-def _fit(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[list[Example], int, int]":
-    """Examples that leave room for shots and answer: (examples, how many were cut, tokens of the longest answer)."""
+def fit_rows(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[TruncatedPrompts, int]":
+    """The examples whose prompts leave room for shots and answer, and the tokens of the longest answer.
+
+    Raises DataError for prompts that do not fit, unless the task leaves bad rows out.
+    """
+    budget, answer_length = _budget(tokenizer, rows, context_length)
+    budgets = [budget] * len(rows.examples)
+    full = f"the answer and the shots fill the {context_length} tokens of the model. Use fewer shots or max_new_tokens"
+    return truncate_prompts(rows.task, rows.examples, tokenizer, budgets, rows.where, full), answer_length
+
+
+def _budget(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> tuple[int, int]:
+    """Tokens of (a prompt without shots, the longest answer)."""
     task, first = rows.task, rows.examples[0]
     max_new_tokens, _, _ = tasks.task_settings(task)
     if choices := tasks.choices(task):
@@ -152,8 +164,7 @@ def _fit(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[lis
         answer_length = min(max_new_tokens or 0, context_length // 2)
     shots = tasks.with_shots(task, [first], list(rows.shots))[0].prompt.removesuffix(first.prompt)
     budget = context_length - answer_length - len(encode(tokenizer, [shots])[0])
-    examples, truncated = truncate_prompts(task, rows.examples, tokenizer, [budget] * len(rows.examples), rows.where)
-    return examples, truncated, answer_length
+    return budget, answer_length
 
 
 def _measure_rows(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class TaskRows:
 
 
 # By task name and what the rows are for: "train", "validation" or "test".
-RowsByUse = Mapping[tuple[str, str], TaskRows]
+RowsByUse = dict[tuple[str, str], TaskRows]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from ._chat_template import chat_template as chat_template
 from ._examples import Example as Example
 from ._examples import ReadExamples as ReadExamples
 from ._examples import baseline_predictions as baseline_predictions
+from ._examples import describe_bad_rows as describe_bad_rows
 from ._examples import long_texts as long_texts
 from ._examples import read_examples as read_examples
 from ._examples import row_texts as row_texts

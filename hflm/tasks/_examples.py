@@ -64,7 +64,7 @@ def read_examples(task: "Task", rows: Iterable[Row | BadRow], where: str) -> Rea
         raise DataError(f"{where}: there are no rows")
     reader.check_columns()
     if reader.problems and (task.on_bad_row == "error" or not reader.examples):
-        raise DataError(bad_rows(reader.problems, reader.count, where))
+        raise DataError(describe_bad_rows(reader.problems, reader.count, where))
     if literal := None if task.kind == "language_modeling" else _literal_list(reader.examples):
         logger.warning(
             "%s: the references of most rows are lists written as text, such as %s. Each is scored as one text. Write "
@@ -148,7 +148,7 @@ def _attempt(part: Callable[[Any, Row], T], task: Any, row: Row, bad: list[str])
         return None
 
 
-def bad_rows(problems: Sequence[str], count: int, where: str) -> str:
+def describe_bad_rows(problems: Sequence[str], count: int, where: str) -> str:
     """The error for rows that cannot be used, the first of them line by line."""
     lines = [f"  {problem.removeprefix(f'{where}, ')}" for problem in problems[:MAX_ROWS_SHOWN]]
     if len(problems) > MAX_ROWS_SHOWN:

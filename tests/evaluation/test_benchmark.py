@@ -143,6 +143,17 @@ def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokeni
     assert not list(tmp_path.iterdir())
 
 
+def test_a_row_that_cannot_fit_is_a_bad_row(model, tokenizer, tmp_path, monkeypatch):
+    rows = [*ROWS[:2], {**ROWS[0], "extra": "why " * 80}, ROWS[3]]
+    prompt = "{{ extra | upper }} {{ question }}"  # a text that a filter changes is not cut
+    monkeypatch.setitem(TASKS, "bad", Qa(data=DATA, prompt=prompt))
+    with pytest.raises(DataError, match=r"1 of 4 rows cannot be used.*\n  row 2: the prompt is longer than"):
+        measure(model, tokenizer, "bad", tmp_path / "bad.jsonl", rows=rows)
+    monkeypatch.setitem(TASKS, "skipped", Qa(data=DATA, prompt=prompt, on_bad_row="skip"))
+    _, lines = measure(model, tokenizer, "skipped", tmp_path / "skipped.jsonl", rows=rows)
+    assert [line["id"] for line in lines] == ["0", "1", "3"]
+
+
 def test_a_text_is_measured_by_the_metrics_that_the_recipe_names(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "text", LanguageModeling(data=DATA, metrics=["bits_per_byte"]))
     result, _ = measure(model, tokenizer, "text", tmp_path / "text.jsonl")

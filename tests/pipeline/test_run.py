@@ -371,6 +371,10 @@ BAD = [
     (["--set", "tasks.sentiment.text=sentence"], "Their columns are: text, label"),
     (["--set", "tasks.sentiment.prompt='{{ sentense }}'"], "'sentense' is undefined"),
     (["--set", "tasks.summarization.too_long=refuse", "--set", "model.n_positions=32"], "longer than the"),
+    (
+        ["--set", "tasks.qa.prompt='{{ context | upper }} {{ question }}'", "--set", "model.n_positions=32"],
+        "even without its text",
+    ),
     (["--set", "pretrain.args.learning_rat=1"], "Did you mean learning_rate"),
     (["--set", "tasks.qa.splits.test=holdout"], "holdout"),
 ]
@@ -390,6 +394,7 @@ def test_bad_input_is_one_clear_error_before_anything_is_trained(tmp_path, monke
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "pretrain" / "model").exists(), "nothing was trained"
     assert (
         not (tmp_path / "run" / "stages.json").exists()
         or "finetune" not in (tmp_path / "run" / "stages.json").read_text()

@@ -9,6 +9,7 @@ from hflm.evaluation import Results, read_results, write_results
 from hflm.inference import Endpoint
 from hflm.pipeline import provenance
 from hflm.pipeline.stages.base import Run
+from hflm.pipeline.stages.fitting import check_prompts
 
 if TYPE_CHECKING:
     from hflm.evaluation import Overlap
@@ -24,10 +25,13 @@ class Benchmark:
 
     def run(self, run: Run) -> None:
         from hflm.evaluation import BenchmarkSettings, check_contamination, run_benchmark
+        from hflm.inference import LocalModel
 
         recipe, folder, tasks = run.recipe, run.folder, self._tasks(run)
         assert recipe.benchmark is not None
         asked, context_length, revision = _asked(run)
+        if isinstance(asked, LocalModel) and context_length is not None:
+            check_prompts(run, asked.tokenizer, context_length)
         path = folder / "benchmark" / "results.json"
         kept = read_results(path).tasks if path.exists() else {}
         kept = {task: found for task, found in kept.items() if task not in tasks}

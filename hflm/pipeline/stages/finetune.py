@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hflm.core import logger
 from hflm.pipeline.stages.base import RecordedStage, Run
+from hflm.pipeline.stages.fitting import check_prompts, fit_training_rows
 from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Finetune(RecordedStage):
     inputs = ("tokenizer", "pretrain")
 
     def run(self, run: Run) -> None:
-        from hflm.models import add_adapter, patch_loss
+        from hflm.models import add_adapter, context_length, patch_loss
         from hflm.tasks import chat_template
 
         recipe = run.recipe
@@ -29,6 +30,7 @@ class Finetune(RecordedStage):
         model, tokenizer = _initial_model(run)
         tokenizer.chat_template = chat_template({name: recipe.tasks[name] for name in stage.tasks})
         block_size = block_size_of(stage.block_size, model)
+        check_prompts(run, tokenizer, context_length(model))
         packed = _packed(run, "train", tokenizer, block_size)
         validation = _packed(run, "validation", tokenizer, block_size)
         assert packed is not None
@@ -41,7 +43,7 @@ class Finetune(RecordedStage):
 
 def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "Packed | None":
     """The examples of all tasks that have rows for `use`, packed; None where none has."""
-    from hflm.preprocessing import pack_examples, target_lengths, truncate_prompts
+    from hflm.preprocessing import pack_examples
 
     assert run.recipe.finetune is not None
     pairs, cut = [], 0
@@ -49,11 +51,9 @@ def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size
         rows = run.rows.get((name, use))
         if rows is None:
             continue
-        lengths = target_lengths([example.target for example in rows.examples], tokenizer)
-        budgets = [block_size - length for length in lengths]
-        examples, shortened = truncate_prompts(rows.task, rows.examples, tokenizer, budgets, rows.where)
-        cut += shortened
-        pairs += [(example.prompt, example.target) for example in examples]
+        fitted = fit_training_rows(rows, tokenizer, block_size)
+        cut += fitted.cut
+        pairs += [(example.prompt, example.target) for example in fitted.examples]
     return pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
 
 

@@ -6,6 +6,7 @@ from hflm.core import UserError, logger
 from hflm.data import SKIPPED_ROWS, append_skipped
 from hflm.pipeline import provenance
 from hflm.pipeline.stages.base import RecordedStage, Run
+from hflm.pipeline.stages.fitting import check_prompts
 from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
 
 
@@ -14,7 +15,7 @@ class Pretrain(RecordedStage):
     inputs = ("tokenizer",)
 
     def run(self, run: Run) -> None:
-        from hflm.models import patch_loss
+        from hflm.models import context_length, patch_loss
         from hflm.preprocessing import cache_folder, encode, pack_documents, pack_stream
         from hflm.training import first_process_first
 
@@ -23,6 +24,7 @@ class Pretrain(RecordedStage):
         assert stage is not None and corpus is not None
         model, tokenizer = initial_model(recipe, run.folder)
         block_size = block_size_of(stage.block_size, model)
+        check_prompts(run, tokenizer, context_length(model))
         pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
         validation = pack(corpus.held_out) if corpus.held_out else None
         if isinstance(corpus.texts, list):
