@@ -74,7 +74,7 @@ ENVIRONMENT = {
         "tasks.translation.data": {"path": "/home/alice/secret project/pairs.jsonl", "fingerprint": "sha256:bb"},
     },
     "model": {"parameters": 1064960, "preset": "gpt2-nano"},
-    "stages": {"pretrain": {"seconds": 141.2, "tokens": 900000, "steps": 400}},
+    "stages": {"pretrain": {"seconds": 141.2, "tokens": 900000, "steps": 400, "arithmetic": {"autocast": "bf16"}}},
 }
 
 SCORES = Results(
@@ -242,7 +242,7 @@ def test_front_matter_is_what_the_hub_reads(run, load):
             " nothing else of the machine and no cooling is counted"
         ),
         "- Hardware: Some CPU, 2 cores, 24 GB of memory",
-        "- Pretrain: 2 min 21 s, 400 steps, 900,000 tokens",
+        "- Pretrain: 2 min 21 s, 400 steps, 900,000 tokens, in bf16",
         "- Command: hflm run tiny.yaml",
         "- Commit: deadbeef (with uncommitted changes)",
         'generate = pipeline("text-generation", model="you/tiny")',
