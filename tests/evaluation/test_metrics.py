@@ -514,3 +514,15 @@ def test_a_letter_of_a_script_keeps_its_marks():
     assert split_words("ที่นี่") == ["ที่", "นี่"]
     assert split_words("می‌خواهم") == ["می‌خواهم"]
     assert split_words("Cafe\u0301") == ["café"]
+
+
+def test_a_metric_imports_its_own_libraries_only():
+    script = (
+        "import sys\n"
+        "from hflm.evaluation import metrics\n"
+        "metrics.measure(['accuracy'], ['a'], [('a',)])\n"
+        "metrics.measure(['f1'], ['a'], [('a',)])\n"
+        "print(sorted({'nltk', 'rouge_score', 'sacrebleu'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,16 @@ from hflm.evaluation.results import Score
 
 if TYPE_CHECKING:
     from hflm.evaluation.metrics.summed import References, SummedMetric
+
+# By module, the class of each metric. A module is imported when one of its metrics is asked for: rouge-score imports
+# nltk, which takes longer than many a benchmark.
+CLASSES = {
+    "translation": {"bleu": "Bleu", "chrf": "ChrF", "ter": "Ter"},
+    "classification": {"accuracy": "Accuracy", "macro_f1": "MacroF1", "mcc": "Mcc"},
+    "qa": {"exact_match": "Squad", "f1": "Squad"},
+    "summarization": dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), "Rouge"),
+    "bertscore": {"bertscore": "BertScore"},
+}
 
 
 @dataclass(frozen=True)
@@ -115,28 +126,21 @@ def _metrics(
     names: Sequence[str], labels: Sequence[str] | None, bertscore_model: str | None, language: str | None
 ) -> "list[SummedMetric]":
     """One metric object for each class that the names need."""
-    from hflm.evaluation.metrics.classification import Accuracy, MacroF1, Mcc
-    from hflm.evaluation.metrics.qa import Squad
-    from hflm.evaluation.metrics.summarization import TYPES, Rouge
-    from hflm.evaluation.metrics.translation import Bleu, ChrF, Ter
-
-    options: dict[type[SummedMetric], dict[str, Any]] = {
-        **{kind: {} for kind in (Bleu, ChrF, Ter)},
-        **{kind: {"labels": labels} for kind in (Accuracy, MacroF1, Mcc)},
-        Squad: {"language": language},
+    known = [name for classes in CLASSES.values() for name in classes]
+    if not names or set(names) - set(known):
+        missing = ", ".join(sorted(set(names) - set(known)))
+        raise DataError(f"no metric is called {missing}; there are {', '.join(known)}")
+    options: dict[str, dict[str, Any]] = {
+        "classification": {"labels": labels},
+        "qa": {"language": language},
+        "summarization": {"types": [name for name in CLASSES["summarization"] if name in names]},
+        "bertscore": {"model": bertscore_model},
     }
-    metrics: list[SummedMetric] = [kind(**own) for kind, own in options.items() if set(kind.NAMES) & set(names)]
-    if types := [name for name in TYPES if name in names]:
-        metrics.append(Rouge(types))
-    if "bertscore" in names:
-        from hflm.evaluation.metrics.bertscore import BertScore
-
-        assert bertscore_model is not None, "the recipe refuses bertscore without a model"
-        metrics.append(BertScore(bertscore_model))
-    missing = set(names) - {name for metric in metrics for name in metric.NAMES}
-    if missing or not names:
-        known = [*(name for kind in [*options, Rouge] for name in kind.NAMES), "bertscore"]
-        raise DataError(f"no metric is called {', '.join(sorted(missing))}; there are {', '.join(known)}")
+    metrics: list[SummedMetric] = []
+    for module, classes in CLASSES.items():
+        if needed := dict.fromkeys(classes[name] for name in classes if name in names):
+            imported = import_module(f"hflm.evaluation.metrics.{module}")
+            metrics += [getattr(imported, each)(**options.get(module, {})) for each in needed]
     return metrics
 
 
