@@ -33,6 +33,7 @@ from .paths import expand_path as expand_path
 from .progress import progress as progress
 from .redaction import URL as URL
 from .redaction import display_name as display_name
+from .redaction import has_secret as has_secret
 from .redaction import is_hub_id as is_hub_id
 from .redaction import last_path_part as last_path_part
 from .redaction import mask_tokens as mask_tokens

@@ -9,7 +9,8 @@ TEXT_KEYS = {"prompt", "stop", "labels"}  # the user's own words, never a path
 DATASET_BUILDERS = {"toy", "arrow", "csv", "json", "pandas", "parquet", "sql", "text", "webdataset", "xml"}
 FILE_SUFFIXES = {".arrow", ".csv", ".gguf", ".gz", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".xz", ".zip", ".zst"}
 
-TOKEN = re.compile(r"hf_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{8,})")
+# The Hub's access tokens, and the keys of OpenAI and of those who follow it (sk-..., sk-proj-...).
+TOKEN = re.compile(r"hf_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{8,})|(?<![\w-])sk-(?=[\w-]*\d)[\w-]{16,}")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#]*)(?:\?[^\s#]*)?")
 LOCAL = re.compile(r"file://|[~/\\]|\.\.[/\\]|[A-Za-z]:[/\\]")
 PART = r"[^\s\\/'\",;:=]+"
@@ -37,10 +38,22 @@ def redact(value: Any) -> Any:
 
 
 def mask_tokens(value: Any) -> Any:
-    """`value` with every Hub token in its strings masked: "hf_abcdefgh" -> "hf_(hidden)"."""
+    """`value` with every token and key in its strings masked: "hf_abcdefgh" -> "hf_(hidden)", "sk-..." -> "sk-(hidden)"."""
     if isinstance(value, list | tuple):
         return [mask_tokens(inner) for inner in value]
-    return TOKEN.sub("hf_(hidden)", value) if isinstance(value, str) else value
+    return TOKEN.sub(lambda token: f"{token[0][:3]}(hidden)", value) if isinstance(value, str) else value
+
+
+def has_secret(text: str) -> bool:
+    """Whether a text holds a token or key, as random characters show: a column `hf_question` is none.
+
+    >>> has_secret("hf_aB3dE5gH7jK9"), has_secret("hf_question"), has_secret("sk-proj-" + "q7" * 12)
+    (True, False, True)
+    """
+    return any(
+        re.search(r"\d", token) or len(token) >= 24 or (re.search("[A-Z]", token) and re.search("[a-z]", token[3:]))
+        for token in TOKEN.findall(text)
+    )
 
 
 def _redact_text(text: str) -> str:

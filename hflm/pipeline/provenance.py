@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hflm.core import UserError, atomic_write_text, hardware, read_json
+from hflm.core import UserError, atomic_write_text, hardware, mask_tokens, read_json
 from hflm.data import SKIPPED_ROWS, read_skipped, token_statistics, write_skipped
 from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe
@@ -27,7 +27,7 @@ def describe(recipe: Recipe, inputs: Inputs, processes: int) -> dict[str, Any]:
     return {
         "hflm": metadata.version("hflm-recipes"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["hflm", *sys.argv[1:]]),
+        "command": mask_tokens(" ".join(["hflm", *sys.argv[1:]])),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "git": _git(),

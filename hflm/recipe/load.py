@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hflm.core import Problem, RecipeError
+from hflm.core import Problem, RecipeError, has_secret
 from hflm.recipe import lm_eval_import
 from hflm.recipe.presets import preset_training_args
 from hflm.recipe.schema import Recipe
@@ -14,6 +14,11 @@ from hflm.recipe.section import Section
 from hflm.recipe.tasks import Data
 from hflm.recipe.yaml_reader import Node, dump_yaml
 from hflm.recipe.yaml_tree import apply_sets, read_tree
+
+SECRET = (
+    "this looks like an access token or a key, and secrets don't belong in a recipe. Remove it; log in with "
+    "`hf auth login`, or set HF_TOKEN or OPENAI_API_KEY"
+)
 
 
 def load_recipe(recipe: str, sets: Iterable[str] = ()) -> Recipe:
@@ -65,7 +70,24 @@ def data_sources(recipe: Recipe) -> Iterator[tuple[str, Data]]:
         yield f"tasks.{name}.data", task.data
 
 
+def _secret_problems(node: Node, path: tuple[str, ...] = ()) -> Iterator[Problem]:
+    """Yields the keys and values that hold an access token, which a run would copy into its files."""
+    match node.value:
+        case str() if has_secret(node.value):
+            yield Problem(node.file, node.line, ".".join(path), SECRET)
+        case list():
+            for number, child in enumerate(node.value):
+                yield from _secret_problems(child, (*path, str(number)))
+        case dict():
+            for key, child in node.value.items():
+                if has_secret(str(key)):
+                    yield Problem(child.file, child.line, ".".join([*path, str(key)]), SECRET)
+                else:
+                    yield from _secret_problems(child, (*path, str(key)))
+
+
 def _checked(tree: Node, problems: list[Problem]) -> Recipe:
+    problems += _secret_problems(tree)
     places = {(problem.file, problem.line) for problem in problems}
     try:
         loaded = Recipe.model_validate(tree.plain())

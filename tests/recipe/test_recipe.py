@@ -238,6 +238,14 @@ WRONG = [
     ("    path: toy\n    name: stories", "    []", 9, "pretrain.data", "expected at least 1 item, got 0"),
     ("{path: org/reviews}", "{path: a/b, token: hf_x}",
      16, "tasks.sentiment.data.token", "secrets don't belong in a recipe"),
+    *((old, new.replace("SECRET", secret), line, key, "this looks like an access token or a key")
+      for secret in ("hf_aB3dE5gH7jK9", "sk-proj-q7q7q7q7q7q7")
+      for old, new, line, key in [
+          ("Review: {{ text }}", "SECRET {{ text }}", 18, "tasks.sentiment.prompt"),
+          ("{path: org/reviews}", "{path: 'https://SECRET@host/a.csv'}", 16, "tasks.sentiment.data.path"),
+          ("[negative, positive]", "[negative, SECRET]", 17, "tasks.sentiment.labels.1"),
+          ("name: good", "name: SECRET", 2, "name"),
+      ]),
     ("{path: org/reviews}", "{path: a, trust_remote_code: true}",
      16, "tasks.sentiment.data.trust_remote_code", "hflm never"),
     ("{path: org/reviews}", "{path: a, split: test}",
@@ -468,6 +476,21 @@ def test_tokens_to_train_on(tmp_path, value, parameters, tokens):
     loaded = load(tmp_path, text)
     assert loaded.pretrain.token_budget(parameters) == tokens
     assert load(tmp_path, recipe.dump_recipe(loaded)) == loaded
+
+
+def test_a_secret_in_a_set_is_refused_and_not_shown(tmp_path):
+    (tmp_path / "r.yaml").write_text(GOOD)
+    done = subprocess.run(
+        [sys.executable, "-m", "hflm", "validate", "r.yaml", "--set", "tasks.nmt.source=hf_aB3dE5gH7jK9"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--set tasks.nmt.source=hf_(hidden)  tasks.nmt.source: this looks like an access token" in done.stderr
+    assert "aB3dE5" not in done.stdout + done.stderr
+
+
+def test_a_column_that_begins_like_a_token_is_no_secret(tmp_path):
+    assert load(tmp_path, GOOD, ["tasks.nmt.source=hf_question"]).tasks["nmt"].source == "hf_question"
 
 
 def test_a_recipe_is_frozen(tmp_path):
