@@ -19,16 +19,13 @@ def build_model(config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerFast")
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    special: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     try:
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=len(tokenizer),
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                **{**CONFIG_DEFAULTS, **config},
-            )
-        )
+        return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **special, **{**CONFIG_DEFAULTS, **config}))
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(f"model: GPT2Config refuses these keys: {first_line(error)}") from error
 

@@ -101,8 +101,8 @@ def _keep_4bit_weights_unpacked(model: "nn.Module") -> None:
     bitsandbytes (0.50) does that in `Linear4bit.forward` on CPUs with AVX-512 and bf16, and has no option against it
     but this attribute, which its documentation does not mention.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit  # type: ignore[import-not-found]
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010

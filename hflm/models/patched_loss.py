@@ -47,7 +47,7 @@ def patch_loss(model: "PreTrainedModel", z_loss: float = 0.0) -> "PreTrainedMode
 
 
 @functools.cache
-def _with_loss(base: type) -> type:
+def _with_loss(base: Any) -> Any:
     """The subclass of a model's class with the loss in its forward. It keeps the name, which config.json records."""
 
     # transformers and Trainer read the signature of a model's forward to see what it takes.
@@ -73,14 +73,14 @@ def _with_loss(base: type) -> type:
             total, count = _nll_of_own_logits(own_forward, self.get_output_embeddings(), labels, z_loss, inputs)
         return CausalLMOutput(loss=total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch))
 
-    def reduce(self: Any) -> tuple[Callable[[type], Any], tuple[type], dict[str, Any]]:
+    def reduce(self: Any) -> tuple[Callable[[Any], Any], tuple[Any], dict[str, Any]]:
         return _restore, (base,), self.__dict__
 
     members = {"forward": forward, "__reduce__": reduce, "__module__": base.__module__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), members)
 
 
-def _restore(base: type) -> Any:
+def _restore(base: Any) -> Any:
     """An empty instance, which pickle and deepcopy fill: the subclass cannot be found by its name."""
     cls = _with_loss(base)
     return cls.__new__(cls)

@@ -46,4 +46,6 @@ def first_process_first() -> Iterator[None]:
 @cache
 def _patient_group() -> distributed.ProcessGroup:
     """A second group of all processes, over gloo on any device, whose barriers wait for PREPARATION."""
-    return distributed.new_group(backend="gloo", timeout=PREPARATION)
+    group = distributed.new_group(backend="gloo", timeout=PREPARATION)
+    assert isinstance(group, distributed.ProcessGroup)
+    return group

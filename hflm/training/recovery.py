@@ -95,7 +95,7 @@ def halve_micro_batch(trainer: "StageTrainer", error: RuntimeError, rows: int) -
     if rows == 1:
         raise _too_large(stage, error)
     half = rows // 2
-    atomic_write_text(Path(arguments.output_dir) / MICRO_BATCH, json.dumps({"rows": half}) + "\n")
+    atomic_write_text(trainer.guard.folder / MICRO_BATCH, json.dumps({"rows": half}) + "\n")
     if arguments.world_size > 1:
         raise TrainingError(
             f"{stage}: {_out_of_memory(error)}. The same command continues with {half} row(s) at a time "
@@ -124,7 +124,7 @@ def split_batch(inputs: dict[str, torch.Tensor], rows: int) -> list[dict[str, to
 
 def _roll_back(trainer: "StageTrainer", diverged: Diverged) -> None:
     """Note the step as one to skip, or raise TrainingError when the recipe or the limit of rollbacks demands it."""
-    guard, folder = trainer.guard, Path(trainer.args.output_dir)
+    guard, folder = trainer.guard, trainer.guard.folder
     rows = trainer.rows_of(diverged.step)
     listed = ", ".join(map(str, rows[:MAX_LISTED_ROWS]))
     more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""

@@ -167,7 +167,7 @@ def _announce(
         logger.info(
             f"{stage.name}: 1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all"
         )
-    config = arguments.accelerator_config
+    config: Any = arguments.accelerator_config
     if is_stream and (config.dispatch_batches is not None or config.split_batches):
         warnings.warn(
             f"{stage.name}.args.accelerator_config: dispatch_batches and split_batches are ignored for a stream, each "
@@ -180,7 +180,7 @@ def _announce(
 
 def _keep_fp32_outputs(trainer: Trainer) -> None:
     """Under FSDP2 accelerate would return the loss in bf16 and sum gradients in it: three digits of a sum of 27,000."""
-    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    plugin: Any = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     policy = plugin.mixed_precision_policy if plugin is not None and plugin.fsdp_version == 2 else None
     if policy is not None:
         plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
@@ -230,7 +230,8 @@ class StageTrainer(Trainer):
         }
         if self.guard.source is not None:
             options.pop("num_workers")  # known from `resume`
-            return self.guard.source.batches(args.train_batch_size, self.data_collator, **options)
+            collate: Any = self.data_collator
+            return self.guard.source.batches(args.train_batch_size, collate, **options)
         if self.epoch_rows is None or args.train_sampling_strategy != "random":
             return super().get_train_dataloader()
         sampler = RandomSampler(self.train_dataset, num_samples=self.epoch_rows)  # type: ignore[arg-type]
@@ -260,7 +261,7 @@ class StageTrainer(Trainer):
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if self.guard.source is not None:
             return list(range((step - 1) * per_step, step * per_step))
-        loader = self.callback_handler.train_dataloader
+        loader: Any = self.callback_handler.train_dataloader
         per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
         epoch, place = divmod(step - 1, per_epoch)
         sampler = get_sampler(loader)

@@ -83,13 +83,13 @@ def test_old_checkpoints_go_and_the_newest_are_sealed(fit, tmp_path):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """SIGTERM while the given step is computed, as a scheduler sends it."""
+    """A signal while the given step is computed: SIGTERM as a scheduler sends it, SIGINT as Ctrl-C does."""
 
-    def install(step):
+    def install(step, number=signal.SIGTERM):
         class Killer(TrainerCallback):
             def on_step_begin(self, args, state, control, **_):
                 if state.global_step == step:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), number)
 
         plain = train.StageTrainer
 
@@ -100,14 +100,19 @@ def stop_at(monkeypatch):
 
     yield install
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def test_sigterm_saves_and_the_resumed_run_ends_in_the_same_weights(fit, stop_at, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_resumed_run_ends_in_the_same_weights(
+    fit, stop_at, monkeypatch, tmp_path, number, exit_code
+):
     whole, _ = fit("whole")
     with monkeypatch.context():
-        stop_at(2)
-        with pytest.raises(Stopped, match="the same command continues"):
+        stop_at(2, number)
+        with pytest.raises(Stopped, match=f"stopped by {number.name}.*the same command continues") as stopped:
             fit("stopped")
+    assert stopped.value.exit_code == exit_code
     monkeypatch.undo()
     assert checkpoints.newest_valid_checkpoint(tmp_path / "stopped").name == "checkpoint-3"
     resumed, trained = fit("stopped")
