@@ -6,8 +6,10 @@ Known families are GPT-2 and Llama with its close kin. Nothing here imports torc
 import json
 import re
 import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LLAMAS = ("llama", "mistral", "qwen2")
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], **{family: ["q_proj", "v_proj"] for family in LLAMAS}}  # peft's own
@@ -15,7 +17,7 @@ DEFAULT_TARGETS = {"gpt2": ["c_attn"], **{family: ["q_proj", "v_proj"] for famil
 
 @dataclass(frozen=True)
 class Linear:
-    """One matrix of a block. `name` is its place inside the block, as peft's target_modules see it."""
+    """One matrix of a block. `name` is its path inside the block, as peft's target_modules match it."""
 
     name: str
     inputs: int
@@ -23,7 +25,7 @@ class Linear:
     bias: bool
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         return self.inputs * self.outputs + self.bias * self.outputs
 
 
@@ -38,25 +40,25 @@ class Shape:
     n_embd: int
     n_head: int
     head_dim: int
-    linears: tuple
+    linears: tuple[Linear, ...]
     norm: int  # parameters of one norm
-    position_table: int  # learnt position embeddings, in parameters
+    position_table: int  # parameters of the position embeddings
     tied: bool
     activation: str
-    dropouts: tuple  # probabilities: attention, residual, embedding
+    dropouts: tuple[float, float, float]  # probabilities: attention, residual, embedding
 
     @property
-    def block(self):
+    def block(self) -> int:
         """Parameters of the matrices and biases of one block."""
         return sum(linear.parameters for linear in self.linears)
 
     @property
-    def inner(self):
+    def inner(self) -> int:
         """Width of the MLP."""
         return max(linear.outputs for linear in self.linears if linear.name.startswith("mlp."))
 
 
-def of(config):
+def of(config: Mapping[str, Any]) -> Shape | None:
     """The Shape of a config.json's content, or None for an architecture that is not known here."""
     kind = config.get("model_type", "gpt2")
     if kind == "gpt2":
@@ -65,9 +67,10 @@ def of(config):
 
 
 def _gpt2(
-    vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=None,
-    activation_function="gelu_new", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1, tie_word_embeddings=True, **_,
-):  # fmt: skip
+    vocab_size: int = 50257, n_positions: int = 1024, n_embd: int = 768, n_layer: int = 12, n_head: int = 12,
+    n_inner: int | None = None, activation_function: str = "gelu_new", resid_pdrop: float = 0.1, embd_pdrop: float = 0.1,
+    attn_pdrop: float = 0.1, tie_word_embeddings: bool = True, **_: Any,
+) -> Shape:  # fmt: skip
     inner = n_inner or 4 * n_embd
     return Shape(
         family="gpt2",
@@ -91,7 +94,7 @@ def _gpt2(
     )
 
 
-def _llama(config):
+def _llama(config: Mapping[str, Any]) -> Shape:
     width, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
     kv_heads = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or width // heads
@@ -122,7 +125,7 @@ def _llama(config):
     )
 
 
-def parameters(shape):
+def parameters(shape: Shape) -> dict[str, int]:
     """{part: parameters} of the whole model, exact; a tied head is its embedding and counts once.
 
     >>> sum(parameters(of({"n_layer": 12, "n_embd": 768, "n_head": 12})).values())
@@ -138,7 +141,7 @@ def parameters(shape):
     }
 
 
-def adapted(shape, adapter):
+def adapted(shape: Shape, adapter: Mapping[str, Any]) -> Iterator[tuple[int, Linear, int]]:
     """Yields (layer, Linear, rank) for each matrix that peft's LoraConfig `adapter` puts an adapter on."""
     targets = adapter.get("target_modules") or DEFAULT_TARGETS[shape.family]
     layers = adapter.get("layers_to_transform")
@@ -155,7 +158,7 @@ def adapted(shape, adapter):
                 yield layer, linear, own[0] if own else adapter.get("r", 8)
 
 
-def adapter_parameters(shape, adapter):
+def adapter_parameters(shape: Shape, adapter: Mapping[str, Any]) -> int:
     """Trainable parameters of an adapter: A (r, in) and B (out, r) a matrix, and DoRA's magnitude (out)."""
     more = bool(adapter.get("use_dora")) + bool(adapter.get("lora_bias"))
     return sum(
@@ -163,14 +166,14 @@ def adapter_parameters(shape, adapter):
     )
 
 
-def _matches(name, targets):
+def _matches(name: str, targets: str | Sequence[str]) -> bool:
     """peft's rule: a text is `all-linear` or a pattern for the whole name, a list holds the ends of names."""
     if isinstance(targets, str):
         return targets.lower() == "all-linear" or re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def stored_parameters(folder):
+def stored_parameters(folder: str | Path) -> int | None:
     """The number of parameters in a folder's safetensors files, read from their headers, or None without any."""
     files = sorted(Path(folder).glob("*.safetensors"))
     total = 0

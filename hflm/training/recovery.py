@@ -23,7 +23,7 @@ from hflm.training.divergence import MAX_ROLLBACKS, Diverged, Guard
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hflm.training.trainer import StageTrainer
+    from hflm.training.stage_trainer import StageTrainer
 
 MICRO_BATCH, SKIPPED = "micro_batch.json", "skipped.json"
 MAX_LISTED_ROWS = 16  # of a batch, in a message
