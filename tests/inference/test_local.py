@@ -69,11 +69,11 @@ def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, toke
 @pytest.fixture(scope="module")
 def trained(tokenizer):
     """A model trained on prompts "case k row n is" of the labels of case k, as fine-tuning packs them, to a loss near 0."""
-    from hflm.models import load as models
+    from hflm.models import build_model
 
     torch.manual_seed(0)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64}
-    model = models.build({**sizes, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}, tokenizer)
+    model = build_model({**sizes, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}, tokenizer)
     pairs = [
         (prompt_of(case, row), label)
         for case, labels in enumerate(LABELS_THAT_BEGIN_ANOTHER)
