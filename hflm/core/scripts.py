@@ -1,4 +1,4 @@
-"""The scripts of the world whose words are not what stands between two spaces, in one table, and words of any script.
+"""Words of any script, and a table of the scripts whose words are not separated by spaces or are scored in other units.
 
 | script | word of ROUGE and QA's F1 | BLEU and TER | n-grams of cleaning |
 | --- | --- | --- | --- |

@@ -35,7 +35,7 @@ def truncate_prompts(
     `too_long: truncate` shortens the texts that the prompt shows, from their ends and the longest first, so that all
     long ones keep the same number of tokens; short ones (a question) and the instruction stay. `too_long: refuse`
     raises DataError that names the rows. A prompt that is too long without its texts, and one whose budget is below 1
-    (`no_budget` says why), are bad rows: DataError, or left out with `on_bad_row: skip`.
+    (`no_budget` is the reason), are bad rows: DataError, or left out with `on_bad_row: skip`.
     """
     lengths = [len(ids) for ids in encode(tokenizer, [example.prompt for example in examples])]
     long = [number for number, budget in enumerate(budgets) if lengths[number] > budget]

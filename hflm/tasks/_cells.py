@@ -1,4 +1,4 @@
-"""Reading one row's columns: the text, references or label that a task needs, or a BadValue that says what is wrong.
+"""Reading one row's columns: the text, references or label that a task needs, or a BadValue.
 
 One rule for all tasks. A column that the task names must hold text: a null, missing or empty value makes a bad row
 (`on_bad_row`). A prompt may show any column: there a null or missing value is the empty text, like an empty one.

@@ -1,4 +1,4 @@
-"""What a task kind defines, and what a task says of its decoding and its metrics."""
+"""What a task kind defines, and a task's settings for decoding and metrics."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -83,7 +83,7 @@ def default_metrics(kind: str) -> tuple[str, ...]:
 
 
 def metric_options(task: "Task") -> dict[str, Any]:
-    """Keyword arguments of `hflm.evaluation.metrics.measure` beside the metrics' names."""
+    """Keyword arguments of `hflm.evaluation.metrics.measure` for this task."""
     labels = choices(task)
     if labels is not None:
         return {"labels": labels}

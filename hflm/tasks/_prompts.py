@@ -1,6 +1,6 @@
 """Prompts: jinja templates over the canonical fields and the columns of a row, rendered in a sandbox.
 
-A null or missing value is the empty text, at any depth, so that no prompt ever says None. A name that no row has is an
+A null or missing value is the empty text, at any depth, so that no prompt contains the word None. A name that no row has is an
 error of the template: `render` returns the names that a row lacks, and `read_examples` compares them over all rows.
 """
 

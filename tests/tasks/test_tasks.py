@@ -389,7 +389,8 @@ def test_choices(kind):
     "a_task, expected",
     [
         (task("sentiment", labels=("b", "a")), {"labels": ("b", "a")}),
-        (task("qa"), {"bertscore_model": None}),
+        (task("qa"), {}),
+        (task("qa", language="de"), {"language": "de"}),
         (task("qa", metrics=("bertscore",), bertscore_model="m"), {"bertscore_model": "m"}),
     ],
 )
@@ -596,3 +597,8 @@ print("shout" in recipe.recipe_json_schema()["properties"]["tasks"]["properties"
     assert done.stdout == (
         "Shout: hey -> HEY TaskSettings(max_new_tokens=9, stop=(), metrics=('exact_match',)) {'copy': ['hey']}\nTrue\n"
     )
+
+
+def test_a_task_without_a_language_keeps_the_key_of_its_stages():
+    assert "language" not in task("qa").model_dump(mode="json")
+    assert task("qa", language="de").model_dump(mode="json")["language"] == "de"

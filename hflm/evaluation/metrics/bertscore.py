@@ -10,16 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from hflm.core import MissingExtra, ModelError, expand_path, fingerprint_files
 from hflm.evaluation.metrics.summed import References, SummedMetric, Values
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 64  # texts that are encoded at once
 
@@ -39,7 +36,7 @@ class BertScore(SummedMetric):
     """F of greedily matched token vectors, the best of an example's references; an empty text matches nothing.
 
     `model` is the encoder's folder. Its vectors come from the layer that the authors tuned for a model of the folder's
-    name ("roberta-large": 17), else from the last one; the signature says which.
+    name ("roberta-large": 17), else from the last one; the signature names it.
     """
 
     NAMES = ("bertscore",)
@@ -65,7 +62,7 @@ class BertScore(SummedMetric):
         if rows:
             weights = defaultdict(lambda: 1.0, {tokenizer.cls_token_id: 0, tokenizer.sep_token_id: 0})
             found = bert_cos_score_idf(
-                model, expected, predicted, tokenizer, weights, batch_size=BATCH, device=model.device
+                model, expected, predicted, tokenizer, weights, batch_size=BATCH, device=str(model.device)
             )  # (pairs, 3): precision, recall, F
             np.maximum.at(best, rows, found[:, 2].double().numpy())
         return np.column_stack([best, np.ones(len(predictions))])
@@ -75,7 +72,7 @@ class BertScore(SummedMetric):
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(folder: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str]":
+def _loaded(folder: str) -> tuple[Any, Any, str]:
     """(model, tokenizer, signature) of an encoder's folder."""
     check(folder)
     from bert_score.utils import model2layers
@@ -83,7 +80,7 @@ def _loaded(folder: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str
 
     tuned = {name.split("/")[-1]: layer for name, layer in model2layers.items()}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         layer = min(tuned.get(Path(folder).name, config.num_hidden_layers), config.num_hidden_layers)
         model = AutoModel.from_pretrained(
             folder,
@@ -93,7 +90,7 @@ def _loaded(folder: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str
             local_files_only=True,
             trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, add_prefix_space=True, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:

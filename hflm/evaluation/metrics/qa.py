@@ -71,7 +71,7 @@ def signature_language(signature: str) -> str | None:
 
 
 class Squad(SummedMetric):
-    """The two scores, each the best of an example's references. The reference "" says that there is no answer.
+    """The two scores, each the best of an example's references. The reference "" means that there is no answer.
 
     `language` chooses the articles ("de", ...); without it English is recognised by its letters.
     """

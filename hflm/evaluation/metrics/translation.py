@@ -1,6 +1,6 @@
 """BLEU, chrF and TER by sacreBLEU (Post 2018), on its own scale of 0 to 100; several references of any number.
 
-Texts are compared in NFC. Scripts without spaces between words are cut as hflm.core.scripts says: sacreBLEU's
+Texts are compared in NFC. Scripts without spaces between words are cut as in hflm.core.scripts: sacreBLEU's
 tokenizers for Thai, Khmer, Lao, Burmese and Tibetan (`flores200`, `spm`) need a download, `char` does not.
 
 All go through sacreBLEU's public interface: the statistics of a sentence are in what `sentence_score` returns (chrF's
@@ -30,7 +30,9 @@ class _SacreMetric(SummedMetric):
         self.signature = f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{signature}|norm:NFC"
         return np.array(rows, dtype=float)
 
-    def _rows(self, predictions: Sequence[str], references: Sequence[References]) -> tuple[list[list[float]], str]:
+    def _rows(
+        self, predictions: Sequence[str], references: Sequence[References]
+    ) -> tuple[Sequence[Sequence[float]], str]:
         """(the statistics of each example, sacreBLEU's signature without `nrefs`)."""
         raise NotImplementedError
 
@@ -41,7 +43,9 @@ class Bleu(_SacreMetric):
     NAMES = ("bleu",)
     DESCRIPTION = "BLEU, 0 to 100, by sacreBLEU."
 
-    def _rows(self, predictions: Sequence[str], references: Sequence[References]) -> tuple[list[list[float]], str]:
+    def _rows(
+        self, predictions: Sequence[str], references: Sequence[References]
+    ) -> tuple[Sequence[Sequence[float]], str]:
         # The effective order changes a sentence's score, not its statistics; without it sacreBLEU logs advice.
         scorer = BLEU(tokenize=bleu_tokenizer(_texts(references)), effective_order=True)
         found = [scorer.sentence_score(each, texts) for each, texts in zip(predictions, references, strict=True)]
@@ -62,7 +66,9 @@ class ChrF(_SacreMetric):
     NAMES = ("chrf",)
     DESCRIPTION = "chrF2, 0 to 100, by sacreBLEU."
 
-    def _rows(self, predictions: Sequence[str], references: Sequence[References]) -> tuple[list[list[float]], str]:
+    def _rows(
+        self, predictions: Sequence[str], references: Sequence[References]
+    ) -> tuple[Sequence[Sequence[float]], str]:
         rows = []
         for prediction, texts in zip(predictions, references, strict=True):
             counted = np.array([_chrf_counts(prediction, text) for text in texts], dtype=float)
@@ -79,7 +85,9 @@ class Ter(_SacreMetric):
     NAMES = ("ter",)
     DESCRIPTION = "Translation edit rate, 0 to 100 and above, lower is better, by sacreBLEU."
 
-    def _rows(self, predictions: Sequence[str], references: Sequence[References]) -> tuple[list[list[float]], str]:
+    def _rows(
+        self, predictions: Sequence[str], references: Sequence[References]
+    ) -> tuple[Sequence[Sequence[float]], str]:
         unspaced = bleu_tokenizer(_texts(references)) != "13a"
         asian = unspaced and is_cjk(_texts(references))  # sacreBLEU cuts these itself
         scorer, tokens = TER(normalized=asian, asian_support=asian), "|tok:char" if unspaced and not asian else ""
