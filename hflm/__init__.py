@@ -76,16 +76,17 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       _chat_template.py     the chat template that a fine-tuned model carries
 
     data/                 read data
-      load.py               rows of tasks, as datasets would load them; fingerprints
-      corpus.py             any number of sources as one list or stream, mixed by weight; held-out text
-      readers.py            the texts of one file, row by row, and the fault of each bad row; table_readers.py: csv,
-                            parquet, arrow
+      load.py               rows of tasks: of local files as they are written, of the Hub as datasets loads them
+      source.py             a recipe's data: its files by split, its name in messages, its fingerprint
+      corpus.py             the documents of any number of sources, in memory or streamed; mixture.py: mixed by weight
+      held_out.py           which documents are held out for validation
+      readers/              the rows of one file and the fault of each bad row: text.py, json.py, csv.py, arrow.py
       files.py              local files, by kind and split; splits.py: what train[:10%]+validation names
       source_stats.py       what each source contributed, and which rows were left out
       hub_cache.py          data sets and models in the Hugging Face cache, and their commits
       toy.py                the toy world: stories and four tasks, generated from a seed
-      cleaning/             clean.py: all steps; report.py; filters.py: of one document; repetition.py: Gopher's rules; near_duplicates.py:
-                            MinHash-LSH and an exact check; shingles.py: hashed n-grams of words
+      cleaning/             clean.py: all steps; report.py; filters.py: of one document; repetition.py: Gopher's rules;
+                            near_duplicates.py: MinHash-LSH and an exact check; shingles.py: hashed n-grams of words
 
     recipe/               a recipe
       schema.py             YAML -> a frozen Recipe, or all its problems with file and line

@@ -15,7 +15,7 @@ from typing import Any
 from hflm.core import DataError, progress
 from hflm.data import hub_cache, splits, toy
 from hflm.data.readers import BadRow, Row, make_options, read_rows
-from hflm.data.readers.base import Location, error_reason
+from hflm.data.readers.base import error_reason
 from hflm.data.readers.options import OPTIONS
 from hflm.data.source import READING_OPTIONS, SplitFiles, describe_source, is_hub_source, local_split
 from hflm.recipe import Data
@@ -32,7 +32,7 @@ class ToyRows:
     def __iter__(self) -> Iterator[Row]:
         for number, values in enumerate(toy.rows(self.name, self.split, **self.options), 1):
             row = Row(values)
-            row.location = Location(f"toy {self.name} [{self.split}]", ", row ", number)
+            row.at = (f"toy {self.name} [{self.split}]", ", row ", number)
             yield row
 
 

@@ -2,10 +2,11 @@
 
     python tests/bench/task_rows.py            # 1,000,000 rows; ROWS=100000 for fewer
 
-Each reading is a process of its own: hflm's yields every row, load_dataset's converts the file into its cache. They take
-turns REPEATS times; `ratio` is hflm's speed over load_dataset's, the median of the pairs. `growth_mb` is what hflm's
-reading adds to the memory of the process, over the first tenth of the rows and over all of them: equal when it is flat.
-Prints one JSON line.
+Each reading is a process of its own, and ends when a task has seen every row: hflm's yields them as it reads, that of
+load_dataset converts the file into its cache and then yields them. They take turns REPEATS times; `ratio` is hflm's speed
+over load_dataset's, the median of the pairs; `ratio_to_conversion` leaves the rows of load_dataset unread, and `cpu_ratio`
+compares the seconds of all cores in that. `growth_mb` is what hflm's reading adds to the memory of the process, over the
+first tenth of the rows and over all of them: equal when it is flat. Prints one JSON line.
 """
 
 import csv
@@ -33,18 +34,21 @@ else:
     import datasets
     datasets.disable_progress_bars()
     builder = path.rsplit(".")[-1].replace("jsonl", "json")
+converted = converted_cpu = 0.0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-peaks, count, started = [], 0, time.perf_counter()
+peaks, count, started, cpu = [], 0, time.perf_counter(), time.process_time()
 if how == "hflm":
     for row in rows:
         count += 1
         if count == %d:
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 else:
-    count = len(datasets.load_dataset(builder, data_files=path, split="train", cache_dir=cache))
-seconds = time.perf_counter() - started
+    dataset = datasets.load_dataset(builder, data_files=path, split="train", cache_dir=cache)
+    converted, converted_cpu = time.perf_counter() - started, time.process_time() - cpu
+    count = sum(1 for row in dataset)
+seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-print(json.dumps({"seconds": seconds, "rows": count, "peaks": [peak // 1024 for peak in peaks]}))
+print(json.dumps({"seconds": seconds, "cpu": cpu, "converted": converted, "converted_cpu": converted_cpu, "rows": count, "peaks": [peak // 1024 for peak in peaks]}))
 """
 
 
@@ -73,13 +77,19 @@ def measure(file: Path, how: str) -> dict:
     return found
 
 
+def _ratio(pairs: list[tuple[dict, dict]], theirs: str, ours: str) -> float:
+    return round(statistics.median(other[theirs] / own[ours] for own, other in pairs), 2)
+
+
 def main() -> None:
     result: dict = {"rows": ROWS}
     with tempfile.TemporaryDirectory() as folder:
         for kind, file in write_files(Path(folder)).items():
             pairs = [(measure(file, "hflm"), measure(file, "load_dataset")) for _ in range(REPEATS)]
             result[kind] = {
-                "ratio": round(statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs), 2),
+                "ratio": _ratio(pairs, "seconds", "seconds"),
+                "ratio_to_conversion": _ratio(pairs, "converted", "seconds"),
+                "cpu_ratio": _ratio(pairs, "converted_cpu", "cpu"),
                 "seconds": [round(ours["seconds"], 2) for ours, _ in pairs],
                 "load_dataset_seconds": [round(theirs["seconds"], 2) for _, theirs in pairs],
                 "growth_mb": pairs[0][0]["peaks"],

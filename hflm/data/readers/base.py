@@ -43,8 +43,12 @@ class Location(NamedTuple):
 class Row(dict[str, Any]):
     """A row of a file, {column: value}, and where it is."""
 
-    __slots__ = ("location",)
-    location: Location
+    __slots__ = ("at",)
+    at: tuple[str, str, int]  # a plain tuple, since it is made for every row
+
+    @property
+    def location(self) -> Location:
+        return Location(*self.at)
 
 
 @dataclass(frozen=True)

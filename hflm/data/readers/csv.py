@@ -1,6 +1,7 @@
 """csv and tsv: every cell is the text between its delimiters."""
 
 import csv
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from hflm.data.readers.base import (
     BadRow,
     Columns,
     Numbered,
+    Row,
     invalid_column,
     is_text,
     numbered_lines,
@@ -23,7 +25,7 @@ ROWS_AT_ONCE = 256
 def read_csv(file: str, options: CsvOptions, columns: Columns) -> Numbered:
     """(number of its first line, row) of each row. Raises DataError for options that Python's csv does not know."""
     names, header = options.names, options.names is None or options.header == 0
-    for first, last, fields, valid in _records(file, options):
+    for first, last, fields, valid in itertools.chain.from_iterable(_records(file, options)):
         if not fields:
             continue  # a blank line
         if isinstance(fields, csv.Error):
@@ -41,9 +43,11 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Numbered:
             )
             yield first, BadRow(file, first, f"has {len(fields)} fields, the header {len(names)}{hint}", ":")
         else:
-            row = dict(zip(names or (), fields, strict=True))
-            invalid = None if valid else invalid_column(row, columns)
-            yield first, row if invalid is None else BadRow(file, first, f"column '{invalid}' {NOT_UTF8}", ":")
+            row = Row(zip(names or (), fields))
+            if valid or (invalid := invalid_column(row, columns)) is None:
+                yield first, row
+            else:
+                yield first, BadRow(file, first, f"column '{invalid}' {NOT_UTF8}", ":")
 
 
 def _quote_hint(error: csv.Error) -> str:
@@ -57,8 +61,8 @@ def _check_header(file: str, names: tuple[str, ...], columns: Columns) -> None:
         raise DataError(f"{file}: its header names the column '{min(repeated)}' twice. Rename one of them")
 
 
-def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[str] | csv.Error, bool]]:
-    """(first line, last line, fields or what is wrong, whether all of it is text) of each row that is not blank."""
+def _records(file: str, options: CsvOptions) -> Iterator[list[tuple[int, int, list[str] | csv.Error, bool]]]:
+    """(first line, last line, fields or what is wrong, whether all of it is text) of each row, several at a time."""
     lines = numbered_lines(file, options.encoding, options.encoding_errors, "\n")
     last, valid = options.skiprows or 0, True
     for _ in range(last):
@@ -68,7 +72,8 @@ def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[st
     def texts() -> Iterator[str]:
         nonlocal last, valid, line, terminator
         for last, line in lines:
-            valid = valid and is_text(line)
+            if not line.isascii():
+                valid = valid and is_text(line)
             terminator = terminator or line[-2:]
             yield line
 
@@ -99,10 +104,11 @@ def _records(file: str, options: CsvOptions) -> Iterator[tuple[int, int, list[st
                 except Exception as error:  # noqa: BLE001 - the end of the file, or a damaged one, after the rows before it
                     end = error
                     break
-                if not isinstance(fields, csv.Error):
+                usual_end = line[-2:] == "\r\n" == terminator and line[-3:-2] != "\r"
+                if not usual_end and "\r" in line[-2:] and not isinstance(fields, csv.Error):
                     fields = _with_carriage_returns(line, terminator, fields, options.quotechar)
                 records.append((first, last, fields, valid))
-        yield from records
+        yield records
     if not isinstance(end, StopIteration):
         raise end
 

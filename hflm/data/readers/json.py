@@ -97,7 +97,7 @@ def _lines(file: str, options: JsonOptions, columns: Columns) -> Numbered:
         if line.isspace():
             continue
         try:
-            if not is_text(line):
+            if not (line.isascii() or is_text(line)):
                 yield number, BadRow(file, number, NOT_UTF8, ":")
                 continue
             row = decode(line)
@@ -109,13 +109,16 @@ def _lines(file: str, options: JsonOptions, columns: Columns) -> Numbered:
             yield number, BadRow(file, number, f"is not JSON that can be read: {error_reason(error)}", ":")
         else:
             # Only an escape can write half a surrogate pair, as the line is text.
-            yield number, _checked(file, number, row, columns, ":", "\\ud" in line or "\\uD" in line)
+            if type(row) is dict and "\\u" not in line:
+                yield number, row
+            else:
+                yield number, _checked(file, number, row, columns, ":")
 
 
 def _items(file: str, items: Iterator[Any], columns: Columns) -> Numbered:
     try:
         for number, row in enumerate(items, 1):
-            yield number, _checked(file, number, with_booleans(row), columns, ", row ", True)
+            yield number, _checked(file, number, with_booleans(row), columns, ", row ")
     except _NotList as error:
         yield None, BadRow(file, None, str(error), rest=True)
     except json.JSONDecodeError as error:
@@ -236,11 +239,9 @@ def _begins_with_list(file: str, options: JsonOptions) -> bool:
         return text.read(64).lstrip()[:1] == "["
 
 
-def _checked(
-    file: str, number: int, row: Any, columns: Columns, mark: str, may_hold_surrogates: bool
-) -> dict[str, Any] | BadRow:
+def _checked(file: str, number: int, row: Any, columns: Columns, mark: str) -> dict[str, Any] | BadRow:
     if not isinstance(row, dict):
         shown = {"str": "text", "NoneType": "null"}.get(type(row).__name__, type(row).__name__)
         return BadRow(file, number, f"is {shown}, not a JSON object with columns", mark)
-    column = invalid_column(row, columns) if may_hold_surrogates else None
+    column = invalid_column(row, columns)
     return row if column is None else BadRow(file, number, f"column '{column}' {HALF_PAIR}", mark)

@@ -10,7 +10,6 @@ from hflm.data.readers.base import (
     HALF_PAIR,
     BadRow,
     Columns,
-    Location,
     Numbered,
     Row,
     error_reason,
@@ -42,8 +41,8 @@ def read_rows(file: str, options: FileOptions, columns: Columns = None) -> Itera
             yield values
             continue
         mark = mark or _mark(file, options)
-        row = Row(values)
-        row.location = Location(file, mark, number or 0)
+        row = values if type(values) is Row else Row(values)
+        row.at = (file, mark, number or 0)
         yield row
 
 
