@@ -17,10 +17,12 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       fetch.py              `hflm fetch`
 
     publishing/           what leaves the machine
-      card.py               the model card; card_benchmark.py: its scores; card_provenance.py: its data, hardware,
-                            energy and recipe
-      push.py               the Hub: one commit and one tag, repeated until it is complete; space.py: a Space's files
-      export.py             `hflm export`: folder, GGUF, ONNX
+      card.py               the model card, from the template card.md; card_metadata.py: its front matter;
+                            card_benchmark.py: its scores; card_provenance.py: its data, hardware, energy and recipe
+      run_record.py         what a finished run left on disk; which scores belong to its weights
+      push.py               the Hub: one commit and one tag, repeated until it is complete; push_files.py: which files;
+                            hub_errors.py: retries; space.py: a Space's files
+      export/               `hflm export`: folder.py, gguf.py, onnx.py; loss.py: what quantization costs
 
     demo/                 the local page of `hflm demo`
       app.py                its layout; session.py: what it shows and answers; tabs.py: tasks and examples
@@ -108,6 +110,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       fingerprint.py        checksums of files
       atomic_io.py          files and folders that are complete or absent; run_files.py: .json and .jsonl of a run, read
       redaction.py          keeps secrets and local paths private; markdown.py, html.py: text that stays inert
+      log.py                the logger; formatting.py: quantities and durations as people read them
       scripts.py            words in any script; Chinese, Japanese and Korean
 
 Stages do not import each other: `pipeline/run.py` hands each of them the same `Run`. Nothing imports torch or

@@ -4,16 +4,19 @@ import logging
 import os
 import sys
 
+from hflm.core.markdown import escape_controls
+from hflm.core.redaction import mask_tokens
+
 logger = logging.getLogger("hflm")
 
 
 class _StderrHandler(logging.Handler):
-    """Writes each message above a progress bar that is on the screen, never through it."""
+    """Writes each message above a progress bar, without tokens and control characters."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(escape_controls(mask_tokens(self.format(record))), file=sys.stderr)
         sys.stderr.flush()
 
 

@@ -4,6 +4,7 @@ A stage that ended with the same inputs is skipped, an unfinished one is continu
 read before anything is trained, so that a bad row is found in the first minute and not after a night.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,10 @@ def run_recipe(
     recorded = folder / "recipe.yaml"
     if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe):
         logger.info(f"{folder}: finished, and nothing in the recipe or its data has changed.")
+        if int(os.environ.get("RANK", "0")) == 0:
+            from hflm.publishing import write_card
+
+            write_card(folder, recipe)  # the run may have stopped before it, or the file was removed
         show_summary(folder, recipe)
         return
 

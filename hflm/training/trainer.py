@@ -44,12 +44,16 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one stage did; `loss` is the mean over the last log line's steps, in nats per label.
+    """What one stage did; `loss` is the mean over the steps of a log line, in nats per label.
+
+    The losses are those at `kept_step`, whose weights are the stage's model: the last step, or with
+    load_best_model_at_end the best one.
 
     `speed` is hflm.training.metrics_log's medians; `skipped` are the steps (from 1) whose batch a rollback left out.
     """
 
     steps: int
+    kept_step: int
     tokens: int
     seconds: float
     loss: float | None
@@ -111,10 +115,13 @@ def train_model(
     if save_to is not None:
         _save_trained(trainer, save_to, tokenizer)
         trainer.accelerator.wait_for_everyone()
-    history = trainer.state.log_history
+    state = trainer.state
+    kept = state.best_global_step if arguments.load_best_model_at_end else None
+    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept]
     return Trained(
-        steps=trainer.state.global_step,
-        tokens=metrics.tokens_at(trainer.state.global_step, arguments),
+        steps=state.global_step,
+        kept_step=kept or state.global_step,
+        tokens=metrics.tokens_at(state.global_step, arguments),
         seconds=time.monotonic() - started,
         loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
         eval_loss=next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),

@@ -599,6 +599,7 @@ def test_a_broken_results_json_is_an_error_not_a_card_without_scores(run, load):
         ("/usr/bin/hflm run a.yaml --fresh", "hflm run a.yaml --fresh"),
         ("and/or 3 / 2", "and/or 3 / 2"),
         ("a hf_oauth_eyJhbGciOi.J9-x_y b, hf_hub_download", "a hf_(hidden) b, hf_hub_download"),
+        ("key=sk-proj-Abc123_defghijklmn sk-learn-contrib-examples", "key=sk-(hidden) sk-learn-contrib-examples"),
         (
             {"token": "x", "password": None, "keep": [1, None, True, "hf_abcdefgh"]},
             {"keep": [1, None, True, "hf_(hidden)"]},

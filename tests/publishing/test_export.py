@@ -1,5 +1,6 @@
 """Exported models answer as the model here does: read back exactly, by ONNX Runtime, and by llama.cpp where it is."""
 
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from hflm.models import add_adapter, context_length, load_model, save_pretrained
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 from hflm.publishing import export_model
 from hflm.publishing.export import trim_vocabulary, write_gguf
+from hflm.publishing.export.loss import loss_texts, mean_loss
 
 TEXT = "The dog saw the key in 123 barns:\n  it's \t 🙂 schön <|endoftext|>"
 
@@ -178,6 +180,39 @@ def test_a_rotation_that_is_stretched_is_refused(llama, tokenizer, tmp_path):
     with pytest.raises(ModelError, match="rope_type linear"):
         write_gguf(llama, tokenizer, tmp_path / "m.gguf", "m")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("quantize", ["q8_0", "q5_0", "q4_0"])
+def test_a_quantized_file_is_the_model_whose_loss_is_reported(tokenizer, tmp_path, monkeypatch, caplog, quantize):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    caplog.set_level("INFO", "hflm")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 96,
+        "initializer_range": 0.3,
+    }
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, vocab_size=len(tokenizer), **ids)).eval()
+    save_pretrained(tmp_path / "m", model, tokenizer)
+    written = export_model(str(tmp_path / "m"), "gguf", quantize=quantize)
+    assert written.name == f"m-{quantize}.gguf"
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(written).tensors}
+    assert kinds["token_embd.weight"] == "Q8_0" and kinds["blk.0.attn_q.weight"] == quantize.upper()
+    before, after = (float(text) for text in re.findall(r"([0-9.]+)(?: nats per token)? in ", caplog.messages[-1]))
+    _, texts = loss_texts(tmp_path / "m")
+    assert before == pytest.approx(mean_loss(model, tokenizer, texts), abs=1e-4) and before != after
+    read, _ = load_model(str(written))  # dequantized by transformers
+    assert after == pytest.approx(mean_loss(read, tokenizer, texts), abs=2e-3)
+
+
+def test_quantization_is_for_gguf(tmp_path):
+    with pytest.raises(UserError, match="--quantize q8_0 is for --to gguf"):
+        export_model(str(tmp_path), "folder", quantize="q8_0")
 
 
 @pytest.mark.parametrize("form", ["gguf", "onnx"])

@@ -54,6 +54,17 @@ def fit(tokenizer, tmp_path):
     return run
 
 
+def test_the_losses_are_those_of_the_best_model_where_that_is_kept(fit, tmp_path):
+    options = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}  # the worst
+    _, trained = fit(eval_rows=True, eval_steps=2, save_steps=2, logging_steps=2, learning_rate=0.1, **options)
+    by_step = {line["step"]: line["eval_loss"] for line in metrics(tmp_path / "run") if "eval_loss" in line}
+    worst = max(by_step, key=by_step.get)
+    assert worst < trained.steps == 8
+    assert (trained.kept_step, trained.eval_loss) == (worst, by_step[worst])
+    [loss] = [line["loss"] for line in metrics(tmp_path / "run") if line["step"] == worst and "loss" in line]
+    assert trained.loss == loss
+
+
 def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 

@@ -133,6 +133,7 @@ def train_stage(
         record = {
             "seconds": trained.seconds,
             "steps": trained.steps,
+            "kept_step": trained.kept_step,
             "tokens": trained.tokens,
             "final_loss": trained.loss,
             "final_eval_loss": trained.eval_loss,
