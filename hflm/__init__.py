@@ -25,7 +25,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       export/               `hflm export`: folder.py, gguf.py, onnx.py; loss.py: what quantization costs
 
     demo/                 the local page of `hflm demo`
-      app.py                its layout; session.py: what it shows and answers; tabs.py: tasks and examples
+      serve.py              its server; app.py: its layout; session.py: what it shows and answers; tabs.py: tasks and
+                            examples
 
     planning/             `hflm plan`: what a recipe takes, and whether it fits
       plan.py               the plan; inputs.py: what is known without running; view.py: the tables

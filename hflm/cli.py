@@ -435,9 +435,9 @@ def demo(
     A run is asked as its recipe's tasks ask. Needs the extra `demo`.
     """
     announce(f"{model}: loading the model and gradio")
-    from hflm.demo import app as demo_page
+    from hflm.demo import serve_demo
 
-    demo_page.serve(model, host, port, revision)
+    serve_demo(model, host, port, revision)
 
 
 @command("hflm push runs/quickstart --repo-id you/quickstart --dry-run")

@@ -1,45 +1,20 @@
-"""The demo's page, drawn by Gradio and served on this machine only.
+"""The layout of the demo's page, by Gradio.
 
-Text of visitors, data and models is shown as text: in text boxes, or escaped. The page asks nothing of other servers,
-and Gradio is told to report nothing.
+Text of visitors, data and models is shown as text: in text boxes, or escaped. The page asks nothing of other servers.
 """
 
 import html
-import ipaddress
-import os
-import socket
-import sys
-import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from hflm.core import MissingExtra, UserError
+import gradio
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
-try:
-    import gradio
-except ImportError:
-    raise MissingExtra("demo", "hflm demo", "hflm demo MODEL") from None
-import matplotlib
-
-from hflm.demo import session as demo
-from hflm.demo import tabs as demo_tabs
+from hflm.core import UserError
+from hflm.demo.session import SETTINGS, Session
+from hflm.demo.tabs import LONGEST_TEXT, TaskTab
 from hflm.inference import score_view
 
 WAITING = 16  # requests in the queue; the model answers one at a time
-FONT, MONOSPACE = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # nothing to fetch
-LAUNCH = {
-    "prevent_thread_lock": True,
-    "quiet": True,
-    "inline": False,
-    "share": False,
-    "enable_monitoring": False,
-    "run_history": False,  # would keep what was typed in the browser
-    "mcp_server": False,
-    "pwa": False,
-    "ssr_mode": False,
-    "num_workers": 0,
-    "footer_links": [],
-    "max_file_size": "1kb",  # nothing is uploaded
-}
 STYLE = (
     score_view.STYLE
     + """
@@ -61,60 +36,24 @@ STYLE = (
 )
 
 
-def serve(model, host="127.0.0.1", port=None, revision=None, examples=None):
-    """Load a model, serve its page until Ctrl-C, and print the address. `examples` as demo.load takes them.
-
-    Raises UserError when the port is taken, and ModelError.
-    """
-    _try(host, port)
-    if not _loopback(host):
-        print(
-            f"warning: {host} is not this machine alone: everybody who reaches it can use the demo, without a password.",
-            file=sys.stderr,
-        )
-    shown = demo.load(model, revision, examples)
-    # Gradio asks matplotlib for its backend at each request: found out at the first one, that takes seconds.
-    matplotlib.use("agg")
-    # The first text takes longer than all later ones.
-    next(shown.continuation("", 0, {name: value for name, (_, _, value, _) in demo.SETTINGS.items()}))
-    made = page(shown)
-    try:
-        _, address, _ = made.launch(
-            server_name=f"[{host}]" if ":" in host else host,
-            server_port=port,
-            css=STYLE,
-            theme=gradio.themes.Default(
-                primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONOSPACE
-            ),
-            **LAUNCH,
-        )
-    except OSError as error:
-        raise _unheard(host, port, error) from None
-    print(f"{shown.title}: {address}  (Ctrl-C ends it)", flush=True)
-    try:
-        threading.Event().wait()
-    finally:
-        made.close(verbose=False)
-
-
-def page(shown):
-    """The gradio.Blocks of a demo.Shown."""
-    with gradio.Blocks(title=f"{shown.title} \u00b7 hflm", analytics_enabled=False) as made:
+def build_page(session: Session) -> gradio.Blocks:
+    """The page of a session."""
+    with gradio.Blocks(title=f"{session.title} \u00b7 hflm", analytics_enabled=False) as made:
         made.queue(max_size=WAITING, default_concurrency_limit=1)
-        about = f"<h1>{html.escape(shown.title)}</h1><p>{html.escape(shown.line)}</p>"
-        _html(f'{about}<p class="facts">{html.escape(shown.facts)}</p>', "about")
+        about = f"<h1>{html.escape(session.title)}</h1><p>{html.escape(session.line)}</p>"
+        _html(f'{about}<p class="facts">{html.escape(session.facts)}</p>', "about")
         with gradio.Tabs():
             with gradio.Tab("Generate"):
-                _generate(shown)
-            for asked in shown.asked:
-                with gradio.Tab(asked.tab):
-                    _ask(shown, asked)
+                _generate(session)
+            for tab in session.tabs:
+                with gradio.Tab(tab.title):
+                    _ask(session, tab)
             with gradio.Tab("Look inside"):
-                _inside(shown)
+                _inside(session)
     return made
 
 
-def _generate(shown):
+def _generate(session: Session) -> None:
     with gradio.Row():
         with gradio.Column():
             prompt = _box("Prompt", lines=5, placeholder="The beginning of a text")
@@ -122,7 +61,7 @@ def _generate(shown):
             with gradio.Accordion("Settings", open=False):
                 sliders = [
                     gradio.Slider(least, most, value, step=step, label=name)
-                    for name, (least, most, value, step) in demo.SETTINGS.items()
+                    for name, (least, most, value, step) in SETTINGS.items()
                 ]
                 seed = gradio.Number(
                     -1, label="seed", precision=0, minimum=-1, maximum=2**32 - 1, info="-1: another text each time"
@@ -130,68 +69,75 @@ def _generate(shown):
         with gradio.Column():
             written = _answer("Text", 12)
 
-    def run(prompt, seed, *settings):
-        yield from shown.continuation(
-            prompt, None if seed == -1 else seed, dict(zip(demo.SETTINGS, settings, strict=True))
+    def run(prompt: str, seed: int, *settings: float) -> Iterator[str]:
+        yield from session.continuation(
+            prompt, None if seed == -1 else seed, dict(zip(SETTINGS, settings, strict=True))
         )
 
     _wire("generate", run, buttons, prompt, [prompt, seed, *sliders], written)
-    _examples(shown.examples["generate"], [prompt])
+    _examples(session.examples["generate"], [prompt])
 
 
-def _ask(shown, asked):
-    if asked.note:
-        _html(f'<p class="note">{html.escape(asked.note)}</p>', "about")
-    verb = asked.tab.split(":")[0]
-    lines = {"summarization": 8, "qa": 5}.get(asked.task.kind, 3)
-    chooses = asked.task.kind == "sentiment"
+def _ask(session: Session, tab: TaskTab) -> None:
+    if tab.note:
+        _html(f'<p class="note">{html.escape(tab.note)}</p>', "about")
+    verb = tab.title.split(":")[0]
+    lines = {"summarization": 8, "qa": 5}.get(tab.task.kind, 3)
+    chooses = tab.task.kind == "sentiment"
     with gradio.Row():
         with gradio.Column():
-            boxes = [_box(label, lines=1 if place else lines) for place, label in enumerate(asked.labels)]
+            boxes = [_box(label, lines=1 if place else lines) for place, label in enumerate(tab.labels)]
             buttons = _buttons("Judge" if chooses else verb)
         with gradio.Column():
-            answered = gradio.Label(label=asked.answer) if chooses else _answer(asked.answer, lines)
+            answered = gradio.Label(label=tab.answer) if chooses else _answer(tab.answer, lines)
 
-    def run(*texts):
+    def run(*texts: str) -> Iterator[Any]:
         if chooses:
-            yield shown.chosen(asked, texts)
+            yield session.chosen(tab, texts)
         else:
-            yield from shown.written(asked, texts)
+            yield from session.written(tab, texts)
 
     _wire(verb.lower(), run, buttons, boxes[-1], boxes, answered)
-    _examples(asked.examples, boxes)
+    _examples(tab.examples, boxes)
 
 
-def _inside(shown):
+def _inside(session: Session) -> None:
     text = _box("Text", lines=3, placeholder="How likely is each token of this text, after those before it?")
     attention = gradio.Checkbox(True, label="Draw each head's attention (short texts)")
     buttons = _buttons("Look inside")
-    _examples(shown.examples["inside"], [text])
+    _examples(session.examples["inside"], [text])
 
-    def run(text, attention):
-        yield from shown.inside(text, attention)
+    def run(text: str, attention: bool) -> Iterator[str]:
+        yield from session.inside(text, attention)
 
     _wire("look_inside", run, buttons, text, [text, attention], _html("", "inside"))
 
 
-def _wire(name, run, buttons, last, inputs, output):
+def _wire(
+    name: str,
+    run: Callable[..., Iterator[Any]],
+    buttons: tuple[gradio.Button, gradio.Button],
+    last: gradio.Textbox,
+    inputs: Sequence[Any],
+    output: Any,
+) -> None:
     """The first button runs, as Shift+Enter (Enter in a single line) in the `last` box does; the second one stops it."""
     start, stop = buttons
 
-    def told(*given):
-        said = None
+    def answer(*values: Any) -> Iterator[Any]:
+        shown = None
         try:
-            for said in run(*given):
-                yield said
+            for shown in run(*values):
+                yield shown
         except UserError as error:
             line = html.escape(" ".join(str(error).split()))
             raise gradio.Error(line, print_exception=False) from None
-        if said in ("", given[0]):
+        if shown in ("", values[0]):
             gradio.Info("The model ends the text at once: it adds nothing to this.")
 
     event = gradio.on(
         [start.click, last.submit],
-        told,
+        answer,
         inputs,
         output,
         concurrency_id="model",
@@ -202,49 +148,26 @@ def _wire(name, run, buttons, last, inputs, output):
     stop.click(None, cancels=event, api_visibility="private")
 
 
-def _buttons(name):
+def _buttons(name: str) -> tuple[gradio.Button, gradio.Button]:
     with gradio.Row():
         return gradio.Button(name, variant="primary", scale=3), gradio.Button("Stop", scale=1, min_width=80)
 
 
-def _box(label, lines, placeholder=None):
+def _box(label: str, lines: int, placeholder: str | None = None) -> gradio.Textbox:
     return gradio.Textbox(
-        label=label, lines=lines, max_lines=max(lines, 14), placeholder=placeholder, max_length=demo_tabs.LONGEST
+        label=label, lines=lines, max_lines=max(lines, 14), placeholder=placeholder, max_length=LONGEST_TEXT
     )
 
 
-def _answer(label, lines):
+def _answer(label: str, lines: int) -> gradio.Textbox:
     return gradio.Textbox(label=label, lines=lines, max_lines=24, interactive=False)
 
 
-def _html(text, name):
-    # The component's template stays its default: what stands in its value is HTML, and ${...} in it is text.
+def _html(text: str, name: str) -> gradio.HTML:
+    # The component's template stays its default: its value is HTML, and ${...} in it is text.
     return gradio.HTML(text, elem_classes=[name], js_on_load=None)
 
 
-def _examples(rows, boxes):
+def _examples(rows: list[list[str]], boxes: Sequence[Any]) -> None:
     if rows:
         gradio.Examples(rows, boxes, cache_examples=False, api_visibility="private")
-
-
-def _try(host, port):
-    """Raises UserError for an address that cannot be listened at, before a model is loaded for nothing."""
-    try:
-        family, kind, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-    except OSError as error:
-        raise _unheard(host, port, error) from None
-
-
-def _unheard(host, port, error):
-    place = host if port is None else f"{host}, port {port}"
-    return UserError(f"the page cannot be served at {place}: {error.strerror or error}. Try another --port or --host")
-
-
-def _loopback(host):
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

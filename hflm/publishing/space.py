@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from hflm.core import MissingExtra, UserError, mask_tokens
-from hflm.demo import tabs
+from hflm.demo import find_examples, read_predictions
 from hflm.recipe import load_recipe
 
 APP = '''\
@@ -53,10 +53,10 @@ def space_files(run: Path, repo_id: str) -> dict[str, bytes]:
     if not path.is_file() or path.is_symlink():
         raise UserError(f"{run}: no recipe.yaml, so this is no finished run. Name a run folder")
     recipe = load_recipe(str(path))
-    rows = tabs.predictions(recipe, run)
+    rows = read_predictions(recipe, run)
     predictions = run / "benchmark" / "predictions"
     rows = {name: each for name, each in rows.items() if not (predictions / f"{name}.jsonl").is_symlink()}
-    found = tabs.found_examples(recipe, rows)
+    found = find_examples(recipe, rows)
     examples = {key: [mask_tokens(row) for row in rows] for key, rows in found.items()}
     hflm = importlib.metadata.distribution("hflm-recipes")
     front_matter = {

@@ -53,8 +53,10 @@ RECIPE = {
             "prompt": "{{ author }} wrote: {{ text }}\nThis is",
         },
         "qa": {"data": {"path": "toy", "name": "qa"}, "max_new_tokens": 6},
+        "digest": {"kind": "summarization", "data": {"path": "toy", "name": "summarization"}},
+        "measured": {"kind": "qa", "data": {"path": "toy", "name": "qa"}},
     },
-    "finetune": {"tasks": ["translation", "qa"]},
+    "finetune": {"tasks": ["translation", "mood", "qa", "digest"]},
     "benchmark": {"tasks": ["translation", "mood", "qa"]},
 }
 PREDICTIONS = {
@@ -87,7 +89,7 @@ def run(tmp_path_factory, loaded):
 
 @pytest.fixture(scope="module")
 def shown(run):
-    return demo.load(str(run))
+    return demo.open_session(str(run))
 
 
 def benchmark(loaded, prompt, task):
@@ -102,11 +104,10 @@ def test_what_a_run_says_about_itself(shown):
     assert shown.title == "tiny"
     assert shown.line == f"A model of [foxes] and {EVIL}."
     assert "a context of 128 tokens" in shown.facts
-    assert [asked.tab for asked in shown.asked] == ["Translate", "Summarize", "Sentiment", "Ask"]
-    translation, summarization, mood, qa = shown.asked
+    assert [tab.title for tab in shown.tabs] == ["Translate", "Summarize", "Sentiment", "Ask"]
+    translation, summarization, mood, qa = shown.tabs
     assert (translation.labels, translation.answer, translation.note) == (("English",), "Lumo", "")
-    assert "not trained" in summarization.note
-    assert "only measures" in mood.note
+    assert summarization.examples == [] and {tab.note for tab in shown.tabs} == {""}  # nothing of `measured`
     assert mood.labels == ("Text", "Author")
     assert qa.labels == ("Context", "Question")
     assert translation.examples == [["The dog saw the key."], [EVIL]]
@@ -117,10 +118,10 @@ def test_what_a_run_says_about_itself(shown):
 
 
 def test_a_model_alone_is_asked_by_the_kinds_own_prompts(run):
-    alone = demo.load(str(run / "model"))
+    alone = demo.open_session(str(run / "model"))
     assert (alone.title, alone.line) == ("model", "")
-    assert all("Nothing is known" in asked.note and asked.examples for asked in alone.asked)
-    prompts = [asked.prompt(asked.examples[0]) for asked in alone.asked]
+    assert all("Nothing is known" in asked.note and asked.examples for asked in alone.tabs)
+    prompts = [asked.prompt(asked.examples[0]) for asked in alone.tabs]
     assert prompts[0] == "English: Two men are outside.\nGerman:"
     assert prompts[2] == "Review: a stirring , funny film\nSentiment:"
     assert prompts[3].endswith("\nQuestion: How tall is the tower?\nAnswer:")
@@ -130,7 +131,7 @@ def test_a_recipe_that_cannot_be_read_is_told(run, tmp_path):
     shutil.copytree(run / "model", tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text("name: x\nmodle: {preset: gpt2}\n")
     with pytest.warns(UserWarning, match=r"recipe is ignored: .*recipe\.yaml"):
-        assert demo.load(str(tmp_path)).asked[0].note
+        assert demo.open_session(str(tmp_path)).tabs[0].note
 
 
 @pytest.mark.parametrize(
@@ -155,17 +156,25 @@ def test_what_was_typed_is_read_back_from_a_prompt(task, columns, prompt):
         assert demo_tabs._typed(made, asked) == texts
 
 
+@pytest.mark.parametrize("trained", [[], ["qa"]])
+def test_only_tasks_that_the_model_was_trained_on_have_a_tab(trained):
+    finetune = {"finetune": {"tasks": trained}} if trained else {"finetune": None}
+    recipe = Recipe.model_validate({**RECIPE, "tokenizer": None, "model": {"from": "org/base"}, **finetune})
+    assert [tab.title for tab in demo_tabs.make_tabs(recipe, {}, {})] == ["Ask"] * len(trained)
+
+
 def test_several_tasks_of_a_kind_have_a_tab_each_and_shots_stand_before_the_prompt():
     shot = {"kind": "qa", "data": {"path": "toy", "name": "qa"}, "shots": 1}
-    recipe = Recipe.model_validate({**RECIPE, "tasks": {**RECIPE["tasks"], "open": shot}})
+    finetune = {"tasks": [*RECIPE["finetune"]["tasks"], "open"]}
+    recipe = Recipe.model_validate({**RECIPE, "tasks": {**RECIPE["tasks"], "open": shot}, "finetune": finetune})
     solved = "A b.\nQuestion: What?\nAnswer: b\n\n"
     rows = [{"prompt": f"{solved}C {n}.\nQuestion: Which?\nAnswer:", "prediction": "no"} for n in range(2)]
-    *_, one, two = demo_tabs.tabs(recipe, {"open": rows}, demo_tabs.found_examples(recipe, {"open": rows}))
-    assert [one.tab, two.tab] == ["Ask: qa", "Ask: open"]
+    *_, one, two = demo_tabs.make_tabs(recipe, {"open": rows}, demo_tabs.find_examples(recipe, {"open": rows}))
+    assert [one.title, two.title] == ["Ask: qa", "Ask: open"]
     assert two.examples == [["C 0.", "Which?"], ["C 1.", "Which?"]]
     assert two.prompt(["C 1.", "Which?"]) == rows[1]["prompt"]
-    assert "only measures" in two.note
-    *_, unknown = demo_tabs.tabs(recipe, {}, {})
+    assert two.note == ""
+    *_, unknown = demo_tabs.make_tabs(recipe, {}, {})
     assert "1 solved examples" in unknown.note
     assert unknown.prompt(["C 1.", "Which?"]) == rows[1]["prompt"].removeprefix(solved)
 
@@ -225,11 +234,11 @@ def test_sampling_is_repeatable_and_ends_with_the_context(loaded):
 )
 def test_a_text_that_cannot_be_asked_about(shown, texts, message):
     with pytest.raises(UserError, match=message):
-        shown.chosen(shown.asked[2], texts)
+        shown.chosen(shown.tabs[2], texts)
 
 
 def test_labels_are_those_of_the_benchmark(shown, loaded):
-    found = shown.chosen(shown.asked[2], ["The cat saw the hat.", "Ann"])
+    found = shown.chosen(shown.tabs[2], ["The cat saw the hat.", "Ann"])
     with torch.inference_mode():
         [(_, [logs])] = LocalModel(*loaded).likelihoods([PREDICTIONS["mood"][0][0]], [BAD, "good"])
     assert list(found) == [BAD, "good"]
@@ -249,7 +258,7 @@ def test_attention_leaves_the_model_as_it_was_and_says_what_is_too_long(shown):
 
 
 def test_the_files_of_a_space(run):
-    found = space.files(run, "you/tiny")
+    found = space.space_files(run, "you/tiny")
     assert {"app.py", "README.md", "requirements.txt", "examples.json", "LICENSE", "hflm/demo/app.py"} <= found.keys()
     front = yaml.safe_load(found["README.md"].decode().split("---\n")[1])
     assert (front["sdk"], front["app_file"], front["models"]) == ("gradio", "app.py", ["you/tiny"])
@@ -258,7 +267,7 @@ def test_the_files_of_a_space(run):
     assert "pip install" not in found["README.md"].decode()
     compile(found["app.py"], "app.py", "exec")
     with pytest.raises(UserError, match=r"no recipe\.yaml"):
-        space.files(run / "model", "you/tiny")
+        space.space_files(run / "model", "you/tiny")
 
 
 def test_without_gradio_the_command_says_how():
@@ -376,7 +385,7 @@ def test_the_page_says_what_it_shows(page):
     assert page.title() == "tiny \u00b7 hflm"
     assert page.locator(".about h1").inner_text() == "tiny"
     assert page.locator(".about p").first.inner_text() == f"A model of [foxes] and {EVIL}."
-    assert "only measures" in panel(page, "Sentiment").locator("p.note").inner_text()
+    expect(panel(page, "Sentiment").locator("p.note")).to_have_count(0)
     assert panel(page, "Translate").locator("p.note").count() == 0
 
 
@@ -400,7 +409,7 @@ def test_translate_from_an_example(page, loaded, shown):
     tab.get_by_text("The dog saw the key.").click()
     expect(tab.get_by_label("English")).to_have_value("The dog saw the key.")
     press(tab, "Translate")
-    expected = benchmark(loaded, PREDICTIONS["translation"][0][0], shown.asked[0].task)
+    expected = benchmark(loaded, PREDICTIONS["translation"][0][0], shown.tabs[0].task)
     assert expected
     expect(tab.get_by_label("Lumo")).to_have_value(expected)
 
@@ -423,7 +432,7 @@ def test_sentiment(page, shown):
     tab.get_by_label("Text").fill("The cat saw the hat.")
     tab.get_by_label("Author").fill("Ann")
     press(tab, "Judge")
-    found = shown.chosen(shown.asked[2], ["The cat saw the hat.", "Ann"])
+    found = shown.chosen(shown.tabs[2], ["The cat saw the hat.", "Ann"])
     expect(tab.get_by_test_id("label-output-value")).to_have_text(max(found, key=found.get))
     for label, p in found.items():
         expect(tab.get_by_test_id(f"{label}-confidence-set")).to_contain_text(f"{round(100 * p)}%")
@@ -434,7 +443,7 @@ def test_ask_with_the_enter_key(page, loaded, shown):
     tab.get_by_label("Context").fill("The fox saw the cup in the mill.")
     tab.get_by_label("Question").fill("Where?")
     tab.get_by_label("Question").press("Enter")
-    expected = benchmark(loaded, PREDICTIONS["qa"][0][0], shown.asked[3].task)
+    expected = benchmark(loaded, PREDICTIONS["qa"][0][0], shown.tabs[3].task)
     assert expected
     expect(tab.get_by_label("Answer")).to_have_value(expected)
 
@@ -494,16 +503,16 @@ def test_a_request_from_elsewhere_than_the_page(server, given, message):
 
 def test_an_address_that_cannot_be_listened_at_is_told_before_the_model_is_loaded():
     pytest.importorskip("gradio")
-    from hflm.demo import app as demo_page
+    from hflm.demo import serve as demo_page
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"at 127.0.0.1, port {port}: Address already in use. Try another --port"):
-            demo_page.serve("no/model", port=port)
+            demo_page.serve_demo("no/model", port=port)
     with pytest.raises(UserError, match=r"at 192\.0\.2\.1: Cannot assign requested address"):
-        demo_page.serve("no/model", host="192.0.2.1")
+        demo_page.serve_demo("no/model", host="192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -512,17 +521,17 @@ def test_an_address_that_cannot_be_listened_at_is_told_before_the_model_is_loade
 )
 def test_which_hosts_are_this_machine(host, alone):
     pytest.importorskip("gradio")
-    from hflm.demo import app as demo_page
+    from hflm.demo import serve as demo_page
 
-    assert demo_page._loopback(host) == alone
+    assert demo_page.is_loopback(host) == alone
 
 
 def test_a_page_for_others_is_warned_about(tmp_path, capsys):
     pytest.importorskip("gradio")
-    from hflm.demo import app as demo_page
+    from hflm.demo import serve as demo_page
 
     with pytest.raises(UserError, match="holds no finished model"):
-        demo_page.serve(str(tmp_path), host="0.0.0.0")
+        demo_page.serve_demo(str(tmp_path), host="0.0.0.0")
     assert "warning: 0.0.0.0 is not this machine alone" in capsys.readouterr().err
 
 
@@ -538,7 +547,7 @@ def test_a_space_runs_from_its_files_and_the_hub(run, tmp_path):
         shutil.copy(run / name, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    for name, content in space.files(run, "you/tiny").items():
+    for name, content in space.space_files(run, "you/tiny").items():
         path = tmp_path / "space" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
