@@ -53,16 +53,20 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       score.py              `hflm score`: log p of each token, attention weights; score_view.py: how they are shown
 
     training/             train one stage
-      trainer.py            transformers' Trainer and its arguments
-      divergence.py         what stops a stage: SIGTERM, a loss that is not finite, a spike
+      trainer.py            one stage from its arguments to the saved model; stage_trainer.py: transformers' Trainer
+      arguments.py          TrainingArguments, and what follows from the data and the processes
+      batch_source.py       what the trainer needs of rows that are read as they come
+      processes.py          the process group; work that the first process does while the others wait
+      divergence.py         what stops a stage: a signal, a loss that is not finite, a spike
       recovery.py           what follows a failed step: a smaller micro-batch, back to a valid checkpoint
       checkpoints.py        checksums; the newest valid checkpoint; a full disk
       metrics_log.py        metrics.jsonl, tokens per second, FLOP/s
       muon.py               Muon for the matrices, AdamW for the rest, as one optimizer
 
     models/               build or load a model
-      load.py               build, load, adapters, saving
-      loss.py               -log p without the logits of a whole batch
+      build.py              a new GPT-2; load.py: an existing model; gguf.py: from a .gguf file
+      adapters.py           add an adapter, merge a saved one
+      loss.py               -log p without the logits of a whole batch; patched_loss.py: as a model's own loss
       onednn.py             fp32 matrix products on AMD's CPUs with AVX-512, by oneDNN
       architecture.py       a model's matrices and parameters, from its config alone
 

@@ -294,12 +294,12 @@ def test_a_corpus_in_memory_is_encoded_once_for_all_runs(files, monkeypatch, cap
     sets = ["pretrain.data={path: one}", "pretrain.shuffle_buffer=null", "pretrain.args.max_steps=4"]
     monkeypatch.chdir(files)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(files / "home"))
-    told = []
+    outputs = []
     for name in ("first", "second"):
         run_recipe(load_recipe("memory.yaml", sets), name)
-        told.append(capsys.readouterr().err)
+        outputs.append(capsys.readouterr().err)
     (kept,) = (files / "home" / "hflm-packed").iterdir()
-    assert [f"their tokens are read from {kept}" in each for each in told] == [False, True]
+    assert [f"their tokens are read from {kept}" in each for each in outputs] == [False, True]
     records = [json.loads((files / name / "environment.json").read_text()) for name in ("first", "second")]
     first, second = (record["stages"]["pretrain"] for record in records)
     assert first["packing"] == second["packing"]

@@ -222,10 +222,10 @@ def test_a_rollback_leaves_the_batch_out_and_ends_as_if_it_had_not_been_there(fi
     assert [line["step"] for line in metrics(tmp_path / "rolled") if "loss" in line] == [2, 4, 6, 8]
     assert torch.isfinite(weights(rolled)).all()
     monkeypatch.undo()
-    (tmp_path / "told").mkdir()
-    (tmp_path / "told" / "skipped.json").write_text('{"6": {}}')
-    told, _ = fit("told", save_steps=4)
-    assert torch.equal(weights(rolled), weights(told))
+    (tmp_path / "noted").mkdir()
+    (tmp_path / "noted" / "skipped.json").write_text('{"6": {}}')
+    noted, _ = fit("noted", save_steps=4)
+    assert torch.equal(weights(rolled), weights(noted))
     whole, _ = fit("whole", save_steps=4)
     assert not torch.equal(weights(rolled), weights(whole))
 
@@ -280,13 +280,13 @@ def test_what_a_spike_is(loss, recent, spike):
     assert guards.is_spike(loss, recent) is spike
 
 
-def test_a_spike_is_told_or_stops_as_the_recipe_says(fit, at_step, caplog):
+def test_a_spike_is_reported_or_stops_as_the_recipe_says(fit, at_step, caplog):
     caplog.set_level("INFO", "hflm")
     at_step(40, lambda *_: 3.0)
     few = {"max_steps": 44, "save_steps": 20, "learning_rate": 1e-4}
-    fit("told", **few)
-    told = [line for line in caplog.messages if "the loss of step 40 is" in line]
-    assert len(told) == 1 and "the median of the 39 before" in told[0]
+    fit("reported", **few)
+    reported = [line for line in caplog.messages if "the loss of step 40 is" in line]
+    assert len(reported) == 1 and "the median of the 39 before" in reported[0]
     with pytest.raises(TrainingError, match="the loss of step 40 is .*packed rows"):
         fit("stopped", on_spike="stop", **few)
     _, trained = fit("rolled", on_spike="rollback", **few)
@@ -410,7 +410,7 @@ def test_every_tracker_of_transformers_is_known():
         assert unknown_tracker(fine) is None
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is tuned")
 @pytest.mark.parametrize("spare", [True, False])
 def test_freed_memory_goes_back_to_the_system_only_when_it_is_spared(spare):
     rounds = (
