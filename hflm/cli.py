@@ -208,15 +208,18 @@ def validate(
 ) -> None:
     """Check recipes and run nothing.
 
-    Every problem is printed with its file and line.
+    Every problem is printed with its file and line; files, splits, columns and local models are looked for, too.
     """
-    from hflm.recipe import load_recipe
+    from hflm.pipeline import find_missing_inputs
+    from hflm.recipe import load_recipe, locate_problems
 
     problems = []
     for recipe in recipes:
         try:
-            load_recipe(recipe, sets or ())
-            print(f"{recipe}: ok")
+            missing = locate_problems(recipe, sets or (), find_missing_inputs(load_recipe(recipe, sets or ())))
+            if not missing:
+                print(f"{recipe}: ok")
+            problems += missing
         except RecipeError as error:
             problems += error.problems
     if problems:

@@ -98,6 +98,54 @@ def test_validate_tells_every_problem_of_every_recipe(folder):
     ]
 
 
+LOCAL = """\
+name: local
+tokenizer: {from: ./tok}
+model: {from: ~/no/such/model}
+pretrain:
+  data: [{path: here.jsonl}, {path: there.csv}]
+tasks:
+  sentiment:
+    data: {path: reviews}
+    labels: [bad, good]
+  qa: {data: {path: ../none/qa.jsonl}}
+  nmt: {kind: translation, data: {path: org/pairs}, source: en, target: de}
+finetune: {tasks: [sentiment, nmt]}
+benchmark: {tasks: [sentiment, qa]}
+"""
+
+
+def test_validate_looks_for_what_is_local(folder):
+    """Names of the Hub pass; paths are looked for here, and nothing heavy is imported."""
+    (folder / "local.yaml").write_text(LOCAL)
+    (folder / "here.jsonl").write_text('{"body": "a text"}\n')
+    (folder / "tok").mkdir()
+    (folder / "reviews").mkdir()
+    (folder / "reviews" / "train.csv").write_text("sentence,label\nfine,1\n")
+    code = (
+        "import atexit, sys; from hflm.cli import main\n"
+        "heavy = ('torch', 'transformers', 'datasets')\n"
+        "atexit.register(lambda: print('heavy:', [name for name in heavy if name in sys.modules]))\n"
+        "main()"
+    )
+    done = process(sys.executable, "-c", code, "validate", "local.yaml", cwd=folder)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (2, "heavy: []")
+    found = [line.split(" ", 2)[2].partition(".")[0] for line in done.stderr.splitlines()[:-1]]
+    places = [line.partition("  ")[0] for line in done.stderr.splitlines()[:-1]]
+    assert list(zip(places, found, strict=True)) == [
+        ("local.yaml:2", "tokenizer"),
+        ("local.yaml:3", "model"),
+        ("local.yaml:5", "pretrain"),
+        ("local.yaml:5", "pretrain"),
+        ("local.yaml:8", "tasks"),
+        ("local.yaml:10", "tasks"),
+    ]
+    for words in ("the rows have no column text. Their columns are: body", "no file or folder 'there.csv'",
+                  "the rows of train have no column for text: text. Their columns are: label, sentence",
+                  "no file or folder '../none/qa.jsonl'"):  # fmt: skip
+        assert words in done.stderr
+
+
 def test_schema(folder):
     done = hflm("schema", cwd=folder)
     assert (done.returncode, json.loads(done.stdout)) == (0, recipe.recipe_json_schema())

@@ -15,6 +15,7 @@ from .hub_cache import fetch_model as fetch_model
 from .hub_cache import is_hub_id as is_hub_id
 from .hub_cache import resolve_commit as resolve_commit
 from .load import LocalRows as LocalRows
+from .load import first_rows as first_rows
 from .load import load_rows as load_rows
 from .readers import BadRow as BadRow
 from .readers import Row as Row

@@ -85,6 +85,19 @@ def load_rows(data: Data, split: str = "train", columns: Collection[str] | None 
     return LocalRows(describe_source(data, split), tuple(parts))
 
 
+def first_rows(data: Data, split: str = "train", count: int = 100) -> list[Row]:
+    """The first good rows of a split, whatever its slice; none for a data set of the Hub.
+
+    Raises DataError: no such folder, file or split.
+    """
+    if is_hub_source(data):
+        return []
+    names = [splits.split_name(part) for part in splits.split_parts(data.options.get("split", split))]
+    parts = [toy_rows(data, name) if data.path == "toy" else FileRows(local_split(data, name), None) for name in names]
+    rows = itertools.islice(itertools.chain.from_iterable(parts), count)
+    return [row for row in rows if isinstance(row, Row)]
+
+
 def toy_rows(data: Data, split: str) -> ToyRows:
     options = {key: value for key, value in data.options.items() if key not in ("name", "split", "streaming")}
     return ToyRows(data.options.get("name", "stories"), split, options)

@@ -15,6 +15,7 @@ from .load import data_sources as data_sources
 from .load import dump_recipe as dump_recipe
 from .load import load_recipe as load_recipe
 from .load import load_task_files as load_task_files
+from .load import locate_problems as locate_problems
 from .load import recipe_json_schema as recipe_json_schema
 from .presets import CONFIG_DEFAULTS as CONFIG_DEFAULTS
 from .presets import PRESETS as PRESETS

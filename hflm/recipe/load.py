@@ -10,7 +10,7 @@ from hflm.core import Problem, RecipeError, has_secret
 from hflm.recipe import lm_eval_import
 from hflm.recipe.presets import preset_training_args
 from hflm.recipe.schema import Recipe
-from hflm.recipe.section import Section
+from hflm.recipe.section import KeyProblem, Section
 from hflm.recipe.tasks import Data
 from hflm.recipe.yaml_reader import Node, dump_yaml
 from hflm.recipe.yaml_tree import apply_sets, read_tree
@@ -34,6 +34,13 @@ def load_task_files(files: Sequence[str | Path], model: str, sets: Iterable[str]
     tree, problems = lm_eval_import.read_task_files(files, model)
     apply_sets(tree, sets, problems)
     return _checked(tree, problems)
+
+
+def locate_problems(recipe: str, sets: Iterable[str], problems: Iterable[KeyProblem]) -> list[Problem]:
+    """The problems of a loaded recipe's key paths, with the file and line of each."""
+    tree, _ = read_tree(recipe, sets)
+    located = [(*locate(tree, path, missing=True), text) for path, text in problems]
+    return _sorted([Problem(node.file, node.line, key, text) for key, node, text in located])
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -98,11 +105,15 @@ def _checked(tree: Node, problems: list[Problem]) -> Recipe:
                 problems.append(Problem(node.file, node.line, path, detail["msg"]))
         loaded = None
     if problems or loaded is None:
-        raise RecipeError(sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0)))
+        raise RecipeError(_sorted(problems))
     if loaded.pretrain is None:
         return loaded
     args = preset_training_args(loaded.model.preset, loaded.pretrain.args)
     return loaded.model_copy(update={"pretrain": loaded.pretrain.model_copy(update={"args": args})})
+
+
+def _sorted(problems: Iterable[Problem]) -> list[Problem]:
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line or 0))
 
 
 def locate(tree: Node, path: Sequence[str | int], missing: bool = False) -> tuple[str, Node]:

@@ -13,6 +13,7 @@ from ._kind import TaskSettings as TaskSettings
 from ._kind import choices as choices
 from ._kind import default_metrics as default_metrics
 from ._kind import metric_options as metric_options
+from ._kind import named_columns as named_columns
 from ._kind import task_settings as task_settings
 from ._prompts import prompt_segments as prompt_segments
 from ._prompts import prompt_variables as prompt_variables

@@ -1,0 +1,107 @@
+"""What `hflm validate` finds without loading anything: files, splits, columns and models that are not on this machine.
+
+Nothing is looked for on the Hub, so that names of repositories pass. Neither torch nor datasets is imported.
+"""
+
+from collections.abc import Iterator
+
+from hflm import tasks
+from hflm.core import DataError, expand_path
+from hflm.data import first_rows, is_hub_id
+from hflm.recipe import Data, Recipe, Task
+
+MODEL_FILES = ("config.json", "model/config.json", "adapter_config.json", "adapter/adapter_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "model/tokenizer.json", "tokenizer_config.json", "vocab.json")
+KeyPath = tuple[str | int, ...]
+
+
+def find_missing_inputs(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yields (key path, message) for each file, split, column or local model that is named and is not there."""
+    yield from _missing_model(("model", "from"), recipe.model.from_, MODEL_FILES)
+    training = recipe.tokenizer.train if recipe.tokenizer else None
+    if recipe.tokenizer is not None:
+        yield from _missing_model(("tokenizer", "from"), recipe.tokenizer.from_, TOKENIZER_FILES)
+    stage = recipe.pretrain
+    text = stage.text if stage else "text"
+    if training is not None:
+        yield from _missing_texts(("tokenizer", "train", "data"), training.data or (), text)
+    if stage is not None:
+        yield from _missing_texts(("pretrain", "data"), stage.data, text)
+        if isinstance(stage.validation, Data):
+            yield from _missing_text(("pretrain", "validation"), stage.validation, text)
+    for name, task in recipe.tasks.items():
+        for split in _used_splits(recipe, name, task):
+            problem = _task_problem(task, split)
+            if problem is not None:
+                yield ("tasks", name, "data"), problem
+                break
+        encoder = getattr(task, "bertscore_model", None)
+        yield from _missing_model(("tasks", name, "bertscore_model"), encoder, MODEL_FILES)
+
+
+def _missing_model(key: KeyPath, path: str | None, files: tuple[str, ...]) -> Iterator[tuple[KeyPath, str]]:
+    if path is None or is_hub_id(path):
+        return
+    try:
+        place = expand_path(path)
+    except DataError as error:
+        yield key, str(error)
+        return
+    if not place.exists():
+        yield key, f"no file or folder '{path}', and no repository of the Hub can have this name"
+    elif place.is_dir() and not any((place / file).is_file() for file in files) and not list(place.glob("*.gguf")):
+        yield key, f"the folder '{path}' holds none of {', '.join(files)}"
+
+
+def _missing_texts(key: KeyPath, sources: tuple[Data, ...], column: str) -> Iterator[tuple[KeyPath, str]]:
+    for number, source in enumerate(sources):
+        yield from _missing_text((*key, number), source, column)
+
+
+def _missing_text(key: KeyPath, source: Data, column: str) -> Iterator[tuple[KeyPath, str]]:
+    if _is_remote(source):
+        return
+    column = source.text or column
+    try:
+        rows = first_rows(source)
+    except DataError as error:
+        yield key, str(error)
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if rows and column not in names:
+        yield key, f"the rows have no column {column}. Their columns are: {', '.join(map(str, names))}. Set `text`"
+
+
+def _used_splits(recipe: Recipe, name: str, task: Task) -> list[str]:
+    """The splits of a task that the recipe reads."""
+    tuned = recipe.finetune is not None and name in recipe.finetune.tasks
+    measured = recipe.benchmark is not None and name in recipe.benchmark.tasks
+    shots = measured and getattr(task, "shots", 0) > 0
+    used = [
+        task.splits.train if tuned or shots else None,
+        task.splits.validation if tuned else None,
+        task.splits.test if measured else None,
+    ]
+    return [split for split in dict.fromkeys(used) if split is not None]
+
+
+def _task_problem(task: Task, split: str) -> str | None:
+    if _is_remote(task.data):
+        return None
+    try:
+        rows = first_rows(task.data, split)
+    except DataError as error:
+        return str(error)
+    columns = {name for row in rows for name in row}
+    columns |= {name for row in rows if isinstance(row.get("translation"), dict) for name in row["translation"]}
+    for key, names in tasks.named_columns(task).items():
+        missing = [name for name in names if name not in columns]
+        if rows and missing:
+            listed = ", ".join(sorted(map(str, columns)))
+            return f"the rows of {split} have no column for {key}: {', '.join(missing)}. Their columns are: {listed}"
+    return None
+
+
+def _is_remote(source: Data) -> bool:
+    """Whether some of the data are behind an address of the web, which is not asked."""
+    return "://" in source.path or "://" in str(source.options.get("data_files"))
