@@ -83,11 +83,11 @@ def test_under_one_test_row_in_twenty_shares_a_run_of_words_with_training_text()
     training = [row["text"] for row in toy.rows("stories", "train")]
     for name in TASKS:
         training += [text for row in toy.rows(name, "train", 10_000) for text in texts(row)]
-    contamination.scan(indexes.values(), training)
+    contamination.scan_texts(indexes.values(), training)
     flagged = {name: float(index.overlap(("finetune",)).contaminated.mean()) for name, index in indexes.items()}
     assert max(flagged.values()) < 0.05, flagged
     own = contamination.Index([texts(row)[0] for row in toy.rows("sentiment", "train")], [])
-    contamination.scan([own], training)
+    contamination.scan_texts([own], training)
     assert own.overlap(("finetune",)).contaminated.all()  # the check does find what is there
 
 
