@@ -4,6 +4,9 @@ import os
 
 # Tests never ask a network for a model or a data set.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two workers of pytest-xdist on two cores: one thread each, in the processes that they start, too.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -70,6 +70,8 @@ def test_recipes_and_their_fragments_are_valid(text, outside):
     recipe = yaml.safe_load(text)
     if "name" not in recipe:
         recipe = yaml.safe_load(BASE) | recipe
+    if "from" in recipe["model"]:
+        recipe.pop("tokenizer", None)
     Path("r.yaml").write_text(yaml.safe_dump(recipe))
     load_recipe("r.yaml")
 

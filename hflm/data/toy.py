@@ -4,7 +4,7 @@ People, animals, things and places; opinions; and Lumo, a small second language 
 downloaded or copied, and every row follows from (name, split, size, seed) alone, so that a recipe runs anywhere.
 
 >>> rows("translation", "train", size=1)
-[{'english': 'The old cats brought a slow fox.', 'lumo': 'misori oreri vulon lente portud.'}]
+[{'english': 'The old cats brought a slow bird.', 'lumo': 'misori oreri avikon lente portud.'}]
 
 Lumo puts the verb last and the place before the object, the adjective after its noun, and has no articles.
 A noun and its adjective take -ri in the plural; the object's noun takes -n, a place -lu; verbs end in -at
