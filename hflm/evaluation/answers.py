@@ -26,9 +26,10 @@ def collect_answers(name: str, order: Iterable[int], answer: Answer, folder: Pat
     own = list(order)[state.process_index :: state.num_processes]
     earlier: dict[int, Any] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        lines = read_json_lines(path)
+        lines: list[Any] = read_json_lines(path)
         if lines and lines[0] == key:
-            earlier |= {row: value for rows, values in lines[1:] for row, value in zip(rows, values, strict=True)}
+            for rows, values in lines[1:]:
+                earlier |= dict(zip(rows, values, strict=True))
     state.wait_for_everyone()
     answers = {row: earlier[row] for row in own if row in earlier}
     path = folder / f"{state.process_index}.jsonl"

@@ -37,7 +37,7 @@ class BenchmarkRows(Protocol):
     """The rows of a task: `shots` are solved examples before each prompt, `skipped` counts rows that were left out."""
 
     @property
-    def task(self) -> "Task": ...
+    def task(self) -> Any: ...  # the recipe's task, of any kind
     @property
     def examples(self) -> "Sequence[Example]": ...
     @property

@@ -40,7 +40,8 @@ class Overlap:
     """What the E parts of a task have in common with the training text; `against` are the stages that read it.
 
     `contaminated` (E,) bool; `fractions` (E,): the fraction of the words in runs of `n` that occur in the training text;
-    `short_copies` (E,) bool: shorter than `n` words, and as a whole a line or document of the training text. The parts are the task's examples, or with `lines` the lines of its one running text.
+    `short_copies` (E,) bool: shorter than `n` words, and as a whole a line or document of the training text. The parts
+    are the task's examples, or with `lines` the lines of its one running text.
     """
 
     n: int
@@ -164,7 +165,7 @@ def _training_texts(
 
 
 def _is_running_text(task: "Task") -> bool:
-    return task.kind == "language_modeling" and task.rows == "lines"
+    return isinstance(task, tasks.LanguageModeling) and task.rows == "lines"
 
 
 def _parts(task: "Task", examples: "Sequence[Example]") -> tuple[list[str], list[tuple[str, ...]]]:

@@ -58,7 +58,7 @@ def generate_texts(
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"generation options: {first_line(error)}") from error
-    return [tokenizer.decode(sequence, skip_special_tokens=True) for sequence in sequences]
+    return [str(tokenizer.decode(sequence, skip_special_tokens=True)) for sequence in sequences]
 
 
 def _warn_without_effect(options: dict[str, Any]) -> None:

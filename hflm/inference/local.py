@@ -22,7 +22,7 @@ from hflm.inference.windows import TextWindow
 from hflm.preprocessing import encode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BATCH_TOKENS = 2**17  # the first attempt; halved each time the memory is too small
 CPU_BATCH_TOKENS = 2**13
@@ -59,7 +59,7 @@ class LocalModel:
     """
 
     model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: "PreTrainedTokenizerFast"
     batch_tokens: int | None = None
 
     def texts(
@@ -261,9 +261,8 @@ class LocalModel:
             mask[row, :size] = 1
             scored[row, size - window.scored : size] = 1
         ids, mask, scored = (each.to(self.model.device) for each in (ids, mask, scored))
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        return (losses.double() * scored[:, 1:]).sum(1).tolist()
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        return (-_log_p(logits, ids[:, 1:]).double() * scored[:, 1:]).sum(1).tolist()
 
 
 def _log_p(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from hflm.preprocessing.tokenizer import INSIDE_WORD
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 TOP = 5  # of the most likely tokens at each position
 MAX_ATTENTION_TOKENS = 64  # a larger grid cannot be read
@@ -55,7 +55,7 @@ class Score:
     bits_per_byte: float
 
 
-def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str) -> Score:
+def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", text: str) -> Score:
     """Score `text` by a loaded model in eval mode. Raises UserError for an empty text.
 
     >>> scored = score_text(model, tokenizer, "The dog saw")                                    # doctest: +SKIP
@@ -88,7 +88,7 @@ def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", t
 
 
 def attention_weights(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", text: str
 ) -> tuple["np.ndarray", list[str]]:
     """(weights, labels): each head's softmax(Q K^T / sqrt(d)), an array (layers, heads, T, T), and the T tokens' texts.
 
@@ -122,7 +122,7 @@ def _attention_implementation(model: "PreTrainedModel") -> str:
 
 
 def _terms(
-    tokenizer: "PreTrainedTokenizerBase", logs: "torch.Tensor", targets: "torch.Tensor", spellings: list[str]
+    tokenizer: "PreTrainedTokenizerFast", logs: "torch.Tensor", targets: "torch.Tensor", spellings: list[str]
 ) -> Iterator[Token]:
     """A Token for each of N targets; `logs` is (N, V)."""
     of_targets = logs.gather(1, targets[:, None])
@@ -134,7 +134,7 @@ def _terms(
         yield Token(spelling, token, log_p, math.exp(log_p), rank, top)
 
 
-def _spellings(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[str]:
+def _spellings(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[str]:
     """What each token of the text spells. Raises UserError for an empty text, and for one that is not UTF-8."""
     try:
         text.encode()
@@ -153,7 +153,7 @@ def _spellings(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[str]:
     return spellings
 
 
-def _spelling(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
+def _spelling(tokenizer: "PreTrainedTokenizerFast", token: int) -> str:
     r"""A token alone, as text: " the", or "\xf0\x9f" for bytes that are only a part of a character."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 

@@ -4,28 +4,28 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-def begin_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+def begin_token(tokenizer: "PreTrainedTokenizerFast") -> int:
     """The id that begins a text: the tokenizer's begin of text, else its end of text."""
     token = tokenizer.bos_token_id
     return token if isinstance(token, int) else end_of_text(tokenizer)
 
 
-def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int:
+def end_of_text(tokenizer: "PreTrainedTokenizerFast") -> int:
     token = tokenizer.eos_token_id
     assert isinstance(token, int), "hflm loads no tokenizer without an end of text"
     return token
 
 
-def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+def padding_token(tokenizer: "PreTrainedTokenizerFast") -> int:
     token = tokenizer.pad_token_id
     assert isinstance(token, int), "hflm loads each tokenizer with a padding token"
     return token
 
 
-def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> set[int]:
     """The ids that end an answer: the tokenizer's end of text and those that the model's generation config names."""
     config = model.generation_config
     ends = config.eos_token_id if config else None

@@ -11,14 +11,14 @@ from hflm.models import context_length
 from hflm.preprocessing import encode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Sampler = Callable[[list[int], torch.Tensor], int]
 
 
 def stream_text(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: "PreTrainedTokenizerFast",
     prompt: str,
     max_new_tokens: int,
     stop: Sequence[str] = (),
@@ -70,7 +70,7 @@ def stream_text(
         yield shown
 
 
-def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+def _decode(tokenizer: "PreTrainedTokenizerFast", ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 

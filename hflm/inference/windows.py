@@ -7,7 +7,7 @@ from hflm.inference.stopping import begin_token
 from hflm.preprocessing import plain_backend
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TextWindow:
         return len(self.text.encode())
 
 
-def text_windows(tokenizer: "PreTrainedTokenizerBase", text: str, context_length: int) -> list[TextWindow]:
+def text_windows(tokenizer: "PreTrainedTokenizerFast", text: str, context_length: int) -> list[TextWindow]:
     """The windows in which every token of the text is predicted exactly once, the first from the begin-of-text token.
 
     Windows of `context_length` overlap by half, so that all scored tokens but those of the first half window have at

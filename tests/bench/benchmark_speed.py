@@ -19,15 +19,12 @@ from pathlib import Path
 
 import lm_eval_parity as parity
 
-SHOTS = 5
-
 
 def main():
     parser = parity.arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="pairs of runs of each benchmark (default: 3)")
     given = parser.parse_args()
     rows = given.limit or 300
-    shots = parity.SST2.replace("sst2_choice", "sst2_shots") + f"num_fewshot: {SHOTS}\nfewshot_split: train\n"
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -36,9 +33,9 @@ def main():
         found["shots"] = measured(
             given,
             folder,
-            shots,
+            parity.SST2_SHOTS,
             test=parity.sst2(given.data, rows),
-            train=parity.sst2(given.data, SHOTS, "train"),
+            train=parity.sst2(given.data, parity.SHOTS, "train"),
         )
     print(json.dumps(found))
 

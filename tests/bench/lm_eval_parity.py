@@ -7,6 +7,11 @@ holds sentiment_sst2/validation.jsonl (sentence, label), qa_squad/validation.jso
 translation_multi30k/en-de/test.jsonl (translation: en, de). The first --limit rows of each become files beside three
 task files, which both tools read: lm-eval through simple_evaluate, hflm through `hflm bench --task-file`.
 
+A second SST-2 task has 5 shots: hflm draws their order, and lm-eval gets the same shots in that order (its sampler
+first_n), so that both see the same prompts. A choice's likelihood leaves out its end in both tools (`label_end: false`,
+which hflm sets for tasks of lm-eval's). By hflm's own rule, with the end, scores differ where a choice's tokens begin
+another choice's.
+
 Prints one JSON line: for SST-2 the largest difference of a choice's log-likelihood (nats) and both accuracies; for SQuAD
 and Multi30k how many texts are the same, and the scores of both tools' texts by hflm's metrics beside lm-eval's own.
 """
@@ -33,6 +38,8 @@ doc_to_target: label
 target_delimiter: ""
 metric_list: [{metric: acc}]
 """
+SHOTS = 5
+SST2_SHOTS = SST2.replace("sst2_choice", "sst2_shots") + f"num_fewshot: {SHOTS}\nfewshot_split: train\n"
 SQUAD = """\
 task: squad_text
 dataset_path: json
@@ -82,33 +89,24 @@ def main():
     given = arguments(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
+        splits = {"test": sst2(given.data, given.limit), "train": sst2(given.data, SHOTS, "train")}
         tasks = {
-            "sst2_choice": write(folder, SST2, test=sst2(given.data, given.limit)),
+            "sst2_choice": write(folder, SST2, test=splits["test"]),
+            "sst2_shots": write(folder, SST2_SHOTS, **splits),
             "squad_text": write(folder, SQUAD, test=squad(given.data, given.limit)),
             "multi30k_text": write(folder, MULTI30K, test=multi30k(given.data, given.limit)),
         }
-        theirs = lm_eval(given, folder, tasks)
         ours = hflm(given, folder, tasks)
+        prompt = ours["sst2_shots"][0]["prompt"]
+        splits["train"].sort(key=lambda row: prompt.index(f"Review: {row['sentence']}\n"))
+        write(folder, f"{SST2_SHOTS}fewshot_config: {{sampler: first_n}}\n", **splits)
+        theirs = lm_eval(given, folder, tasks)
     print(json.dumps(compared(theirs, ours)))
 
 
 def compared(theirs, ours):
-    choice = ours["sst2_choice"]
-    samples = theirs["samples"]["sst2_choice"]
-    nats = [[float(each[0][0]) for each in sample["resps"]] for sample in by_row(samples)]
-    own = [list(line["log_likelihoods"].values()) for line in choice]
-    largest = [max(range(2), key=pair.__getitem__) for pair in nats]
     found = {
-        "sst2": {
-            "rows": len(choice),
-            "log_likelihood_max_abs_difference": max(
-                abs(a - b) for pair in zip(nats, own, strict=True) for a, b in zip(*pair, strict=True)
-            ),
-            "same_predictions": sum(
-                label == max(range(2), key=pair.__getitem__) for label, pair in zip(largest, own, strict=True)
-            ),
-            "accuracy": {"lm_eval": theirs["results"]["sst2_choice"]["acc,none"], "hflm": mean(choice, "accuracy")},
-        }
+        key: choices(theirs, ours, name) for key, name in (("sst2", "sst2_choice"), ("sst2_5_shots", "sst2_shots"))
     }
     for name, key, scored, own_metric in (
         ("squad_text", "squad", ("exact_match", "f1"), "exact_match"),
@@ -126,6 +124,26 @@ def compared(theirs, ours):
             f"lm_eval_own_{own_metric}": theirs["results"][name][f"{own_metric},none"],
         }
     return found
+
+
+def choices(theirs, ours, name):
+    """Both tools' log-likelihoods and accuracies of a task of choices."""
+    lines, samples = ours[name], by_row(theirs["samples"][name])
+    nats = [[float(each[0][0]) for each in sample["resps"]] for sample in samples]
+    own = [list(line["log_likelihoods"].values()) for line in lines]
+    differences = [abs(a - b) for pair in zip(nats, own, strict=True) for a, b in zip(*pair, strict=True)]
+    same = [pair.index(max(pair)) == other.index(max(other)) for pair, other in zip(nats, own, strict=True)]
+    prompts = [
+        sample["arguments"]["gen_args_0"]["arg_0"] == line["prompt"]
+        for sample, line in zip(samples, lines, strict=True)
+    ]
+    return {
+        "rows": len(lines),
+        "same_prompts": sum(prompts),
+        "log_likelihood_max_abs_difference": max(differences),
+        "same_predictions": sum(same),
+        "accuracy": {"lm_eval": theirs["results"][name]["acc,none"], "hflm": mean(lines, "accuracy")},
+    }
 
 
 def side_by_side(names, theirs, ours, references):
