@@ -39,7 +39,7 @@ def serve_demo(
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
     try:
-        import gradio
+        from gradio.themes import Default as DefaultTheme
     except ImportError:
         raise MissingExtra("demo", "hflm demo", "hflm demo MODEL") from None
     import matplotlib
@@ -64,7 +64,7 @@ def serve_demo(
             server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             css=STYLE,
-            theme=gradio.themes.Default(
+            theme=DefaultTheme(
                 primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONOSPACE
             ),
             **LAUNCH,

@@ -22,7 +22,7 @@ from hflm.preprocessing import encode
 from hflm.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LONGEST_LINE = 400  # characters of the card, at the top of the page
 # (least, most, default, step) of what the Generate tab sets, under GenerationConfig's names
@@ -39,7 +39,7 @@ class Session:
     """A loaded model and what the page shows: `title`, `line` of its card ("" without), `facts`, its tabs and examples."""
 
     model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerFast"
+    tokenizer: "PreTrainedTokenizerBase"
     title: str
     line: str
     facts: str
@@ -59,6 +59,7 @@ class Session:
     def written(self, tab: TaskTab, texts: Sequence[str]) -> Iterator[str]:
         """Yield the answer of a task that writes, longer each time."""
         max_new_tokens, stop, _ = tasks.task_settings(tab.task)
+        assert max_new_tokens is not None  # a task that writes
         for text in stream_text(self.model, self.tokenizer, tab.prompt(texts), max_new_tokens, stop):
             yield text.strip()
 
@@ -66,7 +67,7 @@ class Session:
         """{label: p} of a task that chooses; the p sum to 1."""
         import torch
 
-        prompt, words = tab.prompt(texts), tasks.choices(tab.task)
+        prompt, words = tab.prompt(texts), tasks.choices(tab.task) or ()
         [count] = map(len, encode(self.tokenizer, [prompt]))
         room = context_length(self.model) - max(map(len, encode(self.tokenizer, [f" {word}" for word in words])))
         if count > room:

@@ -108,7 +108,8 @@ def find_examples(recipe: Recipe | None, predictions: Predictions) -> Examples:
     From the first rows that the benchmark asked: what was typed, the prompts, and the prompts with their answers.
     """
     found: Examples = {"generate": [], "inside": []}
-    for name, rows in predictions.items() if recipe else ():
+    for name, rows in predictions.items():
+        assert recipe is not None  # without one no predictions are read
         task, shots = recipe.tasks[name], _shots(recipe.tasks[name], rows)
         prompts = [row["prompt"].removeprefix(shots) for row in rows[: 5 * EXAMPLES]]
         found["generate"].append([prompts[0]])
@@ -155,7 +156,8 @@ def _answer_label(task: Task) -> str:
 def _note(recipe: Recipe | None, name: str, shots: str) -> str:
     if recipe is None:
         return "Nothing is known of what this model was trained for: it is asked with hflm's own prompt."
-    count = recipe.tasks[name].shots
+    task: Task = recipe.tasks[name]
+    count = task.shots
     if count and not shots:
         return f"Its benchmark puts {count} solved examples before each prompt; they are not known here."
     return ""

@@ -71,6 +71,8 @@ def write_gguf(
         names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, config.model_type.upper()), layout.layers)
         for key, tensor in model.named_parameters():  # a tied output matrix has no second name
             target = names.get_name(key, try_suffixes=(".weight", ".bias"))
+            if target is None:
+                raise ModelError(f"{key} has no place in a GGUF file of a {config.model_type}")
             array = layout.reorder(key, tensor.detach().float().cpu().numpy())
             stored_as = _tensor_type(target, array, plain, quantize)
             stored = gguf.quants.quantize(array, stored_as)

@@ -22,11 +22,12 @@ def to_onnx(model: "PreTrainedModel") -> Any:
     except ImportError:
         raise MissingExtra("onnx", "writing ONNX") from None
     import torch
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
     model.eval().config.use_cache = False
     ids = torch.ones(2, 8, dtype=torch.int64)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     # It prints its progress, and logs which packages for images it misses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
