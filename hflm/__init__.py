@@ -11,6 +11,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       inputs.py             the data and models of a recipe, resolved once: files, fingerprints, commits, licences
       reading.py            all rows and text that a recipe names, read and checked before training starts
       stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
+      look_ahead.py         what `hflm validate` finds missing; diagnostics.py: `hflm env` and `hflm cache`
       stage_keys.py         what each stage depends on, as one hash; stage_state.py: which stages are finished, and what
                             is set aside when their inputs change
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
@@ -96,16 +97,18 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
                             near_duplicates.py: MinHash-LSH and an exact check; shingles.py: hashed n-grams of words
 
     recipe/               a recipe
-      schema.py             YAML -> a frozen Recipe, or all its problems with file and line
-      yaml_tree.py          reading: line numbers, `extends`, `--set`, shipped recipes
-      section.py            what all sections have in common; tasks.py: data and what all tasks say; kinds.py: the kinds of
-                            task, found in hflm/tasks; training.py: pretrain and finetune; cleaning.py: pretrain.clean
+      load.py               YAML -> a frozen Recipe, or all its problems with file and line
+      schema.py             the Recipe and the rules between its sections; section.py: what all sections have in common
+      tokenizer.py, model.py, training.py, cleaning.py, benchmark.py: one section each; tasks.py: data and what all
+                            tasks say; kinds.py: the kinds of task, found in hflm/tasks
+      yaml_reader.py        YAML with line numbers; yaml_tree.py: `extends` and `--set`; shipped.py: shipped recipes
+      generation_options.py the options of `hflm generate`
       library_options.py    the names of the options that are passed through, listed in names.json, which
                             is generated from the libraries
       presets.py            GPT-2's sizes and their parameters
       batch_size.py         the batch of a step: rows x accumulation x processes
       trackers.py           the packages that args.report_to needs
-      lm_eval_import.py     a task file of lm-eval's -> one task of a recipe
+      lm_eval_import.py     a task file of lm-eval's -> one task of a recipe; lm_eval_keys.py: its keys
       reference_page.py     every key on one page, recipes/KEYS.md
 
     core/                 what all of them use
