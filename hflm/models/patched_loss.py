@@ -68,7 +68,8 @@ def _with_loss(base: Any) -> Any:
         z_loss = options.z_loss if self.training else 0.0
         if options.in_chunks:
             hidden_BTD = self.base_model(**inputs).last_hidden_state
-            total, count = losses.labelled_nll(hidden_BTD, self.get_output_embeddings().weight, labels, z_loss)
+            weight = self.get_output_embeddings().weight
+            total, count = losses.labelled_nll(hidden_BTD, weight, labels, z_loss)  # type: ignore[call-arg]
         else:
             total, count = _nll_of_own_logits(own_forward, self.get_output_embeddings(), labels, z_loss, inputs)
         return CausalLMOutput(loss=total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch))

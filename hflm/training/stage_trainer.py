@@ -77,7 +77,7 @@ class StageTrainer(Trainer):
         loader: Any = self.callback_handler.train_dataloader
         per_epoch = -(-len(loader) // self.args.gradient_accumulation_steps)
         epoch, place = divmod(step - 1, per_epoch)
-        sampler = get_sampler(loader)
+        sampler: Any = get_sampler(loader)
         loader.set_epoch(epoch)
         return [int(row) for row in sampler][place * per_step : (place + 1) * per_step]
 
@@ -123,6 +123,7 @@ class StageTrainer(Trainer):
         Trainer's own is a mean of the batches' means, which depends on both.
         """
         started = time.monotonic()
+        assert self.model is not None
         self.model.eval()
         while True:
             try:
@@ -142,6 +143,7 @@ class StageTrainer(Trainer):
     def _sum_nll(self, rows_at_once: int) -> tuple[float, int]:
         """(the sum of -log p, the number of labels) of this process's rows of the validation data."""
         rows: Any = self.eval_dataset
+        model: Any = self.model
         process, processes = self.args.process_index, self.args.world_size
         sums, labels = [], 0
         for start in range(0, len(rows), rows_at_once * processes):
@@ -152,12 +154,12 @@ class StageTrainer(Trainer):
             labels += int((batch["labels"][:, 1:] != -100).sum())
             batch = {name: each.to(self.args.device) for name, each in batch.items()}
             with torch.no_grad():
-                sums.append(self.model(**batch, num_items_in_batch=1).loss)
+                sums.append(model(**batch, num_items_in_batch=1).loss)
         return torch.stack(sums).cpu().double().sum().item(), labels
 
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, *args: Any, **options: Any) -> None:
         """As Trainer's; a checkpoint begins with it, and Guard.on_save ends it."""
-        self.guard.writing = Path(output_dir or self.args.output_dir)
+        self.guard.writing = Path(output_dir or self.guard.folder)
         super().save_model(output_dir, *args, **options)

@@ -202,7 +202,8 @@ def _keep_fp32_outputs(trainer: Trainer) -> None:
     plugin: Any = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     policy = plugin.mixed_precision_policy if plugin is not None and plugin.fsdp_version == 2 else None
     if policy is not None:
-        plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+        policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+        plugin.mixed_precision_policy = policy  # type: ignore[union-attr]
 
 
 def _save_trained(trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenizerBase | None") -> None:
