@@ -184,6 +184,8 @@ def run(
     locked: Annotated[
         bool, typer.Option("--locked", help="Only with the data and models that environment.json recorded.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Train a finished stage again without asking.")] = False,
 ) -> None:
     """Run a recipe; continue an unfinished run.
 
@@ -192,10 +194,9 @@ def run(
     from hflm.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or ())
-    announce(f"{loaded.name}: loading torch, transformers and datasets")
-    from hflm.pipeline import run_recipe
+    from hflm.pipeline import RunOptions, run_recipe
 
-    run_recipe(loaded, output, fresh, locked=locked)
+    run_recipe(loaded, output, RunOptions(fresh, locked, dry_run, yes))
 
 
 @command("hflm validate my.yaml")

@@ -28,7 +28,7 @@ import hflm.pipeline
 from hflm.core.errors import *
 from hflm import cli
 
-def run(recipe, output, fresh, locked):
+def run(recipe, output, options):
     {act}
 
 hflm.pipeline.run_recipe = run
@@ -54,7 +54,7 @@ def told(monkeypatch):
     monkeypatch.setitem(
         vars(pipeline),
         "run_recipe",
-        lambda recipe, output, fresh, locked: calls.append((recipe.name, recipe.seed, output, fresh, locked)),
+        lambda recipe, output, options: calls.append((recipe.name, recipe.seed, output, options.fresh, options.locked)),
     )
     monkeypatch.setitem(
         vars(pipeline), "benchmark_model", lambda model, recipe, *more: calls.append((model, recipe.name, *more))

@@ -1,6 +1,7 @@
 """Files and folders that are complete or absent, even if the machine stops while they are written."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -33,10 +34,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` when the block ends without an error.
 
     An existing `path` is renamed first and removed last, so that its content is on disk until the new folder is in
-    place.
+    place. If the machine stops between the two, the next call brings it back.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    interrupted = [Path(each) for each in glob.glob(f"{glob.escape(str(path.with_name(f'.{path.name}-')))}*.old")]
+    if interrupted and not path.exists():
+        os.rename(interrupted.pop(), path)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     old = new.with_name(f"{new.name}.old")
     try:
@@ -50,6 +54,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, path)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        for each in (old, *interrupted):
+            shutil.rmtree(each, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -24,8 +24,6 @@ from hflm import tasks
 from hflm.data import cleaning
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from hflm.evaluation.benchmark import BenchmarkRows
     from hflm.recipe import Task
     from hflm.recipe.schema import Recipe
@@ -61,27 +59,17 @@ def check_contamination(
     names: Sequence[str],
     rows: "Mapping[tuple[str, str], BenchmarkRows]",
     corpus: Any,
-    state: "PartialState",
 ) -> dict[str, Overlap]:
     """The Overlap of each task in `names` with all training text that can be read again, {} where there is none.
 
     `rows` are the rows of each (task, "train" | "test"), `corpus` the pipeline's Corpus or None. A stream is not read
-    again. Each process reads its part of the text, and all of them get the whole result.
+    again.
     """
-    from accelerate.utils import gather_object
-
     against, texts = _training_texts(recipe, rows, corpus)
     if not against:
         return {}
     indexes = {name: Index(*_parts(rows[name, "test"].task, rows[name, "test"].examples)) for name in names}
-    scan_texts(
-        indexes.values(),
-        (text for number, text in enumerate(texts) if number % state.num_processes == state.process_index),
-    )
-    for index in indexes.values():
-        for seen, short_seen in gather_object([(index.seen, index.short_seen)]):
-            index.seen |= seen
-            index.short_seen |= short_seen
+    scan_texts(indexes.values(), texts)
     return {name: index.overlap(against, _is_running_text(rows[name, "test"].task)) for name, index in indexes.items()}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from hflm.core import UserError, expand_path
 from hflm.inference import ENDPOINT_PREFIX, find_endpoint
 from hflm.pipeline.run import run_recipe
+from hflm.pipeline.run_folder import run_folder
 from hflm.recipe import Recipe
 
 
@@ -28,7 +29,9 @@ def benchmark_model(
         endpoint = find_endpoint(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
-    folder = expand_path(output) if output else Path("runs") / f"{recipe.name}-bench-{_short_name(model)}"
+    folder = run_folder(
+        recipe, Path("runs") / f"{recipe.name}-bench-{_short_name(model)}" if output is None else output
+    )
     if any((folder / part).exists() for part in ("pretrain", "finetune", "model")):
         raise UserError(f"--output {folder}: it holds a trained run, which this would overwrite. Name another folder")
     benchmarked = {

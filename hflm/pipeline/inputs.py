@@ -11,16 +11,22 @@ from typing import Any
 
 import yaml
 
-from hflm.core import expand_path, fingerprint_model
-from hflm.data import data_fingerprint, is_hub_id, is_hub_source, resolve_commit
+from hflm.core import expand_path, fingerprint_checksums, fingerprint_files, fingerprint_model
+from hflm.data import is_hub_id, is_hub_source, resolve_commit, source_files, toy
 from hflm.recipe import Data, Recipe, data_sources
 
 
 @dataclass(frozen=True)
 class ResolvedData:
-    """A data set: `fingerprint` is of the files' content, of the toy world's version, or of the Hub id and revision."""
+    """A data set.
+
+    `files` are the local ones that it may read. `content` is their checksum (or the toy world's version), None for the
+    Hub; `fingerprint` is of content and options together, of a Hub id with its options.
+    """
 
     source: Data
+    files: tuple[Path, ...]
+    content: str | None
     fingerprint: str
 
     @cached_property
@@ -99,7 +105,7 @@ def resolve_inputs(recipe: Recipe) -> Inputs:
         # Tasks often name the same data set: it is looked up once.
         name = source.model_dump_json()
         if name not in resolved:
-            resolved[name] = ResolvedData(source, data_fingerprint(source))
+            resolved[name] = _data(source)
         return resolved[name]
 
     tokenizer = recipe.tokenizer
@@ -113,6 +119,18 @@ def resolve_inputs(recipe: Recipe) -> Inputs:
             if (encoder := getattr(task, "bertscore_model", None)) is not None
         },
     )
+
+
+def _data(source: Data) -> ResolvedData:
+    if source.path == "toy":
+        version = [("toy.py", toy.VERSION)]
+        content, whole = fingerprint_checksums(version, []), fingerprint_checksums(version, [source.options])
+        return ResolvedData(source, (), content, whole)
+    files = source_files(source)
+    if not files:
+        return ResolvedData(source, (), None, fingerprint_files([], [source.path, source.options]))
+    whole = fingerprint_files(files, [source.options])
+    return ResolvedData(source, tuple(files), fingerprint_files(files), whole)
 
 
 def _model(path: str | None, revision: str | None = None) -> ResolvedModel:

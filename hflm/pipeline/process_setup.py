@@ -1,12 +1,36 @@
-"""What a run changes in its whole process for speed, in one place. Each change has an environment variable against it.
+"""What a run changes in its whole process, once and here. Each change has a way to turn it off.
 
 - HFLM_MALLOC=0: glibc's malloc stays as it is (hflm.core.hardware.tune_malloc).
 - HFLM_ONEDNN=0: fp32 products on CPUs with AVX-512 stay with MKL (hflm.models.onednn).
+- HFLM_LIBRARY_LOGS=1: transformers and bitsandbytes print their progress bars and all their log messages.
+- `seed:` in the recipe: of Python, numpy and torch.
+- args.ddp_timeout in the recipe: how long a collective operation waits for the other processes.
+- ACCELERATE_USE_CPU=true: the CPU, where there is a GPU.
 """
 
+import logging
 import os
 
-from hflm.core import arithmetic, hardware
+from hflm.core import arithmetic, hardware, logger
+from hflm.pipeline.ranks import Ranks
+from hflm.recipe import Recipe
+
+DDP_TIMEOUT = 1800  # seconds; TrainingArguments' default
+
+
+def start(recipe: Recipe) -> Ranks:
+    """Set the process up and join the process group (one process unless a launcher started several)."""
+    if os.environ.get("HFLM_LIBRARY_LOGS") != "1":
+        _quiet_libraries()
+    for line in tune(spare_memory=any(args.get("activation_checkpointing") for args in _training_args(recipe))):
+        logger.info(line)
+    from accelerate.utils import set_seed
+
+    from hflm.training import start_processes
+
+    set_seed(recipe.seed)
+    timeouts = (args.get("ddp_timeout", DDP_TIMEOUT) for args in _training_args(recipe))
+    return Ranks(start_processes(max(timeouts, default=DDP_TIMEOUT)))
 
 
 def tune(spare_memory: bool = False) -> list[str]:
@@ -22,3 +46,16 @@ def tune(spare_memory: bool = False) -> list[str]:
 
     changed = onednn.use_where_faster()
     return [changed] if changed else []
+
+
+def _quiet_libraries() -> None:
+    """What a run reports itself, or nobody can act on."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a faster kernel that it misses, each product it casts
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _training_args(recipe: Recipe) -> list[dict]:
+    return [section.args for section in (recipe.pretrain, recipe.finetune) if section is not None]

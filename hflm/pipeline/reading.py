@@ -108,7 +108,8 @@ def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -
     validation = _validation(recipe, stage) if stage.validation is not None and fraction is None else None
     held_out = validation and _normalized(stage, validation.texts)
     if sources.streamed:
-        corpus = _streamed(stage, sources, fraction, held_out, say, listed)
+        say(f"streams {sources}")
+        corpus = _streamed(stage, sources, fraction, held_out, open_stream(recipe, listed))
     else:
         read = read_documents(sources, _cleaner(stage, held_out or ()))
         say(f"read {len(read.texts):,} texts of {sources}: {describe_lengths(read.texts)}")
@@ -125,21 +126,33 @@ def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -
     return corpus
 
 
+def streams_corpus(stage: PretrainRecipe) -> bool:
+    """Whether the corpus is read as a stream."""
+    return any(source.options.get("streaming") for source in stage.data)
+
+
+def open_stream(recipe: Recipe, listed: Path) -> DocumentStream:
+    """The cleaned stream of a corpus, which every process reads for itself."""
+    stage = recipe.pretrain
+    assert stage is not None
+    fraction = stage.validation if isinstance(stage.validation, float) else None
+    sources = Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    stream = stream_documents(sources, listed, fraction)
+    if stage.clean is None:
+        return stream
+    from hflm.data.cleaning import clean_stream
+
+    return dataclasses.replace(stream, dataset=clean_stream(stream.dataset, stage.clean))
+
+
 def _streamed(
     stage: PretrainRecipe,
     sources: Sources,
     fraction: float | None,
     held_out: list[str] | None,
-    say: Say,
-    listed: Path,
+    texts: DocumentStream,
 ) -> Corpus:
     begun = sample_stream(sources, fraction)
-    say(f"streams {sources}")
-    texts = stream_documents(sources, listed, fraction)
-    if stage.clean is not None:
-        from hflm.data.cleaning import clean_stream
-
-        texts = dataclasses.replace(texts, dataset=clean_stream(texts.dataset, stage.clean))
     if fraction is not None:
         cleaner = _cleaner(stage)
         held_out = cleaner(begun.texts)[1] if cleaner and begun.texts else begun.texts

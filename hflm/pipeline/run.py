@@ -4,77 +4,136 @@ A stage that ended with the same inputs is skipped, an unfinished one is continu
 read before anything is trained, so that a bad row is found in the first minute and not after a night.
 """
 
-import os
+import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, read_json
+from hflm.core import UserError, atomic_write_text, configure_logging, logger
 from hflm.data import SKIPPED_ROWS
 from hflm.inference import Endpoint
 from hflm.pipeline import process_setup, provenance, stage_state
-from hflm.pipeline.inputs import resolve_inputs
+from hflm.pipeline.console import RunLog, is_first_process, logged, phase
+from hflm.pipeline.inputs import Inputs, resolve_inputs
+from hflm.pipeline.ranks import Ranks
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks
-from hflm.pipeline.stage_keys import stage_keys
-from hflm.pipeline.stages import STAGES, Run
-from hflm.pipeline.stages.card import show_summary
+from hflm.pipeline.run_folder import LOG, locked_folder, run_folder
+from hflm.pipeline.schedule import Scheduled, retrained, schedule
+from hflm.pipeline.stage_keys import Dependencies, stage_dependencies
+from hflm.pipeline.stage_state import StageState, read_stage_state
+from hflm.pipeline.stages import STAGES, Run, card
 from hflm.recipe import Recipe, dump_recipe, require_trackers
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run: the options of `hflm run`.
+
+    `fresh`: set an earlier run in the folder aside first. `locked`: only when all data and models are those of the
+    folder's environment.json. `dry_run`: print which stages would run, and why. `yes`: train a finished stage again
+    without asking.
+    """
+
+    fresh: bool = False
+    locked: bool = False
+    dry_run: bool = False
+    yes: bool = False
 
 
 def run_recipe(
     recipe: Recipe,
     output: str | Path | None = None,
-    fresh: bool = False,
-    locked: bool = False,
+    options: RunOptions | None = None,
     endpoint: Endpoint | None = None,
 ) -> None:
-    """Run `recipe` in `output` (default: runs/<name>); `fresh` sets an earlier run in that folder aside first.
+    """Run `recipe` in `output` (default: runs/<name>).
 
-    `locked`: only when all data and models are those of the folder's environment.json. With an Endpoint its answers
-    are measured, in place of a model that is loaded here.
+    With an Endpoint its answers are measured, in place of a model that is loaded here.
     """
     configure_logging()
-    folder = expand_path(output) if output else Path("runs") / recipe.name
-    inputs = resolve_inputs(recipe)
-    if locked:
+    with logged() as log:
+        _run(recipe, run_folder(recipe, output), options or RunOptions(), endpoint, log)
+
+
+def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None, log: RunLog) -> None:
+    logger.info(f"{recipe.name}: {folder}")
+    with phase("checksums of data and models"):
+        inputs = resolve_inputs(recipe)
+    if options.locked:
         provenance.check_locked(folder, inputs)
-    keys = stage_keys(recipe, inputs, endpoint)
-    finished = {} if fresh else stage_state.finished_stages(folder)
-    todo = frozenset(stage for stage, key in keys.items() if finished.get(stage) != key)
+    dependencies = stage_dependencies(recipe, inputs, endpoint)
+    state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)
+    scheduled = schedule(dependencies, state, options.fresh)
+    if options.dry_run:
+        for each in scheduled:
+            print(each)
+        return
+    todo = frozenset(each.stage for each in scheduled if each.due)
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
     if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe):
-        logger.info(f"{folder}: finished, and nothing in the recipe or its data has changed.")
-        if int(os.environ.get("RANK", "0")) == 0:
-            from hflm.publishing import write_card
-
-            write_card(folder, recipe)  # the run may have stopped before it, or the file was removed
-        show_summary(folder, recipe)
+        _end_unchanged(recipe, state)
         return
-
+    _confirm(scheduled, state, options)
     _check_packages(recipe, todo)
-    state = _start(recipe)
-    _check_processes(recipe, state)
-    from hflm.training import first_process_first
-
-    with first_process_first():  # the others find what the first one cached
-        rows = read_tasks(recipe, todo, logger.info)
-        corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
-    run = Run(recipe, folder, inputs, keys, todo, rows, corpus, state, endpoint)
-    if state.is_main_process:
-        if fresh and folder.exists():
+    ranks = process_setup.start(recipe)
+    _check_processes(recipe, ranks)
+    if ranks.is_main:
+        if options.fresh and folder.exists():
             logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
-        _write_records(run)
-    state.wait_for_everyone()
-    logger.info(f"{folder}: {state.num_processes} process{'es' * (state.num_processes > 1)} on {state.device}")
+        with locked_folder(folder):
+            _run_stages(recipe, inputs, dependencies, todo, state, ranks, endpoint, log)
+    else:
+        _run_stages(recipe, inputs, dependencies, todo, state, ranks, endpoint, log)
 
+
+def _run_stages(
+    recipe: Recipe,
+    inputs: Inputs,
+    dependencies: dict[str, Dependencies],
+    todo: frozenset[str],
+    state: StageState,
+    ranks: Ranks,
+    endpoint: Endpoint | None,
+    log: RunLog,
+) -> None:
+    rows, corpus, folder = {}, None, state.folder
+    if ranks.is_main:
+        with phase("reading and checking the data"):
+            rows = read_tasks(recipe, todo, logger.info)
+            corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
+    run = Run(recipe, folder, inputs, dependencies, todo, state, ranks, rows, corpus, endpoint)
+    if ranks.is_main:
+        log.open(folder / LOG)
+        _write_records(run)
+    ranks.wait_for_all()
+    logger.info(f"{folder}: {ranks.count} process{'es' * (ranks.count > 1)} on {ranks.device}")
     for stage in STAGES:
         if stage.due(run):
             stage.run(run)
             stage.finish(run)
+
+
+def _end_unchanged(recipe: Recipe, state: StageState) -> None:
+    """Nothing is left to do, unless an earlier run was stopped before its card."""
+    if not is_first_process():
+        return
+    logger.info(f"{state.folder}: finished, and nothing in the recipe or its data has changed.")
+    if not card.is_current(state):
+        with locked_folder(state.folder):
+            card.write_card(state.folder, recipe)
+            state.finish("card", card.card_sources(state.folder))
+    card.show_summary(state.folder, recipe)
+
+
+def _confirm(scheduled: list[Scheduled], state: StageState, options: RunOptions) -> None:
+    """Announce finished training stages that would be trained again; ask, where somebody can answer."""
+    lines = retrained(scheduled, state)
+    for line in lines:
+        logger.info(line)
+    asks = lines and not options.yes and is_first_process() and sys.stdin.isatty() and sys.stderr.isatty()
+    if asks and input("Train again? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("Nothing was run. `hflm run --dry-run` says what has changed, --yes trains without asking")
 
 
 def _check_packages(recipe: Recipe, todo: Collection[str]) -> None:
@@ -88,10 +147,10 @@ def _check_packages(recipe: Recipe, todo: Collection[str]) -> None:
             require_trackers(getattr(recipe, stage).args.get("report_to"), stage)
 
 
-def _check_processes(recipe: Recipe, state: "PartialState") -> None:
-    if recipe.processes is not None and state.num_processes < recipe.processes:
+def _check_processes(recipe: Recipe, ranks: Ranks) -> None:
+    if recipe.processes is not None and ranks.count < recipe.processes:
         raise UserError(
-            f"processes: the recipe asks for {recipe.processes}, and {state.num_processes} started. Use `torchrun "
+            f"processes: the recipe asks for {recipe.processes}, and {ranks.count} started. Use `torchrun "
             f"--nproc_per_node {recipe.processes} -m hflm run ...`, or accelerate launch with a configuration of "
             "recipes/launch (with --cpu alone it starts one process)"
         )
@@ -100,14 +159,14 @@ def _check_processes(recipe: Recipe, state: "PartialState") -> None:
 def _write_records(run: Run) -> None:
     """recipe.yaml, environment.json and the report of the cleaning, before the first stage."""
     folder = run.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    if read_json(folder / "pretrain" / stage_state.MARKER).get("key") != run.keys.get("pretrain"):
+    if "pretrain" in run.todo and not run.state.is_begun("pretrain", run.dependencies["pretrain"]):
         (folder / SKIPPED_ROWS).unlink(missing_ok=True)  # it belongs to other data
-    atomic_write_text(folder / "recipe.yaml", dump_recipe(run.recipe))
+    run.state.migrate()
     if run.todo != {"push"}:  # what is pushed again is what the run left
-        described = provenance.describe(run.recipe, run.inputs, run.state.num_processes)
-        provenance.write_environment(folder, described, run.keys)
+        described = provenance.describe(run.recipe, run.inputs, run.ranks.count)
+        provenance.write_environment(folder, described, run.dependencies)
         _report_cleaning(folder, run.recipe, run.corpus)
+    atomic_write_text(folder / "recipe.yaml", dump_recipe(run.recipe))
 
 
 def _report_cleaning(folder: Path, recipe: Recipe, corpus: Corpus | None) -> None:
@@ -122,28 +181,3 @@ def _report_cleaning(folder: Path, recipe: Recipe, corpus: Corpus | None) -> Non
         Console(stderr=True).print(cleaning_table(corpus.cleaning))
     elif corpus is not None or recipe.pretrain is None or recipe.pretrain.clean is None:
         path.unlink(missing_ok=True)
-
-
-def _start(recipe: Recipe) -> "PartialState":
-    """The process group (one process unless a launcher started several), seeded."""
-    from logging import ERROR, getLogger
-
-    getLogger("bitsandbytes").setLevel(ERROR)  # a faster kernel that it misses, each product that it casts
-    from accelerate.utils import set_seed
-    from transformers.utils import logging
-
-    from hflm.training import start_processes
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    for line in process_setup.tune(spare_memory=_saves_memory(recipe)):
-        logger.info(line)
-    set_seed(recipe.seed)
-    sections = [section for section in (recipe.pretrain, recipe.finetune) if section is not None]
-    return start_processes(max((section.args.get("ddp_timeout", 1800) for section in sections), default=1800))
-
-
-def _saves_memory(recipe: Recipe) -> bool:
-    """Whether a stage trades time for memory."""
-    sections = [section for section in (recipe.pretrain, recipe.finetune) if section is not None]
-    return any(section.args.get("activation_checkpointing") for section in sections)

@@ -1,65 +1,154 @@
-"""Which stages of a run are finished, in stages.json, and what is set aside when their inputs have changed."""
+"""Which stages of a run are finished, and what is set aside when their dependencies have changed.
+
+stages.json has the key of each finished stage, stage_inputs.json what went into the key, so that a run can say what has
+changed. Runs of hflm 0.1 have keys of another form: they are translated by the recipe that the run recorded.
+"""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hflm.core import atomic_write_text, read_json
+from hflm.core import UserError, atomic_write_text, read_json
 from hflm.evaluation import read_results
+from hflm.inference import Endpoint
+from hflm.pipeline.inputs import resolve_inputs
+from hflm.pipeline.legacy_keys import legacy_stage_keys
+from hflm.pipeline.stage_keys import Dependencies, dependencies_key, describe_changes, stage_dependencies
+from hflm.recipe import load_recipe
 
-FILE = "stages.json"
+FILE, INPUTS = "stages.json", "stage_inputs.json"
 MARKER = "inputs.json"  # in a training stage's folder: the key that its checkpoints belong to
 
 
-def finished_stages(folder: Path) -> dict[str, str]:
-    """{stage: key} of the stages that ended in `folder` and whose results exist.
+@dataclass
+class StageState:
+    """The finished stages of the run in `folder`: their keys and, as far as they are known, their dependencies.
+
+    `translated` maps keys of an earlier hflm to today's.
+    """
+
+    folder: Path
+    keys: dict[str, str] = field(default_factory=dict)
+    dependencies: dict[str, Dependencies] = field(default_factory=dict)
+    translated: dict[str, str] = field(default_factory=dict)
+
+    def is_finished(self, stage: str, dependencies: Dependencies) -> bool:
+        """Whether `stage` has ended with these dependencies."""
+        return self.keys.get(stage) == dependencies_key(dependencies)
+
+    def is_begun(self, stage: str, dependencies: Dependencies) -> bool:
+        """Whether a training stage was stopped before its end, with these dependencies."""
+        return self._marked(stage) == dependencies_key(dependencies)
+
+    def changes(self, stage: str, dependencies: Dependencies) -> str:
+        """What has changed since `stage` ended, in words."""
+        if stage not in self.dependencies:
+            return "it was made from something else"
+        return describe_changes(self.dependencies[stage], dependencies)
+
+    def finish(self, stage: str, dependencies: Dependencies) -> None:
+        """Record that a stage has ended; later stages stay recorded, their keys say whether they are still valid."""
+        self.keys[stage] = dependencies_key(dependencies)
+        self.dependencies[stage] = dependencies
+        self.write()
+
+    def forget(self, *stages: str) -> None:
+        """Mark stages as unfinished, because what they left is about to change."""
+        if self.keys.keys() & set(stages):
+            self.keys = {stage: key for stage, key in self.keys.items() if stage not in stages}
+            self.write()
+
+    def begin(self, stage: str, dependencies: Dependencies) -> Path | None:
+        """Make a training stage's folder ready for these dependencies.
+
+        What others left there is neither continued nor lost: it is set aside. Returns where, or None.
+        """
+        folder, aside = self.folder / stage, None
+        if folder.exists() and not self.is_begun(stage, dependencies):
+            self.forget(stage)
+            aside = set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.mark(stage, dependencies)
+        return aside
+
+    def mark(self, stage: str, dependencies: Dependencies) -> None:
+        """Let the checkpoints in a training stage's folder belong to these dependencies."""
+        marker = json.dumps({"key": dependencies_key(dependencies)})
+        atomic_write_text(self.folder / stage / MARKER, f"{marker}\n")
+
+    def write(self) -> None:
+        """Write stages.json and stage_inputs.json; the first counts, so it is the last."""
+        known = {stage: each for stage, each in self.dependencies.items() if stage in self.keys}
+        _write(self.folder / INPUTS, known)
+        _write(self.folder / FILE, self.keys)
+
+    def migrate(self) -> None:
+        """Write today's keys in place of those of an earlier hflm, which can be read only with its recipe.yaml."""
+        self.write()
+        for marker in self.folder.glob(f"*/{MARKER}"):
+            key = read_json(marker).get("key")
+            if key in self.translated:
+                atomic_write_text(marker, json.dumps({"key": self.translated[key]}) + "\n")
+
+    def _marked(self, stage: str) -> str | None:
+        key = read_json(self.folder / stage / MARKER).get("key")
+        return self.translated.get(key, key)
+
+
+def read_stage_state(folder: Path, endpoint: Endpoint | None = None) -> StageState:
+    """The stages that ended in `folder` and whose results exist.
 
     Raises UserError for a results.json that cannot be read.
     """
     scores = folder / "benchmark" / "results.json"
     measured = read_results(scores).tasks if scores.exists() else {}
-    kept = read_json(folder / FILE)
-    return {
+    keys = {
         stage: key
-        for stage, key in kept.items()
+        for stage, key in read_json(folder / FILE).items()
         if not stage.startswith("benchmark/") or stage.removeprefix("benchmark/") in measured
     }
-
-
-def forget(folder: Path, *stages: str) -> None:
-    """Mark stages as unfinished, because what they left is about to change."""
-    kept = finished_stages(folder)
-    if kept.keys() & set(stages):
-        _write(folder, {stage: key for stage, key in kept.items() if stage not in stages})
-
-
-def finish(folder: Path, stage: str, key: str) -> None:
-    """Record that a stage has ended; later stages stay recorded, their keys say whether they are still valid."""
-    _write(folder, {**finished_stages(folder), stage: key})
-
-
-def begin(folder: Path, key: str) -> Path | None:
-    """Make a training stage's folder ready for the inputs `key`.
-
-    What other inputs left there is neither continued nor lost: it is set aside. Returns where, or None.
-    """
-    aside = None
-    if folder.exists() and read_json(folder / MARKER).get("key") != key:
-        forget(folder.parent, folder.name)
-        aside = set_aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / MARKER, json.dumps({"key": key}) + "\n")
-    return aside
+    known: dict[str, Dependencies] = read_json(folder / INPUTS)
+    known = {stage: each for stage, each in known.items() if keys.get(stage) == dependencies_key(each)}
+    state = StageState(folder, keys, known)
+    if not keys.keys() <= known.keys() or not keys:
+        _translate(state, endpoint)
+    return state
 
 
 def set_aside(path: Path) -> Path:
     """Rename a folder or file to `<name>.previous`, `<name>.previous-2`...; returns the new path."""
-    number, aside = 1, path.with_name(f"{path.name}.previous")
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.previous-{number}")
+    aside = aside_path(path)
     path.rename(aside)
     return aside
 
 
-def _write(folder: Path, keys: dict[str, str]) -> None:
-    atomic_write_text(folder / FILE, json.dumps(keys, indent=1) + "\n")
+def aside_path(path: Path) -> Path:
+    """Where `set_aside` would put it."""
+    number, aside = 1, path.with_name(f"{path.name}.previous")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.previous-{number}")
+    return aside
+
+
+def _translate(state: StageState, endpoint: Endpoint | None) -> None:
+    """Put today's keys in place of those of hflm 0.1, for stages that were made with the recorded recipe."""
+    path = state.folder / "recipe.yaml"
+    if not path.is_file():
+        return
+    try:
+        recipe = load_recipe(str(path))
+        inputs = resolve_inputs(recipe)
+    except UserError:  # a recipe that hflm no longer reads
+        return
+    today = stage_dependencies(recipe, inputs, endpoint)
+    for stage, legacy in legacy_stage_keys(recipe, inputs, endpoint).items():
+        state.translated[legacy] = dependencies_key(today[stage])
+        if state.keys.get(stage) == legacy:
+            state.keys[stage] = dependencies_key(today[stage])
+            state.dependencies[stage] = today[stage]
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    atomic_write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import TrainingArguments
 
 from hflm.core import UserError
 from hflm.core.arithmetic import Arithmetic
 from hflm.recipe import Batch, derive_batch
+from hflm.training.processes import uses_cpu
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -64,7 +64,7 @@ def training_arguments(
 
     Raises UserError for a value that TrainingArguments refuses, or that cannot work on these processes.
     """
-    accelerated = torch.accelerator.is_available()
+    accelerated = not uses_cpu()
     own = {
         "output_dir": str(folder),
         "seed": stage.seed,

@@ -1,7 +1,5 @@
-"""The process group of a run, and work that the first process does while the others wait."""
+"""The process group of a run, and how its processes wait while one of them works for hours."""
 
-import contextlib
-from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
@@ -23,23 +21,22 @@ def start_processes(timeout_seconds: int) -> "PartialState":
     """
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(seconds=timeout_seconds))
+    return PartialState(cpu=uses_cpu(), timeout=timedelta(seconds=timeout_seconds))
 
 
-@contextlib.contextmanager
-def first_process_first() -> Iterator[None]:
-    """The first process runs the block, then the others, however long the first one takes.
+def uses_cpu() -> bool:
+    """Whether a run computes on the CPU: there is no accelerator, or ACCELERATE_USE_CPU=true leaves it unused."""
+    from accelerate.utils import parse_flag_from_env
 
-    `PartialState.main_process_first` waits in a collective: past its timeout (NCCL's is 10 minutes) the others end.
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here, however long the slowest works.
+
+    `PartialState.wait_for_everyone` waits in a collective: past its timeout (NCCL's is 10 minutes) the others end.
     """
-    if not distributed.is_initialized():
-        yield
-        return
-    first = distributed.get_rank() == 0
-    if not first:
-        distributed.barrier(group=_patient_group())
-    yield  # after an error there is nothing to wait for: the launcher ends the others
-    if first:
+    if distributed.is_initialized():
         distributed.barrier(group=_patient_group())
 
 

@@ -22,7 +22,7 @@ from hflm.inference import Endpoint, find_endpoint
 from hflm.inference.endpoint import choice_of
 from hflm.pipeline import bench, resolve_inputs, run_recipe
 from hflm.pipeline.bench import benchmark_model
-from hflm.pipeline.stage_keys import stage_keys
+from hflm.pipeline.stage_keys import dependencies_key, stage_dependencies
 from hflm.recipe import load_recipe
 
 SECRET = "sk-" + "q7" * 12
@@ -385,8 +385,8 @@ def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatc
     folder = Path("runs/good-bench-openai--org--tiny")
     assert handed == [(folder, Endpoint("org/tiny", "http://localhost:1/v1", chat=True))]
     endpoints = (None, handed[0][1], Endpoint("org/tiny", "http://localhost:2/v1"))
-    keys = [stage_keys(loaded, resolve_inputs(loaded), endpoint) for endpoint in endpoints]
-    assert len({key["benchmark/reviews"] for key in keys}) == 3
+    keys = [stage_dependencies(loaded, resolve_inputs(loaded), endpoint) for endpoint in endpoints]
+    assert len({dependencies_key(key["benchmark/reviews"]) for key in keys}) == 3
 
 
 @contextlib.contextmanager

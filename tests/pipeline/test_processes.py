@@ -66,3 +66,40 @@ def test_a_signal_that_comes_at_different_steps_stops_both_ranks_at_the_same_one
     [checkpoint] = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
     assert (checkpoint / "checksums.json").is_file()
     assert (checkpoint / "rng_state_1.pth").is_file()
+
+
+# Runs a recipe whose first process takes longer to read the data than a collective operation may.
+SLOW = """
+import sys, time
+from hflm.pipeline import run, run_recipe
+from hflm.recipe import load_recipe
+
+read = run.read_corpus
+
+def slow(*arguments):
+    time.sleep(30)
+    print("read by one process", file=sys.stderr)
+    return read(*arguments)
+
+run.read_corpus = slow
+sets = ["pretrain.args.max_steps=3", "pretrain.args.ddp_timeout=20", "pretrain.validation=0.2"]
+run_recipe(load_recipe("long.yaml", sets), "run")
+"""
+
+
+@pytest.mark.slow
+def test_data_that_take_longer_than_a_collective_operation_may_end_no_process(tmp_path):
+    (tmp_path / "long.yaml").write_text(LONG)
+    (tmp_path / "slow.py").write_text(SLOW)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, "slow.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stderr.count("read by one process") == 1
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "pretrain" / "rows").exists()

@@ -16,7 +16,7 @@ import yaml
 from hflm import cli
 from hflm.core import UserError, read_json_lines
 from hflm.evaluation import read_results
-from hflm.pipeline import benchmark_model, run_recipe
+from hflm.pipeline import RunOptions, benchmark_model, run_recipe
 from hflm.pipeline.bench import _short_name
 from hflm.recipe import load_recipe
 
@@ -58,10 +58,10 @@ def call(tmp_path, *arguments, **options):
     )
 
 
-def run_here(folder, *sets, fresh=False):
+def run_here(folder, *sets, **options):
     """The same in this process, which has imported everything already."""
     with contextlib.chdir(folder):
-        run_recipe(load_recipe("tiny.yaml", sets), "run", fresh)
+        run_recipe(load_recipe("tiny.yaml", sets), "run", RunOptions(**options))
 
 
 def weights(folder):
@@ -240,7 +240,7 @@ def test_a_folder_is_named_by_the_model_and_no_trained_run_is_overwritten(workpl
             _short_name(name) for name in ("exp-0.1", "exp-0.2", "a/model", "b/model", "small.v1.gguf", "org/gpt2")
         ]
         assert names == ["exp-0.1", "exp-0.2", "a-model", "b-model", "small.v1", "org--gpt2"]
-        with pytest.raises(UserError, match="--output run: a trained run lies there"):
+        with pytest.raises(UserError, match="--output run: it holds a trained run"):
             benchmark_model("run", load_recipe("tiny.yaml"), "run")
 
 
@@ -248,6 +248,101 @@ def test_fresh_forgets_and_keeps_the_earlier_run_aside(workplace):
     run_here(workplace, "benchmark.tasks=[qa]", fresh=True)
     assert (workplace / "run.previous" / "model" / "model.safetensors").is_file()
     assert list(read_results(workplace / "run" / "benchmark" / "results.json").tasks) == ["qa"]
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_shorter_run_without_benchmark_does_not_show_the_earlier_scores(workplace):
+    before = (workplace / "run" / "benchmark" / "results.json").read_bytes()
+    run_here(workplace, "finetune.args.max_steps=2", "benchmark=null")
+    assert not (workplace / "run" / "benchmark").exists()
+    assert (workplace / "run" / "benchmark.previous" / "results.json").read_bytes() == before
+    assert "## Benchmark" not in (workplace / "run" / "README.md").read_text()
+    run_here(workplace, "finetune.args.max_steps=3", "benchmark.tasks=[qa]")
+    run_here(workplace, "finetune.args.max_steps=4", "benchmark.tasks=[qa]")
+    kept = [read_results(path).tasks for path in workplace.glob("run/benchmark.previous*/results.json")]
+    assert sorted(len(tasks) for tasks in kept) == [1, 5]
+    assert len(list((workplace / "run").glob("finetune.previous*"))) == 3, "nothing is deleted"
+
+
+def test_scores_of_other_weights_are_set_aside_wherever_they_come_from(workplace):
+    path = workplace / "run" / "benchmark" / "results.json"
+    shape = json.loads(path.read_text())
+    shape["tasks"]["qa"]["model_revision"] = "sha256:other"
+    path.write_text(json.dumps(shape))
+    (workplace / "run" / "README.md").unlink()
+    run_here(workplace)
+    assert "qa" not in read_results(path).tasks
+    assert "qa" in read_results(workplace / "run" / "benchmark.previous" / "results.json").tasks
+
+
+def test_a_card_that_is_missing_or_older_than_the_scores_is_written_again(workplace):
+    run = workplace / "run"
+    trained = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    (run / "README.md").unlink()
+    run_here(workplace)
+    assert "## Benchmark" in (run / "README.md").read_text()
+    written = files_of(run)
+    run_here(workplace)
+    assert files_of(run) == written
+    # Killed between the scores and the card: the card is of other scores.
+    shape = json.loads((run / "benchmark" / "results.json").read_text())
+    shape["tasks"]["qa"]["metrics"]["f1"]["value"] = 77.7
+    (run / "benchmark" / "results.json").write_text(json.dumps(shape))
+    run_here(workplace)
+    assert "77.7" in (run / "README.md").read_text()
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_change_that_cannot_change_the_weights_trains_nothing(workplace):
+    trained = {name: each for name, each in files_of(workplace / "run").items() if name.endswith(".safetensors")}
+    args = ["logging_steps=1", "report_to=[]", "save_total_limit=7", "save_steps=3", "per_device_eval_batch_size=2"]
+    sets = [f"{stage}.args.{arg}" for stage in ("pretrain", "finetune") for arg in args]
+    run_here(workplace, *sets, "pretrain.on_bad_row=skip", "tasks.qa.on_bad_row=skip", "name=other")
+    assert {name: each for name, each in files_of(workplace / "run").items() if name in trained} == trained
+    assert "logging_steps: 1" in (workplace / "run" / "recipe.yaml").read_text()
+
+
+def test_a_dry_run_says_what_would_run_and_why_and_changes_nothing(workplace, capsys):
+    before = files_of(workplace / "run")
+    run_here(workplace, "finetune.args.max_steps=3", "tasks.qa.limit=7", dry_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert files_of(workplace / "run") == before
+    assert lines[:3] == [
+        "tokenizer: is skipped, it is finished and nothing that it depends on has changed",
+        "pretrain: is skipped, it is finished and nothing that it depends on has changed",
+        "finetune: runs, although it is finished: finetune.args.max_steps changed from 10 to 3",
+    ]
+    assert lines[3].startswith("model: runs") and "tasks.qa.limit changed from unset to 7" in lines[7]
+
+
+def test_a_finished_stage_is_announced_and_asked_about_on_a_terminal(workplace):
+    """A pseudo-terminal answers no, then --yes trains."""
+    import pty
+
+    before = weights(workplace / "run")
+    master, slave = pty.openpty()
+    changed = command("run", "--set", "finetune.args.max_steps=3")
+    with subprocess.Popen(changed, cwd=workplace, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        shown = b""
+        while b"Train again? [y/N]" not in shown:
+            shown += os.read(master, 4096)
+        os.write(master, b"n\n")
+        assert process.wait() == 2
+    os.close(master)
+    assert b"finetune.args.max_steps changed from 10 to 3" in shown
+    assert b"finetune.previous" in shown
+    assert weights(workplace / "run") == before
+
+
+def test_the_run_keeps_a_log(finished):
+    log = (finished / "run" / "run.log").read_text().splitlines()
+    assert any(line.endswith("tiny: run") for line in log) and any("pretrain 12/12" in line for line in log)
+    assert any("card: run/README.md" in line for line in log)
+    assert all(line[:4].isdigit() for line in log)
 
 
 def test_the_benchmark_alone_on_a_finished_run(workplace):

@@ -481,10 +481,12 @@ def test_a_licence_is_told_where_the_data_tells_it(tmp_path, load, name, text, l
 
 
 def test_a_licence_of_the_data_changes_no_stage(load):
-    from hflm.pipeline.stage_keys import stage_keys
+    from hflm.pipeline.stage_keys import stage_dependencies
 
     with_license, without = load(), load(RECIPE.replace(", license: cc-zero", ""))
-    assert stage_keys(with_license, resolve_inputs(with_license)) == stage_keys(without, resolve_inputs(without))
+    assert stage_dependencies(with_license, resolve_inputs(with_license)) == stage_dependencies(
+        without, resolve_inputs(without)
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,14 @@ import pytest
 
 SLOW = """
 import sys, time
-from hflm.training import first_process_first, start_processes
+from hflm.training import start_processes, wait_for_all
 
 state = start_processes(timeout_seconds=5)
-order = []
-with first_process_first():
-    if state.is_main_process:
-        time.sleep(12)
-        open("prepared", "w").close()
-    else:
-        assert open("prepared")
+if state.is_main_process:
+    time.sleep(12)
+    open("prepared", "w").close()
+wait_for_all()
+assert open("prepared")
 state.wait_for_everyone()
 print("rank", state.process_index, "is done")
 """

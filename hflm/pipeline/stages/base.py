@@ -3,46 +3,50 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from hflm.inference import Endpoint
-from hflm.pipeline import stage_state
 from hflm.pipeline.inputs import Inputs
+from hflm.pipeline.ranks import Ranks
 from hflm.pipeline.reading import Corpus, RowsByUse
+from hflm.pipeline.stage_keys import Dependencies
+from hflm.pipeline.stage_state import StageState
 from hflm.recipe import Recipe
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: the recipe, its folder, what was read for it, and the process group.
+    """A run in progress: the recipe, its folder, what was read for it, and the processes.
 
-    `keys` has the key of every stage of the recipe, `todo` the names of those to run.
+    `dependencies` has what each stage of the recipe depends on, `todo` the names of those to run, `state` those that
+    are finished. Rows and corpus are held by the main process alone.
     """
 
     recipe: Recipe
     folder: Path
     inputs: Inputs
-    keys: Mapping[str, str]
+    dependencies: Mapping[str, Dependencies]
     todo: frozenset[str]
+    state: StageState
+    ranks: Ranks
     rows: RowsByUse
     corpus: Corpus | None
-    state: "PartialState"
     endpoint: Endpoint | None = None
 
+    @property
+    def trains(self) -> bool:
+        return self.recipe.pretrain is not None or self.recipe.finetune is not None
+
     def record(self, stage: str) -> None:
-        """Record in stages.json that `stage` has ended."""
-        if self.state.is_main_process:
-            stage_state.finish(self.folder, stage, self.keys[stage])
-        self.state.wait_for_everyone()
+        """Record in stages.json that `stage` has ended, once every process is here."""
+        self.ranks.wait_for_all()
+        if self.ranks.is_main:
+            self.state.finish(stage, self.dependencies[stage])
 
     def forget(self, *stages: str) -> None:
         """Mark stages as unfinished before their files change."""
-        if self.state.is_main_process:
-            stage_state.forget(self.folder, *stages)
-        self.state.wait_for_everyone()
+        if self.ranks.is_main:
+            self.state.forget(*stages)
 
 
 class Stage(Protocol):

@@ -8,6 +8,8 @@ from hflm.core import logger
 from hflm.evaluation import Results, read_results, write_results
 from hflm.inference import Endpoint
 from hflm.pipeline import provenance
+from hflm.pipeline.console import phase
+from hflm.pipeline.stage_keys import dependencies_key
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.fitting import check_prompts
 
@@ -36,11 +38,15 @@ class Benchmark:
         kept = read_results(path).tasks if path.exists() else {}
         kept = {task: found for task, found in kept.items() if task not in tasks}
         overlaps: dict[str, Overlap] = {}
-        if recipe.benchmark.contamination:
-            overlaps = check_contamination(recipe, tasks, run.rows, run.corpus, run.state)
+        if recipe.benchmark.contamination and run.ranks.is_main:
+            with phase("comparing the benchmark with the training text"):
+                overlaps = check_contamination(recipe, tasks, run.rows, run.corpus)
+        # Every process answers a part of the rows, which the main process has read.
+        rows = {name: run.rows[name, "test"] for name in tasks} if run.ranks.is_main else {}
+        rows, overlaps = run.ranks.broadcast((rows, overlaps))
         if overlaps:
             logger.info(f"compared {', '.join(overlaps)} with the training text")
-        model = str(folder) if _trained(run) else recipe.model.from_
+        model = str(folder) if run.trains else recipe.model.from_
         for name in tasks:
             started, stage = time.monotonic(), f"benchmark/{name}"
             run.forget(stage)
@@ -48,13 +54,13 @@ class Benchmark:
                 context_length=context_length,
                 resamples=recipe.benchmark.resamples,
                 seed=recipe.seed,
-                key=run.keys[stage],
+                key=dependencies_key(run.dependencies[stage]),
                 model_revision=revision,
                 overlap=overlaps.get(name),
             )
             predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
-            found = run_benchmark(asked, name, run.rows[name, "test"], settings, predictions)
-            if run.state.is_main_process:
+            found = run_benchmark(asked, name, rows[name], settings, predictions)
+            if run.ranks.is_main:
                 provenance.note(folder, **{stage: {"seconds": time.monotonic() - started}})
                 kept = {**kept, name: found}
                 write_results(Results(model, kept), path)
@@ -68,10 +74,6 @@ class Benchmark:
         return [name for name in tasks if f"benchmark/{name}" in run.todo]
 
 
-def _trained(run: Run) -> bool:
-    return run.recipe.pretrain is not None or run.recipe.finetune is not None
-
-
 def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     """What is measured, its context in tokens and its revision."""
     if run.endpoint is not None:
@@ -81,7 +83,7 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
 
     recipe = run.recipe
     assert recipe.benchmark is not None
-    path, revision = (str(run.folder), None) if _trained(run) else (recipe.model.from_, recipe.model.revision)
+    path, revision = (str(run.folder), None) if run.trains else (recipe.model.from_, recipe.model.revision)
     model, tokenizer = load_model(path, revision, recipe.model.dtype or "float32")
-    asked = LocalModel(model.to(run.state.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    asked = LocalModel(model.to(run.ranks.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
     return asked, context_length(model), model_revision(path, revision)

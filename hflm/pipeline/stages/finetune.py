@@ -6,9 +6,11 @@ The result, any adapter merged, is `finetune/model/`.
 from typing import TYPE_CHECKING
 
 from hflm.core import logger
+from hflm.pipeline.console import phase
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.fitting import check_prompts, fit_training_rows
-from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
+from hflm.pipeline.stages.packed_rows import share_packed
+from hflm.pipeline.stages.training import begin_stage, block_size_of, initial_model, train_stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -31,8 +33,12 @@ class Finetune(RecordedStage):
         tokenizer.chat_template = chat_template({name: recipe.tasks[name] for name in stage.tasks})
         block_size = block_size_of(stage.block_size, model)
         check_prompts(run, tokenizer, context_length(model))
-        packed = _packed(run, "train", tokenizer, block_size)
-        validation = _packed(run, "validation", tokenizer, block_size)
+        begin_stage(run, self.name)
+        with phase("finetune: tokenizing and packing"):
+            packed = share_packed(run, self.name, "train", lambda: _packed(run, "train", tokenizer, block_size))
+            validation = share_packed(
+                run, self.name, "validation", lambda: _packed(run, "validation", tokenizer, block_size)
+            )
         assert packed is not None
         logger.info(f"finetune: {packed.counts()}")
         model = patch_loss(model, stage.z_loss)

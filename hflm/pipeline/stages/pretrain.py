@@ -1,13 +1,22 @@
 """Pretraining: next-token prediction on the corpus; the result is `pretrain/model/`."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hflm.core import UserError, logger
 from hflm.data import SKIPPED_ROWS, append_skipped
 from hflm.pipeline import provenance
+from hflm.pipeline.console import phase
+from hflm.pipeline.reading import open_stream, streams_corpus
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.fitting import check_prompts
-from hflm.pipeline.stages.training import block_size_of, initial_model, train_stage
+from hflm.pipeline.stages.packed_rows import share_packed
+from hflm.pipeline.stages.training import begin_stage, block_size_of, initial_model, train_stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from hflm.preprocessing import Packed, PackedStream
 
 
 class Pretrain(RecordedStage):
@@ -16,33 +25,56 @@ class Pretrain(RecordedStage):
 
     def run(self, run: Run) -> None:
         from hflm.models import context_length, patch_loss
-        from hflm.preprocessing import cache_folder, encode, pack_documents, pack_stream
-        from hflm.training import first_process_first
 
-        recipe, corpus = run.recipe, run.corpus
-        stage = recipe.pretrain
-        assert stage is not None and corpus is not None
-        model, tokenizer = initial_model(recipe, run.folder)
+        stage = run.recipe.pretrain
+        assert stage is not None
+        model, tokenizer = initial_model(run.recipe, run.folder)
         block_size = block_size_of(stage.block_size, model)
         check_prompts(run, tokenizer, context_length(model))
-        pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
-        validation = pack(corpus.held_out) if corpus.held_out else None
-        if isinstance(corpus.texts, list):
-            with first_process_first():  # the others find what the first one has cached
-                packed = pack(corpus.texts, cache=cache_folder())
-            if packed.cached:
-                logger.info(
-                    f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.cached}"
-                )
-            logger.info(f"pretrain: {packed.counts()}")
-        elif stage.args.get("max_steps", -1) > 0 or stage.tokens is not None:
-            packed = pack_stream(corpus.texts, tokenizer, block_size, stage.shuffle_buffer, recipe.seed)
-        else:
-            raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")
-        if run.state.is_main_process:
-            provenance.note_sources(run.folder, corpus.given, partial(encode, tokenizer), corpus.begun, logger.info)
-            append_skipped(corpus.skipped, run.folder / SKIPPED_ROWS)
+        begin_stage(run, self.name)
+        with phase("pretrain: tokenizing and packing"):
+            packed, validation = _packed(run, tokenizer, block_size)
+        if run.ranks.is_main:
+            _note_sources(run, tokenizer)
         model = patch_loss(model, stage.z_loss)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
-        if run.state.is_main_process:
+        if run.ranks.is_main:
             provenance.note_skipped(run.folder, logger.info)
+
+
+def _packed(
+    run: Run, tokenizer: "PreTrainedTokenizerFast", block_size: int
+) -> "tuple[Packed | PackedStream, Packed | None]":
+    """Rows to train on and those to evaluate on. The main process packs; each process reads its part of a stream."""
+    from hflm.preprocessing import cache_folder, pack_documents, pack_stream
+
+    stage, corpus = run.recipe.pretrain, run.corpus
+    assert stage is not None
+    pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
+    validation = share_packed(
+        run, "pretrain", "validation", lambda: pack(corpus.held_out) if corpus and corpus.held_out else None
+    )
+    if streams_corpus(stage):
+        if stage.args.get("max_steps", -1) <= 0 and stage.tokens is None:
+            raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")
+        stream = open_stream(run.recipe, run.folder / SKIPPED_ROWS)
+        packed = pack_stream(stream, tokenizer, block_size, stage.shuffle_buffer, run.recipe.seed)
+        return packed, validation
+    packed = share_packed(
+        run, "pretrain", "train", lambda: pack(corpus.texts, cache=cache_folder()) if corpus else None
+    )
+    assert packed is not None
+    if packed.cached:
+        logger.info(
+            f"pretrain: the same text and tokenizer were seen before, their tokens are read from {packed.cached}"
+        )
+    logger.info(f"pretrain: {packed.counts()}")
+    return packed, validation
+
+
+def _note_sources(run: Run, tokenizer: "PreTrainedTokenizerFast") -> None:
+    from hflm.preprocessing import encode
+
+    assert run.corpus is not None
+    provenance.note_sources(run.folder, run.corpus.given, partial(encode, tokenizer), run.corpus.begun, logger.info)
+    append_skipped(run.corpus.skipped, run.folder / SKIPPED_ROWS)

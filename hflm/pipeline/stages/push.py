@@ -1,7 +1,6 @@
 """Publication: the finished run goes to the Hub."""
 
 from hflm.core import logger
-from hflm.pipeline import stage_state
 from hflm.pipeline.stages.base import Run
 
 
@@ -11,7 +10,7 @@ class Push:
 
     def due(self, run: Run) -> bool:
         # The last stage: no other process waits for it, however it ends.
-        return self.name in run.todo and run.state.is_main_process
+        return self.name in run.todo and run.ranks.is_main
 
     def run(self, run: Run) -> None:
         from hflm.publishing import push_run
@@ -19,4 +18,4 @@ class Push:
         logger.info(f"pushed to {push_run(run.folder, run.recipe)}")
 
     def finish(self, run: Run) -> None:
-        stage_state.finish(run.folder, self.name, run.keys[self.name])
+        run.state.finish(self.name, run.dependencies[self.name])

@@ -5,6 +5,7 @@ import time
 from hflm.core import logger
 from hflm.data import SKIPPED_ROWS
 from hflm.pipeline import provenance
+from hflm.pipeline.console import phase
 from hflm.pipeline.reading import tokenizer_texts
 from hflm.pipeline.stages.base import RecordedStage, Run
 
@@ -18,7 +19,7 @@ class Tokenizer(RecordedStage):
         from hflm.preprocessing import load_tokenizer, train_tokenizer
 
         run.forget(self.name)
-        if not run.state.is_main_process:
+        if not run.ranks.is_main:
             return
         section = run.recipe.tokenizer
         assert section is not None
@@ -27,12 +28,9 @@ class Tokenizer(RecordedStage):
             tokenizer = load_tokenizer(section.from_, section.revision)
         else:
             started = time.monotonic()
-            tokenizer = train_tokenizer(
-                tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / SKIPPED_ROWS),
-                training.algorithm,
-                training.vocab_size,
-                training.min_frequency,
-            )
+            texts = tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / SKIPPED_ROWS)
+            with phase(f"tokenizer: training {training.algorithm}"):
+                tokenizer = train_tokenizer(texts, training.algorithm, training.vocab_size, training.min_frequency)
             logger.info(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
             provenance.note(run.folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
         save_pretrained(run.folder / "tokenizer", tokenizer)

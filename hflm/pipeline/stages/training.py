@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hflm.core import UserError, logger
-from hflm.pipeline import provenance, stage_state
+from hflm.pipeline import provenance
 from hflm.pipeline.stages.base import Run
+from hflm.pipeline.stages.packed_rows import remove_shared
 from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ def _arguments(
     return {**section.args, "max_steps": steps}
 
 
+def begin_stage(run: Run, stage: str) -> None:
+    """Make the stage's folder ready; what other inputs left there is set aside."""
+    if run.ranks.is_main and (aside := run.state.begin(stage, run.dependencies[stage])):
+        logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
+    run.ranks.wait_for_all()
+
+
 def train_stage(
     run: Run,
     stage: str,
@@ -91,14 +99,11 @@ def train_stage(
     from hflm.preprocessing import PackedStream, collate
     from hflm.training import StageSettings, TrainingData, train_model
 
-    recipe, folder, state = run.recipe, run.folder, run.state
-    if state.is_main_process and (aside := stage_state.begin(folder / stage, run.keys[stage])):
-        logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
-    state.wait_for_everyone()
+    recipe, folder = run.recipe, run.folder
     section = getattr(recipe, stage)
     prediction = None
-    if state.is_main_process:
-        prediction = predict_stage(model.config.to_dict(), packed.rows, recipe, stage, state.num_processes)
+    if run.ranks.is_main:
+        prediction = predict_stage(model.config.to_dict(), packed.rows, recipe, stage, run.ranks.count)
         if prediction is not None:
             logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
     adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
@@ -108,7 +113,7 @@ def train_stage(
             packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation.rows if validation else None
         ),
         folder / stage,
-        _arguments(section, stage, packed, block_size, state.num_processes, model.num_parameters()),
+        _arguments(section, stage, packed, block_size, run.ranks.count, model.num_parameters()),
         StageSettings(
             name=stage,
             seed=recipe.seed,
@@ -123,7 +128,7 @@ def train_stage(
     counts = packed.counts()
     if isinstance(packed, PackedStream):  # known only now
         logger.info(f"{stage}: {counts}")
-    if state.is_main_process:
+    if run.ranks.is_main:
         if adapter is not None:
             model, _ = merge_adapter(adapter, recipe.model.dtype or "float32", section.quantization)
             save_pretrained(folder / stage / "model", model, tokenizer)
@@ -144,4 +149,4 @@ def train_stage(
             "plan": compared,
         }
         provenance.note(folder, parameters=model.num_parameters(), **{stage: record})
-    state.wait_for_everyone()
+    remove_shared(run, stage)

@@ -1,0 +1,132 @@
+"""The folder of a run: which one it is, that it is ours to write into, and that one process group at a time does."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hflm.core import UserError, expand_path, read_json
+from hflm.pipeline import provenance, stage_state
+from hflm.recipe import Recipe
+
+LOCK, LOG = ".lock", "run.log"
+# The holder renews the lock's time; one of another machine that is older has been left behind.
+RENEWED_SECONDS, STALE_SECONDS = 30, 600
+
+
+def run_folder(recipe: Recipe, output: str | Path | None) -> Path:
+    """The folder to write to: `output`, else runs/<name>. Raises UserError for one that exists and is no run."""
+    if output is None:
+        return check_run_folder(Path("runs") / recipe.name)
+    if not str(output).strip():
+        raise UserError("--output is empty. Name a folder, or leave it out for runs/<name>")
+    return check_run_folder(expand_path(output))
+
+
+def check_run_folder(folder: Path) -> Path:
+    """`folder`, if it is absent, empty or a run. Raises UserError for anything else: it would be overwritten."""
+    if not folder.exists():
+        return folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file. Name another folder by --output")
+    # A run that was stopped early has no more than its lock and its log.
+    if is_run(folder) or {each.name for each in folder.iterdir()} <= {LOCK, LOG}:
+        return folder
+    raise UserError(f"{folder} exists already and is no run of hflm's. Name another folder by --output")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether hflm has written a run into `folder`."""
+    environment = folder / provenance.FILE
+    with suppress(ValueError, AttributeError):
+        return (folder / stage_state.FILE).is_file() or "hflm" in read_json(environment)
+    return False
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a folder that is still empty at the end is removed again.
+
+    The lock is a file with the process, host and time of its holder. Raises UserError while another process holds it;
+    the lock of a process that has ended is taken over.
+    """
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    _acquire(lock)
+    ended = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        lock.unlink(missing_ok=True)
+        if created and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _acquire(lock: Path) -> None:
+    import psutil
+
+    holder = {
+        "process": os.getpid(),
+        "started": psutil.Process().create_time(),
+        "host": socket.gethostname(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    while True:
+        try:
+            with open(lock, "x", encoding="utf-8") as file:
+                json.dump(holder, file)
+            return
+        except FileExistsError:
+            _remove_stale(lock)
+
+
+def _remove_stale(lock: Path) -> None:
+    """Remove the lock of a process that has ended. Raises UserError for one that runs."""
+    try:
+        age = time.time() - lock.stat().st_mtime
+        text = lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    try:
+        holder = json.loads(text)
+        process, host, since = holder["process"], holder["host"], holder["time"]
+    except (ValueError, KeyError, TypeError):  # a machine that stopped while it wrote, or another run just now
+        holder, process, host, since = {}, "unknown", "unknown", "just now"
+        held = age < RENEWED_SECONDS
+    else:
+        held = _runs(holder) if host == socket.gethostname() else age < STALE_SECONDS
+    if held:
+        raise UserError(
+            f"{lock.parent}: another run is writing there (process {process} on {host}, since {since}). Wait for it, "
+            "or name another folder by --output"
+        )
+    claimed = lock.with_name(f"{lock.name}.{os.getpid()}")  # of several that find it, one succeeds
+    with suppress(FileNotFoundError):
+        lock.rename(claimed)
+        claimed.unlink()
+
+
+def _runs(holder: dict) -> bool:
+    """Whether the process of a lock of this machine is still the one that runs under its number."""
+    import psutil
+
+    try:
+        return abs(psutil.Process(holder["process"]).create_time() - holder.get("started", 0)) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _renew(lock: Path, ended: threading.Event) -> None:
+    while not ended.wait(RENEWED_SECONDS):
+        with suppress(OSError):
+            os.utime(lock)
