@@ -133,10 +133,7 @@ def choices(theirs, ours, name):
     own = [list(line["log_likelihoods"].values()) for line in lines]
     differences = [abs(a - b) for pair in zip(nats, own, strict=True) for a, b in zip(*pair, strict=True)]
     same = [pair.index(max(pair)) == other.index(max(other)) for pair, other in zip(nats, own, strict=True)]
-    prompts = [
-        sample["arguments"]["gen_args_0"]["arg_0"] == line["prompt"]
-        for sample, line in zip(samples, lines, strict=True)
-    ]
+    prompts = [each["arguments"][0][0] == line["prompt"] for each, line in zip(samples, lines, strict=True)]
     return {
         "rows": len(lines),
         "same_prompts": sum(prompts),
