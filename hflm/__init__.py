@@ -12,8 +12,10 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       reading.py            all rows and text that a recipe names, read and checked before training starts
       stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
       look_ahead.py         what `hflm validate` finds missing; diagnostics.py: `hflm env` and `hflm cache`
-      stage_keys.py         what each stage depends on, as one hash; stage_state.py: which stages are finished, and what
-                            is set aside when their inputs change
+      stage_keys.py         what each stage depends on; stage_state.py: which stages are finished, and what is set aside
+                            when their inputs change; schedule.py: what has to run, and why
+      run_folder.py         the folder of a run and its lock; console.py: run.log, and reports of long phases
+      process_setup.py      what a run changes in its whole process; ranks.py: the processes and how they wait
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
       fetch.py              `hflm fetch`
 

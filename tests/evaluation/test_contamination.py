@@ -232,7 +232,7 @@ def test_a_run_tells_what_was_cleaned(finished):
     told = json.loads((finished / "run" / "data" / "cleaning.json").read_text())
     assert (told["rows_in"], told["rows_out"], told["steps"][0]["removed"]) == (12, 11, 1)
     card = (finished / "run" / "README.md").read_text()
-    assert "12 documents were read for pretraining, 11 stayed" in card
+    assert "12 documents were read for pretraining, 11 were kept" in card
     assert "| words | \\<i\\>two | 2 words |" in card
 
 
@@ -281,7 +281,7 @@ def test_a_stream_is_not_read_again_and_the_card_says_so(finished):
     assert tasks["sentiment"].contamination.contaminated == 4
     assert tasks["documents"].contamination.contaminated == 0
     card = (finished / "streamed" / "README.md").read_text()
-    assert "was a stream and was not read again" in card
+    assert "was a stream and was not searched" in card
     assert "## Cleaning" not in card  # a stream is not counted
     assert not (finished / "streamed" / "data" / "cleaning.json").exists()
 

@@ -37,7 +37,8 @@ tasks:
     labels: [negative, neutral, positive]
     splits: {train: train, validation: validation, test: test}
   qa: {data: {path: toy, name: qa, size: 60}, max_new_tokens: 8}
-  stories: {kind: language_modeling, data: {path: toy, name: stories, size: 40}}
+  stories:  # on purpose what the model was trained on
+    {kind: language_modeling, data: {path: toy, name: stories, size: 40}, splits: {test: train}}
 finetune:
   tasks: [translation, summarization, sentiment, qa]
   args: {max_steps: 10, learning_rate: 3e-3, logging_steps: 5, save_steps: 2}
@@ -377,10 +378,10 @@ def test_two_processes_give_one_run(workplace, finished):
         logs[folder] = [line["eval_loss"] for line in lines if "eval_loss" in line]
     assert logs["two"] == pytest.approx(logs["run"], abs=0.3)
     two, one = (read_results(workplace / folder / "benchmark" / "results.json").tasks for folder in ("two", "run"))
-    for name, task in one.items():  # each process read half of the training text
+    for name, task in one.items():  # the first process has read the training text, both have measured
         found = dataclasses.replace(two[name].contamination, clean={})
         assert found == dataclasses.replace(task.contamination, clean={})
-    assert one["summarization"].contamination.contaminated
+    assert one["stories"].contamination.contaminated
     bench = subprocess.run(
         [sys.executable, *launcher, "bench", "run", "tiny.yaml", "--output", "bench"],
         cwd=workplace,
