@@ -403,7 +403,9 @@ def score(
     announce(f"{model}: loading the model")
     from hflm.evaluation import plots
     from hflm.inference import attention_weights, load_for_inference, score_text, score_view
+    from hflm.pipeline import quiet_libraries
 
+    quiet_libraries()
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
@@ -440,7 +442,9 @@ def demo(
     """
     announce(f"{model}: loading the model and gradio")
     from hflm.demo import serve_demo
+    from hflm.pipeline import quiet_libraries
 
+    quiet_libraries()
     serve_demo(model, host, port, revision)
 
 
@@ -493,8 +497,10 @@ def export(
 ) -> None:
     """Write a model for another tool, any adapter merged."""
     announce(f"{model}: loading the model")
+    from hflm.pipeline import quiet_libraries
     from hflm.publishing import export_model
 
+    quiet_libraries()
     print(export_model(model, form, output, dtype, quantize))
 
 
@@ -513,7 +519,9 @@ def generate(
     """
     announce(f"{model}: loading the model")
     from hflm.inference import format_texts, generate_texts
+    from hflm.pipeline import quiet_libraries
 
+    quiet_libraries()
     texts = generate_texts(model, prompt, context.obj, seed, revision)
     print("\n".join(format_texts(prompt, texts, as_json)))
 

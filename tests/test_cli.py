@@ -197,7 +197,7 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["generate"], 2, "Missing argument 'model'"),
         (["compare", "a", "b", "--html", "."], 2, "file '.' is a directory"),
         (["score", "m", "a text", "--attention", "."], 2, "file '.' is a directory"),
-        (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh)"),
+        (["run", "good.yaml", "--frehs"], 2, "No such option: --frehs (Possible options: --fresh"),
         (["vaildate", "good.yaml"], 2, "No such command 'vaildate'. Did you mean 'validate'?"),
         (["validate"], 2, "Missing argument"),
         (["generate", "m", "p", "--max-lenght", "3"], 2, "No such option: --max-lenght. Did you mean --max-length?"),
@@ -437,17 +437,22 @@ def test_env_and_cache(folder):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["run", "good.yaml"], ["bench", "org/m", "good.yaml"], ["fetch", "good.yaml"], ["generate", "org/m", "a"]],
+    ("arguments", "line"),
+    [
+        (["run", "good.yaml"], "good: runs/good"),
+        (["bench", "org/m", "good.yaml"], " ..."),
+        (["fetch", "good.yaml"], " ..."),
+        (["generate", "org/m", "a"], " ..."),
+    ],
 )
-def test_a_terminal_shows_a_line_before_the_libraries_load(folder, arguments):
+def test_a_terminal_shows_a_line_before_the_libraries_load(folder, arguments, line):
     blocked = (
         "import sys; sys.stderr.isatty = lambda: True\n"
         "for name in ('torch', 'transformers', 'datasets'): sys.modules[name] = None\n"
         "from hflm.cli import main; main()"
     )
     done = process(sys.executable, "-c", blocked, *arguments, cwd=folder)
-    assert " ..." in done.stderr.splitlines()[0]
+    assert line in done.stderr.splitlines()[0]
 
 
 def test_control_characters_and_secrets_of_a_recipe_do_not_reach_the_terminal(folder):

@@ -6,5 +6,6 @@ from .fetch import fetch_recipe as fetch_recipe
 from .inputs import Inputs as Inputs
 from .inputs import resolve_inputs as resolve_inputs
 from .look_ahead import find_missing_inputs as find_missing_inputs
+from .process_setup import quiet_libraries as quiet_libraries
 from .run import RunOptions as RunOptions
 from .run import run_recipe as run_recipe

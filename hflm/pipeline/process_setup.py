@@ -20,8 +20,7 @@ DDP_TIMEOUT = 1800  # seconds; TrainingArguments' default
 
 def start(recipe: Recipe) -> Ranks:
     """Set the process up and join the process group (one process unless a launcher started several)."""
-    if os.environ.get("HFLM_LIBRARY_LOGS") != "1":
-        _quiet_libraries()
+    quiet_libraries()
     for line in tune(spare_memory=any(args.get("activation_checkpointing") for args in _training_args(recipe))):
         logger.info(line)
     from accelerate.utils import set_seed
@@ -48,8 +47,10 @@ def tune(spare_memory: bool = False) -> list[str]:
     return [changed] if changed else []
 
 
-def _quiet_libraries() -> None:
-    """What a run reports itself, or nobody can act on."""
+def quiet_libraries() -> None:
+    """Turn off what a command reports itself, or nobody can act on."""
+    if os.environ.get("HFLM_LIBRARY_LOGS") == "1":
+        return
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a faster kernel that it misses, each product it casts
     from transformers.utils import logging as transformers_logging
 

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 from hflm.core import arithmetic
@@ -16,7 +15,7 @@ from hflm.models import architecture
 from hflm.planning import cost
 
 DEPTHS = (2, 4)  # blocks of the models that stand for a deeper one
-MOST_FLOPS = 1e11  # of one timed step: about a second on two cores
+STEP_SECONDS = 1.0  # of one timed step at the most, if a single row does not take longer
 SECONDS = 1.5  # of timed steps for each model, at least two of them
 
 
@@ -30,11 +29,10 @@ def step_seconds(
     import torch
 
     depths = (shape.n_layer,) if shape.n_layer <= DEPTHS[-1] else DEPTHS
-    deepest = replace(shape, n_layer=depths[-1])
-    row_flops = sum(cost.flops_per_token(deepest, load).values()) * load.length
-    rows = max(1, min(load.batch, int(MOST_FLOPS / row_flops)))
     with torch.random.fork_rng(devices=[]):  # training draws the same numbers with and without this measurement
         torch.manual_seed(0)
+        row_seconds = sum(map(statistics.median, time_steps(config, depths[-1], 1, load, chosen, steps=1)))
+        rows = max(1, min(load.batch, int(STEP_SECONDS / row_seconds)))
         timed = [time_steps(config, depth, rows, load, chosen) for depth in depths]
     both_passes, update = (
         _extrapolate(tuple(statistics.median(seconds) for seconds in each), depths, shape.n_layer)

@@ -108,7 +108,8 @@ def _time_steps(
     cores = torch.cpu.get_capabilities()["num_logical_cores"]
     at_once = max(1, min(load.processes, cores // torch.get_num_threads()))
     tokens = load.rows * load.accumulation * at_once
-    return Rate(tokens / seconds, f"measured here on a few steps, in {chosen.autocast}")
+    slow = arithmetic.slow_setting(chosen, torch.device("cpu"))
+    return Rate(tokens / seconds, f"measured here on a few steps, in {chosen.autocast}" + (f"; {slow}" if slow else ""))
 
 
 def _same_training(path: Path, recipe: Recipe, stage: str) -> bool:

@@ -278,7 +278,7 @@ def test_the_section_is_written_down_with_the_recipe(tmp_path):
 @pytest.mark.parametrize("key", ["exact_duplicates: true", "near_duplicates: 0.5"])
 def test_duplicates_are_not_looked_for_in_a_stream(tmp_path, key):
     path = write(tmp_path, f"clean: {{normalize: NFC, {key}}}")
-    with pytest.raises(RecipeError, match="a stream is never whole in memory") as caught:
+    with pytest.raises(RecipeError, match="documents in memory, which a stream never holds") as caught:
         load_recipe(path, ["pretrain.data={path: big.jsonl, streaming: true}"])
     assert len(caught.value.problems) == 1
 

@@ -220,9 +220,11 @@ def test_predictions_are_marked(finished):
 
 def test_the_card_says_it_beside_each_score(finished):
     card = (finished / "run" / "README.md").read_text()
-    rows = [line for line in card.splitlines() if line.startswith("| sentiment | 30 | accuracy")]
-    assert "| 13.3 % |" in rows[0]
-    assert "4 of 30 examples have 12 words in a row in common with the pretraining corpus and the fine-tuning" in card
+    assert "| not contaminated | 21 | accuracy |" in card
+    sentence = (
+        "4 of 30 examples (13.3 %) have 12 words in a row in common with the pretraining corpus and the fine-tuning"
+    )
+    assert sentence in card
     assert "3 of 15 lines" in card
     assert "5 shorter examples occur there as a whole" in card
     assert "2005.14165" in card

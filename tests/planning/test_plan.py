@@ -220,9 +220,9 @@ def command(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_the_command_imports_no_torch_and_gives_json_and_tables(tmp_path):
+def test_a_named_device_needs_no_torch_and_the_command_gives_json_and_tables(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    done = command("r.yaml", "--json", "--set", "pretrain.args.bf16=true", cwd=tmp_path)
+    done = command("r.yaml", "--json", "--device", "a100", cwd=tmp_path)
     assert (done.returncode, done.stderr.strip()) == (0, "")
     found = json.loads(done.stdout)
     assert found["total_parameters"] == sum(found["parameters"].values()) == 4_273_664

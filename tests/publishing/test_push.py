@@ -389,7 +389,9 @@ def closed_port():
 
 
 def test_a_refused_card_is_told_before_anything_is_sent(run, hub):
-    (run / "README.md").write_text("---\nmodel-index: [{name: x, results: [{task: 1}]}]\n---\n")
+    pushed(run, hub, "--dry-run")  # its card is written, and left alone as long as it is current
+    _, _, body = (run / "README.md").read_text().split("---\n", 2)
+    (run / "README.md").write_text("---\nmodel-index: [{name: x, results: [{task: 1}]}]\n---\n" + body)
     code, _, told = pushed(run, hub)
     assert code == 2 and "Invalid metadata in README.md" in told
     assert hub.asked("PUT") == 0 and len(hub.repositories["you/tiny"].history()) == 1
