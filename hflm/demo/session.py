@@ -22,7 +22,7 @@ from hflm.preprocessing import encode
 from hflm.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 LONGEST_LINE = 400  # characters of the card, at the top of the page
 # (least, most, default, step) of what the Generate tab sets, under GenerationConfig's names
@@ -39,7 +39,7 @@ class Session:
     """A loaded model and what the page shows: `title`, `line` of its card ("" without), `facts`, its tabs and examples."""
 
     model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: "PreTrainedTokenizerFast"
     title: str
     line: str
     facts: str

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hflm.core import UserError, atomic_write_text, hardware, mask_tokens, read_json
 from hflm.data import SKIPPED_ROWS, read_skipped, token_statistics, write_skipped
@@ -83,12 +83,16 @@ def write_environment(run: Path, described: Mapping[str, Any], stages: Collectio
 
 
 def note(
-    run: Path, *, parameters: int | None = None, data: Mapping[str, Mapping] | None = None, **stages: Mapping
+    run: Path,
+    *,
+    parameters: int | None = None,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+    stages: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Add to environment.json: the model's parameters, {data key: {...}}, or `pretrain={"seconds": ...}`."""
+    """Add to environment.json: the model's parameters, {data key: {...}}, or {stage: {"seconds": ...}}."""
     path = run / FILE
     described = read_json(path)
-    described["stages"].update(stages)
+    described["stages"].update(stages or {})
     if parameters is not None:
         described["model"]["parameters"] = parameters
     for key, more in (data or {}).items():
@@ -111,7 +115,7 @@ def note_sources(
 def note_skipped(folder: Path, say: Callable[[str], None]) -> None:
     """Note in environment.json how many rows of each source were left out, and where they are listed."""
     bad = read_skipped(folder / SKIPPED_ROWS)
-    counts = Counter(each.source for each in bad)
+    counts = Counter(cast(str, each.source) for each in bad)  # the mixture names the source of each
     note(folder, data={key: {"skipped_rows": n, "listed": SKIPPED_ROWS} for key, n in counts.items()})
     if bad:
         # Several passes and processes have met the same ones.

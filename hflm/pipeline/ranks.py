@@ -27,7 +27,9 @@ class Ranks:
 
     @property
     def device(self) -> "torch.device":
-        return self.group.device
+        device = self.group.device
+        assert device is not None, "a started group has a device"
+        return device
 
     @property
     def on_one_machine(self) -> bool:

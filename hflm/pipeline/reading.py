@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hflm.data import (
     stream_documents,
     warn_of_lines,
 )
-from hflm.recipe import Recipe, Task
+from hflm.recipe import Data, Recipe, Task
 from hflm.recipe.training import PretrainRecipe
 
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
@@ -164,6 +164,7 @@ def _streamed(
 
 def _validation(recipe: Recipe, stage: PretrainRecipe) -> Documents:
     """The data set that `pretrain.validation` names."""
+    assert isinstance(stage.validation, Data)  # read_corpus holds a fraction out
     sources = Sources((stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     if sources.streamed:
         raise DataError(f"pretrain.validation: {sources} is a stream. Read it without `streaming`")
@@ -174,7 +175,7 @@ def _too_few(seen: str, fraction: float) -> DataError:
     return DataError(f"pretrain.validation: {seen} are too few to hold {fraction} of them out")
 
 
-def _cleaner(stage: PretrainRecipe, held_out: Collection[str] = ()) -> Callable | None:
+def _cleaner(stage: PretrainRecipe, held_out: Sequence[str] = ()) -> Callable | None:
     """What cleans a list of texts as `pretrain.clean` says, or None."""
     if stage.clean is None:
         return None
@@ -225,7 +226,8 @@ def _compares(recipe: Recipe, todo: Collection[str]) -> bool:
 def _read(task: Task, use: str) -> tuple[list[tasks.Example], list[str], str]:
     split = getattr(task.splits, use)
     where = describe_source(task.data, split)
-    return *tasks.read_examples(task, load_rows(task.data, split, tasks.task_columns(task)), where), where
+    examples, skipped = tasks.read_examples(task, load_rows(task.data, split, tasks.task_columns(task)), where)
+    return examples, skipped, where
 
 
 def check_metrics(task: Any) -> None:

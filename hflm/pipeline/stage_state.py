@@ -93,7 +93,7 @@ class StageState:
 
     def _marked(self, stage: str) -> str | None:
         key = read_json(self.folder / stage / MARKER).get("key")
-        return self.translated.get(key, key)
+        return None if key is None else self.translated.get(key, key)
 
 
 def read_stage_state(folder: Path, endpoint: Endpoint | None = None) -> StageState:

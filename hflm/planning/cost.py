@@ -72,7 +72,7 @@ def memory(shape: Shape, load: Load) -> tuple[dict[str, int], dict[str, int]]:
     The largest moment is the peak. The parts are not all there at once: gradients grow while activations go.
     """
     total, base = sum(architecture.parameters(shape).values()), load.adapter is None
-    trained = total if base else architecture.adapter_parameters(shape, load.adapter)
+    trained = total if load.adapter is None else architecture.adapter_parameters(shape, load.adapter)
     each = load.processes if load.sharded else 1
     weights = weight_bytes(shape, load) / each + (0 if base else 4 * trained / each)
     gradients = trained * (load.weight_bytes if base else 4) / each
@@ -181,7 +181,8 @@ def activation_bytes(shape: Shape, load: Load) -> tuple[float, float]:
         mask = load.rows * load.length if load.masked else 0
         return (shape.n_layer + 1) * stream + mask, _block_bytes(shape, load, True)
     learns = load.adapter is None
-    layers = {layer for layer, _, _ in architecture.adapted(shape, load.adapter)} if not learns else set()
+    adapted = architecture.adapted(shape, load.adapter) if load.adapter is not None else ()
+    layers = {layer for layer, _, _ in adapted}
     first = min(layers, default=0)
     blocks = sum(_block_bytes(shape, load, layer > first or learns) for layer in range(first, shape.n_layer))
     ends = load.rows * shape.n_embd * load.weight_bytes  # the last norm's input

@@ -203,10 +203,11 @@ def _optimal(shape: architecture.Shape, total: int, tokens: int | None) -> dict[
     sizes_for: dict[str, Any] = {"tokens_for_the_model": cost.compute_optimal_tokens(total)}
     if tokens:
         wanted = cost.compute_optimal_parameters(tokens)
-        sizes = {
-            name: sum(architecture.parameters(architecture.of({**size, "vocab_size": shape.vocab_size})).values())
-            for name, size in PRESETS.items()
-        }
+        sizes = {}
+        for name, size in PRESETS.items():
+            preset = architecture.of({**size, "vocab_size": shape.vocab_size})
+            assert preset is not None  # a preset is a GPT-2
+            sizes[name] = sum(architecture.parameters(preset).values())
         nearest = min(sizes, key=lambda name: abs(math.log(sizes[name] / wanted)))
         sizes_for |= {"tokens": tokens, "parameters_for_the_tokens": round(wanted), "nearest_preset": nearest}
     return sizes_for

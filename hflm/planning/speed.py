@@ -16,6 +16,7 @@ from hflm.planning.inputs import SAMPLED_ROWS
 from hflm.recipe import Recipe, dump_recipe, stage_batch
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -144,7 +145,7 @@ def predict_stage(
 
 
 def compare_prediction(
-    prediction: Prediction, model: "PreTrainedModel", run: Path, stage: str
+    prediction: Prediction, model: "PreTrainedModel | PeftModel", run: Path, stage: str
 ) -> dict[str, dict[str, Any]]:
     """{"predicted": {...}, "measured": {...}} after the stage, for environment.json.
 

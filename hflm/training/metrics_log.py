@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from hflm.core import atomic_write_text, format_duration, hardware
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -44,7 +45,7 @@ def peak(device: torch.device, autocast: bool) -> Peak | None:
     return Peak(hardware.DEVICES[known][1], f"data sheet of {known}, bf16") if known and autocast else None
 
 
-def flops_per_token(model: "PreTrainedModel", row_tokens: int) -> float:
+def flops_per_token(model: "PreTrainedModel | PeftModel", row_tokens: int) -> float:
     """Training FLOPs of one token in a row of `row_tokens`: 6 N + 12 L H Q T (PaLM, arXiv 2204.02311, appendix B).
 
     N leaves out the table of positions, which multiplies nothing. A frozen weight's gradient is not computed, so that

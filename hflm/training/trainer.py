@@ -30,6 +30,7 @@ from hflm.training.muon import MuonFactory
 from hflm.training.stage_trainer import StageTrainer, Tensors
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -64,7 +65,7 @@ class Trained:
 
 
 def train_model(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | PeftModel",
     data: TrainingData,
     folder: Path,
     args: Mapping[str, Any],
@@ -132,7 +133,7 @@ def train_model(
 
 
 def _make_trainer(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | PeftModel",
     data: TrainingData,
     arguments: StageArguments,
     guard: Guard,

@@ -81,7 +81,8 @@ def _loaded(folder: str) -> tuple[Any, Any, str]:
     tuned = {name.split("/")[-1]: layer for name, layer in model2layers.items()}
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        layer = min(tuned.get(Path(folder).name, config.num_hidden_layers), config.num_hidden_layers)
+        layers: int = config.num_hidden_layers
+        layer = min(tuned.get(Path(folder).name, layers), layers)
         model = AutoModel.from_pretrained(
             folder,
             num_hidden_layers=layer,

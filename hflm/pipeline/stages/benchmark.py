@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class Benchmark:
     name = "benchmark"
-    inputs = ("model",)
+    inputs: tuple[str, ...] = ("model",)
 
     def due(self, run: Run) -> bool:
         return bool(self._tasks(run))
@@ -47,6 +47,7 @@ class Benchmark:
         if overlaps:
             logger.info(f"compared {', '.join(overlaps)} with the training text")
         model = str(folder) if run.trains else recipe.model.from_
+        assert model is not None  # a benchmark without training is of the model that `from` names
         for name in tasks:
             started, stage = time.monotonic(), f"benchmark/{name}"
             run.forget(stage)
@@ -61,7 +62,7 @@ class Benchmark:
             predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
             found = run_benchmark(asked, name, rows[name], settings, predictions)
             if run.ranks.is_main:
-                provenance.note(folder, **{stage: {"seconds": time.monotonic() - started}})
+                provenance.note(folder, stages={stage: {"seconds": time.monotonic() - started}})
                 kept = {**kept, name: found}
                 write_results(Results(model, kept), path)
             run.record(stage)
@@ -84,6 +85,8 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     recipe = run.recipe
     assert recipe.benchmark is not None
     path, revision = (str(run.folder), None) if run.trains else (recipe.model.from_, recipe.model.revision)
+    assert path is not None  # a benchmark without training is of the model that `from` names
     model, tokenizer = load_model(path, revision, recipe.model.dtype or "float32")
-    asked = LocalModel(model.to(run.ranks.device).eval(), tokenizer, recipe.benchmark.batch_tokens)
+    model.to(run.ranks.device)  # type: ignore[arg-type]  # transformers wraps it without its signature
+    asked = LocalModel(model.eval(), tokenizer, recipe.benchmark.batch_tokens)
     return asked, context_length(model), model_revision(path, revision)

@@ -17,7 +17,7 @@ SOURCES = ("recipe.yaml", provenance.FILE, "benchmark/results.json", "data/clean
 
 class Card:
     name = "card"
-    inputs = ("tokenizer", "pretrain", "finetune", "model", "benchmark")
+    inputs: tuple[str, ...] = ("tokenizer", "pretrain", "finetune", "model", "benchmark")
 
     def due(self, run: Run) -> bool:
         return run.ranks.is_main

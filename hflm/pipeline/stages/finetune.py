@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class Finetune(RecordedStage):
     name = "finetune"
-    inputs = ("tokenizer", "pretrain")
+    inputs: tuple[str, ...] = ("tokenizer", "pretrain")
 
     def run(self, run: Run) -> None:
         from hflm.models import add_adapter, context_length, patch_loss

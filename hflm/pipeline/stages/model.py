@@ -12,7 +12,7 @@ from hflm.pipeline.stages.base import RecordedStage, Run
 
 class Model(RecordedStage):
     name = "model"
-    inputs = ("pretrain", "finetune")
+    inputs: tuple[str, ...] = ("pretrain", "finetune")
 
     def run(self, run: Run) -> None:
         scores = [stage for stage in run.state.keys if stage.startswith("benchmark/")]

@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hflm.core import UserError, logger
-from hflm.data import SKIPPED_ROWS, append_skipped
+from hflm.data import SKIPPED_ROWS, DocumentStream, append_skipped
 from hflm.pipeline import provenance
 from hflm.pipeline.console import phase
 from hflm.pipeline.reading import open_stream, streams_corpus
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class Pretrain(RecordedStage):
     name = "pretrain"
-    inputs = ("tokenizer",)
+    inputs: tuple[str, ...] = ("tokenizer",)
 
     def run(self, run: Run) -> None:
         from hflm.models import context_length, patch_loss
@@ -60,8 +60,10 @@ def _packed(
         stream = open_stream(run.recipe, run.folder / SKIPPED_ROWS)
         packed = pack_stream(stream, tokenizer, block_size, stage.shuffle_buffer, run.recipe.seed)
         return packed, validation
+    texts = corpus.texts if corpus else None
+    assert not isinstance(texts, DocumentStream)  # a stream has returned above
     packed = share_packed(
-        run, "pretrain", "train", lambda: pack(corpus.texts, cache=cache_folder()) if corpus else None
+        run, "pretrain", "train", lambda: pack(texts, cache=cache_folder()) if texts is not None else None
     )
     assert packed is not None
     if packed.cached:

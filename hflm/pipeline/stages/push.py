@@ -6,7 +6,7 @@ from hflm.pipeline.stages.base import Run
 
 class Push:
     name = "push"
-    inputs = ("model", "benchmark", "card")
+    inputs: tuple[str, ...] = ("model", "benchmark", "card")
 
     def due(self, run: Run) -> bool:
         # The last stage: no other process waits for it, however it ends.

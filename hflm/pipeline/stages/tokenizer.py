@@ -12,7 +12,7 @@ from hflm.pipeline.stages.base import RecordedStage, Run
 
 class Tokenizer(RecordedStage):
     name = "tokenizer"
-    inputs = ()
+    inputs: tuple[str, ...] = ()
 
     def run(self, run: Run) -> None:
         from hflm.models import save_pretrained
@@ -25,6 +25,7 @@ class Tokenizer(RecordedStage):
         assert section is not None
         training = section.train
         if training is None:
+            assert section.from_ is not None  # the recipe has one of `train` and `from`
             tokenizer = load_tokenizer(section.from_, section.revision)
         else:
             started = time.monotonic()
@@ -32,5 +33,6 @@ class Tokenizer(RecordedStage):
             with phase(f"tokenizer: training {training.algorithm}"):
                 tokenizer = train_tokenizer(texts, training.algorithm, training.vocab_size, training.min_frequency)
             logger.info(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
-            provenance.note(run.folder, tokenizer={"seconds": time.monotonic() - started, "entries": len(tokenizer)})
+            noted = {"seconds": time.monotonic() - started, "entries": len(tokenizer)}
+            provenance.note(run.folder, stages={self.name: noted})
         save_pretrained(run.folder / "tokenizer", tokenizer)

@@ -13,6 +13,7 @@ from hflm.pipeline.stages.packed_rows import remove_shared
 from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from hflm.preprocessing import Packed, PackedStream
@@ -87,7 +88,7 @@ def begin_stage(run: Run, stage: str) -> None:
 def train_stage(
     run: Run,
     stage: str,
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerFast",
     packed: "Packed | PackedStream",
     validation: "Packed | None",
@@ -100,18 +101,20 @@ def train_stage(
     from hflm.training import StageSettings, TrainingData, train_model
 
     recipe, folder = run.recipe, run.folder
+    pad_token_id = tokenizer.pad_token_id
+    assert isinstance(pad_token_id, int), "hflm loads each tokenizer with a padding token"
     section = getattr(recipe, stage)
     prediction = None
     if run.ranks.is_main:
-        prediction = predict_stage(model.config.to_dict(), packed.rows, recipe, stage, run.ranks.count)
+        # Rows are looked at in fine-tuning alone, which reads no stream.
+        rows = () if isinstance(packed, PackedStream) else packed.rows
+        prediction = predict_stage(model.config.to_dict(), rows, recipe, stage, run.ranks.count)
         if prediction is not None:
             logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
     adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
     trained = train_model(
         model,
-        TrainingData(
-            packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation.rows if validation else None
-        ),
+        TrainingData(packed.rows, partial(collate, pad_token_id=pad_token_id), validation.rows if validation else None),
         folder / stage,
         _arguments(section, stage, packed, block_size, run.ranks.count, model.num_parameters()),
         StageSettings(
@@ -148,5 +151,5 @@ def train_stage(
             "arithmetic": trained.arithmetic,
             "plan": compared,
         }
-        provenance.note(folder, parameters=model.num_parameters(), **{stage: record})
+        provenance.note(folder, parameters=model.num_parameters(), stages={stage: record})
     remove_shared(run, stage)
