@@ -220,7 +220,7 @@ def test_predictions_are_marked(finished):
 
 def test_the_card_says_it_beside_each_score(finished):
     card = (finished / "run" / "README.md").read_text()
-    assert "| not contaminated | 21 | accuracy |" in card
+    assert "| not contaminated | 26 | accuracy |" in card
     sentence = (
         "4 of 30 examples (13.3 %) have 12 words in a row in common with the pretraining corpus and the fine-tuning"
     )
