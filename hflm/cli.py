@@ -553,6 +553,7 @@ def cache(
 def main() -> None:
     """The console script: runs a command and exits as the module's docstring says."""
     configure_logging()
+    logger.propagate = False  # absl, which rouge-score imports, adds a handler to the root logger
     # The line of source code in Python's own format does not help a user.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {_printable(str(message))}\n"
     try:
