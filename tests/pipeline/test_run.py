@@ -506,3 +506,16 @@ def test_an_unknown_model_without_a_network_is_one_clear_error(tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert "model 'nobody/nothing' cannot be loaded" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_benchmark_without_a_model_or_training_is_an_error(tmp_path):
+    recipe = tmp_path / "untrained.yaml"
+    recipe.write_text(
+        "name: untrained\n"
+        "tokenizer: {train: {algorithm: bpe, vocab_size: 400, data: {path: toy, name: stories, size: 50}}}\n"
+        "model: {preset: gpt2-nano, n_positions: 64}\n"
+        "tasks: {sentiment: {data: {path: toy, name: sentiment, size: 20}, labels: [negative, neutral, positive]}}\n"
+        "benchmark: {tasks: [sentiment], contamination: false}\n"
+    )
+    with pytest.raises(UserError, match=r"model\.from: this recipe trains nothing"):
+        run_recipe(load_recipe(str(recipe)), tmp_path / "run")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hflm.core import logger
+from hflm.core import UserError, logger
 from hflm.evaluation import Results, read_results, write_results
 from hflm.inference import Endpoint
 from hflm.pipeline import provenance
@@ -85,7 +85,10 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     recipe = run.recipe
     assert recipe.benchmark is not None
     path, revision = (str(run.folder), None) if run.trains else (recipe.model.from_, recipe.model.revision)
-    assert path is not None  # a benchmark without training is of the model that `from` names
+    if path is None:
+        raise UserError(
+            "model.from: this recipe trains nothing, so that there is no model to benchmark. Name one, or add `pretrain:`"
+        )
     model, tokenizer = load_model(path, revision, recipe.model.dtype or "float32")
     model.to(run.ranks.device)  # type: ignore[arg-type]  # transformers wraps it without its signature
     asked = LocalModel(model.eval(), tokenizer, recipe.benchmark.batch_tokens)
