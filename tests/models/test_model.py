@@ -104,6 +104,7 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
             "max_grad_norm": 0.0,
             "weight_decay": 0.0,
             "save_strategy": "no",
+            "bf16": False,
         },
         StageSettings("finetune", seed=0, row_tokens=40, tokens_per_row=40),
     )
