@@ -160,6 +160,10 @@ Output = Annotated[
     typer.Option(help="The folder to write to, instead of runs/<name>.", show_default=False, callback=_not_empty),
 ]
 Revision = Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "auto"] | None,
+    typer.Option(help="Number format to compute in; auto: the fastest here. float32 by default.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -330,6 +334,7 @@ def bench(
         typer.Option(help="Where openai:NAME is served; else OPENAI_BASE_URL or OpenAI.", show_default=False),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask openai:NAME by chat messages.")] = False,
+    dtype: Dtype = None,
 ) -> None:
     """Run a recipe's benchmark on any model.
 
@@ -347,7 +352,7 @@ def bench(
         loaded = load_recipe(recipe, sets or ())
     else:
         raise UserError("bench needs either a recipe or --task-file FILE (one of lm-eval's task files). Name one")
-    benchmark_model(model, loaded, output, base_url, chat)
+    benchmark_model(model, loaded, output, base_url, chat, dtype)
 
 
 @command("hflm compare runs/quickstart runs/other --html compare.html")
@@ -395,6 +400,7 @@ def score(
         typer.Option(metavar="FILE.png", dir_okay=False, help="Also draw each head's attention.", show_default=False),
     ] = None,
     revision: Revision = None,
+    dtype: Dtype = None,
 ) -> None:
     """Score a text: how likely is each token?
 
@@ -409,7 +415,7 @@ def score(
     if text == "-":
         # Surrogates stand for bytes that are no UTF-8, as in an argument.
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    loaded, tokenizer = load_for_inference(model, revision)
+    loaded, tokenizer = load_for_inference(model, revision, dtype)
     picture = None
     if attention is not None:
         picture = plots.attention(*attention_weights(loaded, tokenizer, text))
@@ -435,6 +441,7 @@ def demo(
         int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.", show_default=False)
     ] = None,
     revision: Revision = None,
+    dtype: Dtype = None,
 ) -> None:
     """Try a model on a local page, and look inside.
 
@@ -445,7 +452,7 @@ def demo(
     from hflm.pipeline import quiet_libraries
 
     quiet_libraries()
-    serve_demo(model, host, port, revision)
+    serve_demo(model, host, port, revision, dtype=dtype)
 
 
 @command("hflm push runs/quickstart --repo-id you/quickstart --dry-run")
@@ -512,6 +519,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     revision: Revision = None,
+    dtype: Dtype = None,
 ) -> None:
     """Continue a prompt.
 
@@ -522,7 +530,7 @@ def generate(
     from hflm.pipeline import quiet_libraries
 
     quiet_libraries()
-    texts = generate_texts(model, prompt, context.obj, seed, revision)
+    texts = generate_texts(model, prompt, context.obj, seed, revision, dtype)
     print("\n".join(format_texts(prompt, texts, as_json)))
 
 

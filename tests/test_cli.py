@@ -276,13 +276,14 @@ def test_a_disk_that_is_really_full(folder):
             ["run", "good.yaml", "--set", "seed=7", "--set", "name=b", "--output", "out", "--fresh"],
             ("b", 7, "out", True, False),
         ),
-        (["bench", "org/m", "good.yaml"], ("org/m", "good", None, None, False)),
-        (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", "o", None, False)),
+        (["bench", "org/m", "good.yaml"], ("org/m", "good", None, None, False, None)),
+        (["bench", "org/m", "good.yaml", "--set=name=c", "--output", "o"], ("org/m", "c", "o", None, False, None)),
+        (["bench", "org/m", "good.yaml", "--dtype", "auto"], ("org/m", "good", None, None, False, "auto")),
         (
             ["bench", "openai:m", "good.yaml", "--base-url", "http://localhost:1/v1", "--chat"],
             ("openai:m", "good", None, "http://localhost:1/v1", True),
         ),
-        (["generate", "m", "Once upon"], ("m", "Once upon", {}, None, None)),
+        (["generate", "m", "Once upon"], ("m", "Once upon", {}, None, None, None)),
     ],
 )
 def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed):
@@ -326,7 +327,7 @@ def test_generation_options(told, arguments, options, first):
         arguments = [*arguments, "--"]  # else the model would be its value
     command = [*arguments, "org/m", "A prompt"] if first else ["org/m", "A prompt", *arguments]
     model, prompt, found, *more = told("generate", *command, *["--seed=3", "--revision", "main"] * (not first))
-    assert (model, prompt, more) == ("org/m", "A prompt", [None, None] if first else [3, "main"])
+    assert (model, prompt, more) == ("org/m", "A prompt", [None, None, None] if first else [3, "main", None])
     assert {name: (value, type(value)) for name, value in found.items()} == {
         name: (value, type(value)) for name, value in options.items()
     }
@@ -391,7 +392,7 @@ def test_a_run_is_benchmarked_by_its_own_recipe(folder, monkeypatch, told):
     (folder / "run").mkdir()
     (folder / "run" / "recipe.yaml").write_text(RECIPE.replace("name: good", "name: own"))
     monkeypatch.chdir(folder)
-    assert told("bench", "run") == ("run", "own", None, None, False)
+    assert told("bench", "run") == ("run", "own", None, None, False, None)
 
 
 @pytest.mark.parametrize(

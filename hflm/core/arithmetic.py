@@ -89,6 +89,23 @@ def choose(device: "torch.device", args: Mapping[str, Any], fp16: bool = True) -
     )
 
 
+def inference_dtype(device: "torch.device", asked: str | None) -> tuple[str, str]:
+    """(dtype, reason) of a model that is asked and not trained: float32 unless `asked` names another one.
+
+    "auto" is the fastest format of the device. It is not the default: in a narrower format than float32 a likelihood
+    depends, in its last digits, on the other rows of its batch.
+
+    >>> inference_dtype(torch.device("cpu"), None)
+    ('float32', 'scores do not depend on the batch')
+    """
+    if asked is None:
+        return "float32", "scores do not depend on the batch"
+    if asked != "auto":
+        return asked, "asked for"
+    fastest, reason = fastest_format(device.type)
+    return FORMATS[fastest], reason
+
+
 def slow_setting(chosen: Arithmetic, device: "torch.device") -> str | None:
     """What to say of a number format that was asked for and is slow on `device`, or None.
 

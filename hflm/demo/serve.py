@@ -32,8 +32,9 @@ def serve_demo(
     port: int | None = None,
     revision: str | None = None,
     examples: Examples | None = None,
+    dtype: str | None = None,
 ) -> None:
-    """Load a model, serve its page until Ctrl-C, and print the address. `examples` as open_session takes them.
+    """Load a model, serve its page until Ctrl-C, and print the address. `examples` and `dtype` as open_session takes them.
 
     Raises MissingExtra without Gradio, UserError when the port is taken, and ModelError.
     """
@@ -53,7 +54,7 @@ def serve_demo(
             f"warning: {host} is not this machine alone: everybody who reaches it can use the demo, without a password.",
             file=sys.stderr,
         )
-    session = open_session(model, revision, examples)
+    session = open_session(model, revision, examples, dtype)
     # Gradio asks matplotlib for its backend at each request: found out at the first one, that takes seconds.
     matplotlib.use("agg")
     # The first text takes longer than all later ones.

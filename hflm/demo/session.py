@@ -94,13 +94,15 @@ class Session:
                 yield score_view.body(found, picture)
 
 
-def open_session(path: str, revision: str | None = None, examples: Examples | None = None) -> Session:
+def open_session(
+    path: str, revision: str | None = None, examples: Examples | None = None, dtype: str | None = None
+) -> Session:
     """A model and what its run, folder or Hub repository says about it: recipe.yaml, README.md, benchmark/predictions.
 
-    `examples` replace what `find_examples` finds in the predictions. Raises ModelError.
+    `examples` replace what `find_examples` finds in the predictions; `dtype` as load_for_inference takes it. Raises
+    ModelError.
     """
-
-    model, tokenizer = load_for_inference(path, revision)
+    model, tokenizer = load_for_inference(path, revision, dtype)
     recipe, card = _recipe(path, revision), _file(path, "README.md", revision)
     rows = read_predictions(recipe, path)
     if examples is None:

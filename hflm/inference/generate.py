@@ -26,18 +26,23 @@ DEFAULT_LENGTH = 200  # tokens, prompt included
 
 
 def generate_texts(
-    model: str, prompt: str, options: dict[str, Any], seed: int | None = None, revision: str | None = None
+    model: str,
+    prompt: str,
+    options: dict[str, Any],
+    seed: int | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
 ) -> list[str]:
     """The continuations of `prompt`, prompt included, one a sequence; `options` are GenerationConfig's.
 
-    The model runs on the accelerator if there is one, in the number format of its weights. Options that have no effect
-    with the others are warned of. Several sequences without beams are sampled, since greedy search has only one. A text ends where the model's context
-    does. Raises UserError for options that transformers refuses, and for a prompt that fills the context.
+    The model runs on the accelerator if there is one, in `dtype` (see load_for_inference). Options that have no effect
+    with the others are warned of. Several sequences without beams are sampled, since greedy search has only one. A text
+    ends where the model's context does. Raises UserError for options that transformers refuses, and for a prompt that fills the context.
     """
     import torch
     from accelerate.utils import set_seed
 
-    loaded, tokenizer = load_for_inference(model, revision)
+    loaded, tokenizer = load_for_inference(model, revision, dtype)
     if seed is not None:
         set_seed(seed)
     try:

@@ -53,8 +53,7 @@ class LocalModel:
 
     Each method yields (rows, answers) of one batch after the other, longest rows first. `done` are rows that have
     an answer already: they are left out, and the other batches stay as they would have been.
-    The model computes in the number format of its weights (`model.dtype` in a recipe), on any device: under autocast to
-    bf16 a likelihood would depend on the other rows of its batch.
+    The model computes in the number format of its weights (hflm.core.arithmetic.inference_dtype), without autocast.
     Call the methods under torch.inference_mode(), with the model in eval mode.
     """
 

@@ -16,15 +16,19 @@ def benchmark_model(
     output: str | Path | None = None,
     base_url: str | None = None,
     chat: bool = False,
+    dtype: str | None = None,
 ) -> None:
     """Run only the benchmark of `recipe` on `model`: a run, a folder, a .gguf file, a Hub id.
 
-    `openai:NAME` is a model behind the endpoint at `base_url`, asked by completions or by `chat`.
+    `openai:NAME` is a model behind the endpoint at `base_url`, asked by completions or by `chat`. `dtype` takes the place
+    of the recipe's `benchmark.dtype`.
     """
     if recipe.benchmark is None:
         raise UserError(f"the recipe {recipe.name} has no benchmark section")
     endpoint = None
     if model.startswith(ENDPOINT_PREFIX):
+        if dtype is not None:
+            raise UserError(f"{model}: --dtype is for a model on this machine. Leave it out")
         _check_without_likelihoods(recipe)
         endpoint = find_endpoint(model, base_url, chat)
     elif base_url is not None or chat:
@@ -42,6 +46,8 @@ def benchmark_model(
         "finetune": None,
         "push": None,
     }
+    if dtype is not None:
+        benchmarked["benchmark"] = recipe.benchmark.model_copy(update={"dtype": dtype})
     run_recipe(recipe.model_copy(update=benchmarked), folder, endpoint=endpoint)
 
 

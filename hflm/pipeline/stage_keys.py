@@ -208,6 +208,8 @@ def _benchmark(recipe: Recipe, inputs: Inputs, name: str) -> Dependencies:
     if "bertscore" in (own.get("metrics") or ()):
         found |= _weights(f"tasks.{name}.bertscore_model", inputs.encoders[name])
     found |= _flat("model", {"dtype": recipe.model.dtype})
+    if benchmark.dtype is not None:  # left out as before this key existed, so that earlier runs stay finished
+        found |= _flat("benchmark", {"dtype": benchmark.dtype})
     return {
         **found,
         **_flat("benchmark", {"resamples": benchmark.resamples, "contamination": benchmark.contamination}),

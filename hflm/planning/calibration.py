@@ -16,7 +16,8 @@ from hflm.planning import cost
 
 DEPTHS = (2, 4)  # blocks of the models that stand for a deeper one
 STEP_SECONDS = 1.0  # of one timed step at the most, if a single row does not take longer
-SECONDS = 1.5  # of timed steps for each model, at least two of them
+SECONDS = 1.5  # of timed steps for each model
+STEPS = 3  # at least: one that another program slows down leaves the median as it is
 
 
 def step_seconds(
@@ -31,7 +32,7 @@ def step_seconds(
     depths = (shape.n_layer,) if shape.n_layer <= DEPTHS[-1] else DEPTHS
     with torch.random.fork_rng(devices=[]):  # training draws the same numbers with and without this measurement
         torch.manual_seed(0)
-        row_seconds = sum(map(statistics.median, time_steps(config, depths[-1], 1, load, chosen, steps=1)))
+        row_seconds = sum(map(min, time_steps(config, depths[-1], 1, load, chosen, steps=2)))
         rows = max(1, min(load.batch, int(STEP_SECONDS / row_seconds)))
         timed = [time_steps(config, depth, rows, load, chosen) for depth in depths]
     both_passes, update = (
@@ -63,7 +64,7 @@ def time_steps(
 ) -> tuple[list[float], list[float]]:
     """(seconds of forward and backward pass, seconds of the optimizer) of each timed step of a model of `depth` blocks.
 
-    steps: how many, after one that is not timed; by default as many as take SECONDS, at least two.
+    steps: how many, after one that is not timed; by default as many as take SECONDS, at least STEPS.
     """
     import torch
 
@@ -75,7 +76,7 @@ def time_steps(
     passes: list[float] = []
     updates: list[float] = []
     ends = float("inf")
-    while len(passes) <= (steps or 2) or (steps is None and time.perf_counter() < ends):
+    while len(passes) <= (steps or STEPS) or (steps is None and time.perf_counter() < ends):
         started = time.perf_counter()
         with autocast:
             loss = model(**batch).loss

@@ -98,6 +98,7 @@ def _stage(stage: str, spent: dict[str, Any]) -> str | None:
     parts += [f"{spent['steps']:,} steps"] if "steps" in spent else []
     parts += [f"{spent['tokens']:,} tokens"] if "tokens" in spent else []
     parts += [f"in {spent['arithmetic']['autocast']}"] if "arithmetic" in spent else []
+    parts += [f"in {spent['dtype']}"] if "dtype" in spent else []
     return f"{escape_markdown(stage).capitalize()}: {', '.join(parts)}" if parts else None
 
 

@@ -1,6 +1,6 @@
 """The sections `benchmark` and `push` of a recipe: what is measured, and where the result is published."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hflm.recipe.section import License, Positive, Section, Words, count, matching
 
@@ -12,6 +12,9 @@ class BenchmarkRecipe(Section):
     """Names under `tasks:`."""
     batch_tokens: Positive | None = None
     """Tokens of a batch; the largest that fits in memory by default."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """Number format of the model that is measured; `auto` is the fastest of the device. `model.dtype` by default, else
+    float32, in which a score does not depend on the batch."""
     resamples: Positive = 1000
     """Bootstrap resamples behind each 95 % interval."""
     contamination: bool = True

@@ -111,3 +111,18 @@ def test_a_cpu_whose_wide_registers_are_hidden_computes_in_fp32():
         [sys.executable, "-c", code], env={**os.environ, **hidden}, capture_output=True, text=True, check=True
     ).stdout
     assert printed.startswith("fp32 timed: a product in bf16 takes")
+
+
+@pytest.mark.parametrize(
+    ("fastest", "asked", "dtype"),
+    [
+        ("bf16", None, "float32"),
+        ("bf16", "auto", "bfloat16"),
+        ("fp16", "auto", "float16"),
+        ("fp32", "auto", "float32"),
+        ("fp32", "bfloat16", "bfloat16"),
+    ],
+)
+def test_a_model_is_asked_in_float32_unless_something_else_is_named(monkeypatch, fastest, asked, dtype):
+    monkeypatch.setattr(arithmetic, "fastest_format", lambda _: (fastest, "the device"))
+    assert arithmetic.inference_dtype(torch.device("cpu"), asked)[0] == dtype

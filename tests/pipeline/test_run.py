@@ -356,6 +356,22 @@ def test_the_benchmark_alone_on_a_finished_run(workplace):
     assert not (workplace / "bench" / "model").exists()
 
 
+def test_the_benchmark_in_another_number_format(workplace):
+    with contextlib.chdir(workplace):
+        benchmark_model("run", load_recipe("tiny.yaml"), "narrow", dtype="bfloat16")
+    stages = {
+        folder: json.loads((workplace / folder / "environment.json").read_text())["stages"]
+        for folder in ("narrow", "run")
+    }
+    dtypes = {
+        folder: {spent.get("dtype") for name, spent in found.items() if name.startswith("benchmark/")}
+        for folder, found in stages.items()
+    }
+    assert dtypes == {"narrow": {"bfloat16"}, "run": {"float32"}}
+    assert "in bfloat16" in (workplace / "narrow" / "README.md").read_text()
+    assert "benchmark: arithmetic: bfloat16 on cpu (asked for)" in (workplace / "narrow" / "run.log").read_text()
+
+
 def test_two_processes_give_one_run(workplace, finished):
     """A real gloo group. The benchmark is shared out and gives the numbers of one process; training is shared too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}

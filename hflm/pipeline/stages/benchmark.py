@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hflm.core import UserError, logger
+from hflm.core.arithmetic import inference_dtype
 from hflm.evaluation import Results, read_results, write_results
 from hflm.inference import Endpoint
 from hflm.pipeline import provenance
@@ -62,7 +63,10 @@ class Benchmark:
             predictions = folder / "benchmark" / "predictions" / f"{name}.jsonl"
             found = run_benchmark(asked, name, rows[name], settings, predictions)
             if run.ranks.is_main:
-                provenance.note(folder, stages={stage: {"seconds": time.monotonic() - started}})
+                spent: dict[str, Any] = {"seconds": time.monotonic() - started}
+                if isinstance(asked, LocalModel):
+                    spent["dtype"] = str(asked.model.dtype).removeprefix("torch.")
+                provenance.note(folder, stages={stage: spent})
                 kept = {**kept, name: found}
                 write_results(Results(model, kept), path)
             run.record(stage)
@@ -89,7 +93,9 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
         raise UserError(
             "model.from: this recipe trains nothing, so that there is no model to benchmark. Name one, or add `pretrain:`"
         )
-    model, tokenizer = load_model(path, revision, recipe.model.dtype or "float32")
+    dtype, reason = inference_dtype(run.ranks.device, recipe.benchmark.dtype or recipe.model.dtype)
+    logger.info(f"benchmark: arithmetic: {dtype} on {run.ranks.device.type} ({reason})")
+    model, tokenizer = load_model(path, revision, dtype)
     model.to(run.ranks.device)  # type: ignore[arg-type]  # transformers wraps it without its signature
     asked = LocalModel(model.eval(), tokenizer, recipe.benchmark.batch_tokens)
     return asked, context_length(model), model_revision(path, revision)
