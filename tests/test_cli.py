@@ -281,7 +281,7 @@ def test_a_disk_that_is_really_full(folder):
         (["bench", "org/m", "good.yaml", "--dtype", "auto"], ("org/m", "good", None, None, False, "auto")),
         (
             ["bench", "openai:m", "good.yaml", "--base-url", "http://localhost:1/v1", "--chat"],
-            ("openai:m", "good", None, "http://localhost:1/v1", True),
+            ("openai:m", "good", None, "http://localhost:1/v1", True, None),
         ),
         (["generate", "m", "Once upon"], ("m", "Once upon", {}, None, None, None)),
     ],
