@@ -1,12 +1,14 @@
 """Answer a task's examples with a model and score the answers.
 
-Labels are chosen by their log-likelihood after the prompt; everything else is greedy text. Under several processes each
+Labels are chosen by their log-likelihood after the prompt; everything else is text, greedy or as the task's `generation`
+says. Under several processes each
 takes every n-th row, by length, and the first one scores.
 """
 
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,9 @@ from hflm.evaluation.contamination import Overlap
 from hflm.evaluation.metrics.calibration import calibration
 from hflm.evaluation.results import Contamination, Score, TaskResult
 from hflm.evaluation.slices import MIN_ROWS, score_slices
-from hflm.inference import Endpoint, LocalModel, text_windows
+from hflm.inference import Endpoint, LocalModel, request_options, text_windows
 from hflm.preprocessing import TruncatedPrompts, encode, truncate_prompts
-from hflm.recipe import LabellingTask
+from hflm.recipe import GeneratingTask, LabellingTask, describe_generation
 
 if TYPE_CHECKING:
     from hflm.recipe import Task
@@ -119,6 +121,7 @@ class _Questions:
     answer_length: int
     truncated: int
     decoding: str
+    generation: dict[str, Any]
 
 
 def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length: int | None) -> _Questions:
@@ -126,6 +129,7 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
     choices = tasks.choices(task) or ()
     include_end = isinstance(model, LocalModel) and isinstance(task, LabellingTask) and task.label_end
     max_new_tokens, stop, _ = tasks.task_settings(task)
+    generation = (task.generation if isinstance(task, GeneratingTask) else None) or {}
     if isinstance(model, Endpoint):  # its tokens and its context are unknown here: prompts are sent whole
         examples, truncated, answer_length = list(rows.examples), 0, max_new_tokens or 0
     else:
@@ -138,9 +142,10 @@ def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length
         if include_end:
             decoding += ", each with the end of text"
     else:
-        decoding = f"greedy, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
+        method = describe_generation(generation, transformers=isinstance(model, LocalModel))
+        decoding = f"{method}, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
     prompts = [example.prompt for example in tasks.with_shots(task, examples, list(rows.shots))]
-    return _Questions(examples, prompts, choices, include_end, stop, answer_length, truncated, decoding)
+    return _Questions(examples, prompts, choices, include_end, stop, answer_length, truncated, decoding, generation)
 
 
 def fit_rows(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[TruncatedPrompts, int]":
@@ -172,14 +177,17 @@ def _measure_rows(
 ) -> _Measured | None:
     """Prompts in, answers and their scores out."""
     questions = _questions(model, rows, settings.context_length)
+    all_seeds = _row_seeds(settings.seed, questions.prompts)
 
     def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[Any]]]:
         own = [questions.prompts[number] for number in numbers]
+        seeds = [all_seeds[number] for number in numbers]
         if isinstance(model, LocalModel) and questions.choices:
             return model.likelihoods(own, questions.choices, done, include_end=questions.include_end)
         if isinstance(model, LocalModel):
-            return model.texts(own, questions.answer_length, questions.stop, done)
-        return _ask_endpoint(model, questions, own, done)
+            options = {"generation": questions.generation, "seeds": seeds}
+            return model.texts(own, questions.answer_length, questions.stop, done, **options)
+        return _ask_endpoint(model, questions, own, seeds, done)
 
     order = sorted(range(len(questions.prompts)), key=lambda number: len(questions.prompts[number]))
     key = [settings.key, _hash(questions.prompts), questions.decoding]
@@ -193,15 +201,31 @@ def _measure_rows(
     return _score_rows(rows.task, questions, answers, None, settings)
 
 
+def _row_seeds(seed: int, prompts: Sequence[str]) -> list[int]:
+    """The seed of each sampled row, whatever its place, batch and process; below 2**31, which every endpoint takes.
+
+    Rows of the same prompt have different ones.
+    """
+    seen: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        digest = hashlib.sha256(f"{seed} {seen[prompt]} {prompt}".encode("utf-8", "surrogatepass")).digest()
+        seeds.append(int.from_bytes(digest[:4]) // 2)
+        seen[prompt] += 1
+    return seeds
+
+
 def _ask_endpoint(
-    endpoint: Endpoint, questions: _Questions, prompts: list[str], done: set[int]
+    endpoint: Endpoint, questions: _Questions, prompts: list[str], seeds: list[int], done: set[int]
 ) -> Iterator[tuple[list[int], list[str]]]:
     waiting = [place for place in range(len(prompts)) if place not in done]
     own = [prompts[place] for place in waiting]
     if questions.choices:
         answers = endpoint.choices(own, questions.choices)
     else:
-        answers = endpoint.texts(own, questions.answer_length, questions.stop)
+        options = request_options(questions.generation)
+        own_seeds = [seeds[place] for place in waiting] if "temperature" in options else ()
+        answers = endpoint.texts(own, questions.answer_length, questions.stop, options, own_seeds)
     return (([waiting[index]], [text]) for index, text in answers)
 
 

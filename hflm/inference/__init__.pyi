@@ -2,6 +2,7 @@ from . import score_view as score_view
 from .endpoint import ENDPOINT_PREFIX as ENDPOINT_PREFIX
 from .endpoint import Endpoint as Endpoint
 from .endpoint import find_endpoint as find_endpoint
+from .endpoint import request_options as request_options
 from .generate import format_texts as format_texts
 from .generate import generate_texts as generate_texts
 from .loading import load_for_inference as load_for_inference

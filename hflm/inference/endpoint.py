@@ -12,12 +12,12 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from hflm.core import EndpointError, MissingExtra, UserError, escape_controls
@@ -25,6 +25,8 @@ from hflm.inference.stopping import cut_at_stop
 
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
+
+T = TypeVar("T")
 
 ENDPOINT_PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
@@ -47,21 +49,30 @@ class Endpoint:
     timeout: float = 60
     retries: int = 5
 
-    def texts(self, prompts: Iterable[str], max_new_tokens: int, stop: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Yield (index, greedy text) as the answers end, in any order.
+    def texts(
+        self,
+        prompts: Iterable[str],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        options: Mapping[str, Any] | None = None,
+        seeds: Iterable[int] = (),
+    ) -> Iterator[tuple[int, str]]:
+        """Yield (index, text) as the answers end, in any order.
 
-        A text is cut before its first stop string and stripped, as by `cut_at_stop`. After a failure no new prompt is
+        It is greedy, or chosen as `options` of the request say; `seeds` are those of the rows, in their order. A text is cut before its first stop string and stripped, as by `cut_at_stop`. After a failure no new prompt is
         sent, the answers to the others are yielded, and then EndpointError is raised.
         """
 
-        def text(client: "OpenAI", prompt: str) -> str:
-            answer = self._request(client, prompt, max_new_tokens, stop)
+        def text(client: "OpenAI", asked: tuple[str, int | None]) -> str:
+            prompt, seed = asked
+            own = {**(options or {}), **({} if seed is None else {"seed": seed})}
+            answer = self._request(client, prompt, max_new_tokens, stop, own)
             if stop and not answer.strip():
                 # The text began with a stop string, where the endpoint ends it; cut_at_stop may not.
-                answer = self._request(client, prompt, max_new_tokens, ())
+                answer = self._request(client, prompt, max_new_tokens, (), own)
             return cut_at_stop(answer, stop).strip()
 
-        yield from self._answers(prompts, text)
+        yield from self._answers(zip(prompts, chain(seeds, repeat(None)), strict=False), text)
 
     def choices(self, prompts: Iterable[str], choices: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Yield (index, the choice that the model's text begins with, or "") as the answers end, in any order."""
@@ -73,7 +84,7 @@ class Endpoint:
 
         yield from self._answers(prompts, choice)
 
-    def _answers(self, prompts: Iterable[str], answer: Callable[["OpenAI", str], str]) -> Iterator[tuple[int, str]]:
+    def _answers(self, prompts: Iterable[T], answer: Callable[["OpenAI", T], str]) -> Iterator[tuple[int, str]]:
         waiting = iter(enumerate(prompts))
         in_flight: dict[Future[str], int] = {}
         failure: BaseException | None = None
@@ -113,9 +124,16 @@ class Endpoint:
             raise _BodyError("the answer is compressed, which was not asked for")
         response.stream = _limited_stream(response.stream, MAX_BYTES, time.monotonic() + self.timeout)
 
-    def _request(self, client: "OpenAI", prompt: str, max_tokens: int, stop: Sequence[str]) -> str:
-        """The greedy text that follows `prompt`; null is the empty text. Raises EndpointError."""
-        options: dict[str, Any] = {"model": self.name, "max_tokens": max_tokens, "temperature": 0}
+    def _request(
+        self,
+        client: "OpenAI",
+        prompt: str,
+        max_tokens: int,
+        stop: Sequence[str],
+        sampling: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text that follows `prompt`, greedy without `sampling`; null is the empty text. Raises EndpointError."""
+        options: dict[str, Any] = {"model": self.name, "max_tokens": max_tokens, "temperature": 0, **(sampling or {})}
         if stop:
             options["stop"] = list(stop[:MAX_STOPS])
         if self.chat:
@@ -210,6 +228,25 @@ def find_endpoint(model: str, base_url: str | None = None, chat: bool = False) -
             f"{url} is not encrypted: the key and all prompts can be read by others on the network", stacklevel=2
         )
     return Endpoint(name, url, chat)
+
+
+def request_options(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's options for a task's `generation`. Raises UserError for one that the API has no name for.
+
+    >>> request_options({"do_sample": True, "top_p": 0.9})
+    {'temperature': 1.0, 'top_p': 0.9}
+    """
+    unknown = [name for name in generation if name not in ("do_sample", "temperature", "top_p")]
+    unknown = [name for name in unknown if (name, generation[name]) != ("num_beams", 1)]
+    if unknown:
+        raise UserError(
+            f"{' and '.join(unknown)}: an OpenAI-compatible endpoint has no such option, only do_sample, temperature and "
+            "top_p. Remove it"
+        )
+    if not generation.get("do_sample"):
+        return {}
+    options = {name: value for name, value in generation.items() if name in ("temperature", "top_p")}
+    return {"temperature": 1.0, **options}
 
 
 def choice_of(text: str, choices: Sequence[str]) -> str:

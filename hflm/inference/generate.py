@@ -9,19 +9,8 @@ from hflm.inference.loading import load_for_inference
 from hflm.inference.stopping import begin_token
 from hflm.models import context_length
 from hflm.preprocessing import encode, first_line
+from hflm.recipe.generation_options import BEAMS, SAMPLING
 
-# GenerationConfig's options that only sampling and only beam search read, with the values that change nothing.
-SAMPLING = {
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "typical_p": 1.0,
-    "min_p": 0.0,
-    "top_h": None,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}
-BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 DEFAULT_LENGTH = 200  # tokens, prompt included
 
 

@@ -1,4 +1,4 @@
-"""The answers of a model on this machine, in batches: greedy text, labels by their likelihood, the likelihood of text.
+"""The answers of a model on this machine, in batches: text, labels by their likelihood, the likelihood of text.
 
 Rows are sorted by length and share a budget of tokens a batch; prompts are padded on the left. The common prefix of all
 prompts (an instruction, solved examples) runs once, and the common prefix of some rows (the passage of several
@@ -8,7 +8,7 @@ questions) once a batch. A row that has ended leaves its batch.
 import copy
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +17,7 @@ import torch
 
 from hflm.core import ModelError
 from hflm.inference.batching import batch_prefixes, group_by_prefix, token_batches
+from hflm.inference.search import reproducible, search_texts
 from hflm.inference.stopping import cut_at_stop, end_of_text, end_tokens, padding_token
 from hflm.inference.windows import TextWindow
 from hflm.preprocessing import encode
@@ -62,12 +63,24 @@ class LocalModel:
     batch_tokens: int | None = None
 
     def texts(
-        self, prompts: Sequence[str], max_new_tokens: int, stop: Sequence[str], done: AbstractSet[int] = frozenset()
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        done: AbstractSet[int] = frozenset(),
+        *,
+        generation: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = (),
     ) -> Iterator[tuple[list[int], list[str]]]:
-        """Greedy continuations of each prompt, cut before the first stop string, without outer white space.
+        """A continuation of each prompt, cut before the first stop string, without outer white space.
 
-        Of the model's own generation settings only its end tokens count, no temperature and no repetition penalty.
+        It is greedy, or chosen as `generation` says (GenerationConfig's options, hflm.recipe.decoding); `seeds` are
+        those of sampled rows. Of the model's own generation settings only its end tokens count, no temperature and no
+        repetition penalty.
         """
+        if generation:
+            yield from self._searched(prompts, max_new_tokens, stop, done, generation, seeds or range(len(prompts)))
+            return
         run = self._run_shared_prefix(prompts)
 
         def answer(batch: list[int]) -> list[str]:
@@ -75,6 +88,27 @@ class LocalModel:
 
         lengths = [run.shared + len(row) + max_new_tokens for row in run.ids]
         yield from self._batches(lengths, run.groups, answer, done, CPU_BATCH_TOKENS)
+
+    def _searched(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        done: AbstractSet[int],
+        generation: Mapping[str, Any],
+        seeds: Sequence[int],
+    ) -> Iterator[tuple[list[int], list[str]]]:
+        ids = encode(self.tokenizer, list(prompts))
+        ends = end_tokens(self.model, self.tokenizer)
+
+        def answer(batch: list[int]) -> list[str]:
+            rows, own = [ids[row] for row in batch], [seeds[row] for row in batch]
+            return search_texts(self.model, self.tokenizer, rows, generation, max_new_tokens, stop, ends, own)
+
+        beams = generation.get("num_beams", 1)
+        lengths = [beams * (len(row) + max_new_tokens) for row in ids]
+        with reproducible(self.model):
+            yield from self._batches(lengths, range(len(ids)), answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(
         self,

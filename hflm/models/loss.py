@@ -9,7 +9,7 @@ torch.nn.functional.linear_cross_entropy serves the same end, but ignores autoca
 bf16, gives NaN where every label is ignored, and was a fifth slower on a CPU (torch 2.15).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,11 +20,17 @@ CHUNK_ROWS, CHUNK_ROWS_ON_GPU = 256, 2048
 
 
 def sum_nll(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, z_loss: float = 0.0, pad_to: int | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    z_loss: float = 0.0,
+    pad_to: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """The sum of -log p(target) over rows, plus `z_loss` * log(Z)^2 each (PaLM, arXiv 2204.02311, section 5).
 
-    hidden: (N, D); weight: (V, D), the output layer's; targets: (N,) int64. Returns a scalar in float32, in nats.
+    With `label_smoothing` e it is (1 - e) * -log p(target) + e * (the mean of -log p over the V entries), as that of
+    torch.nn.functional.cross_entropy (arXiv 1512.00567, section 7). hidden: (N, D); weight: (V, D), the output layer's; targets: (N,) int64. Returns a scalar in float32, in nats.
     Under autocast the matrix products run in its dtype, all sums and the softmax in float32. V is rounded up to a
     multiple of `pad_to` (default: of the device) inside the products; the added entries have probability 0 and no
     gradient.
@@ -32,17 +38,28 @@ def sum_nll(
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     multiple = vocabulary_multiple(kind) if pad_to is None else pad_to
-    return _SumNLL.apply(hidden, weight, targets, z_loss, dtype, multiple, torch.is_grad_enabled())  # type: ignore[return-value]
+    options = _Options(z_loss, label_smoothing)
+    return _SumNLL.apply(hidden, weight, targets, options, dtype, multiple, torch.is_grad_enabled())  # type: ignore[return-value]
 
 
 @torch.compiler.disable
 def labelled_nll(
-    hidden_BTD: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, z_loss: float
+    hidden_BTD: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(`sum_nll` against the labels (B, T) of the next position where they are not -100, the number of those)."""
     targets = labels[:, 1:]
     labelled = targets != -100
-    return sum_nll(hidden_BTD[:, :-1][labelled], weight, targets[labelled], z_loss), labelled.sum()
+    hidden = hidden_BTD[:, :-1][labelled]
+    return sum_nll(hidden, weight, targets[labelled], z_loss, label_smoothing=label_smoothing), labelled.sum()
+
+
+class _Options(NamedTuple):
+    z_loss: float
+    label_smoothing: float
 
 
 class _SumNLL(torch.autograd.Function):
@@ -52,7 +69,7 @@ class _SumNLL(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
-        z_loss: float,
+        options: _Options,
         dtype: torch.dtype,
         multiple: int,
         grad_enabled: bool,
@@ -70,7 +87,7 @@ class _SumNLL(torch.autograd.Function):
             count = CHUNK_ROWS if hidden.device.type == "cpu" else CHUNK_ROWS_ON_GPU
             for start in range(0, len(rows), count):
                 chunk = slice(start, start + count)
-                nll, grad_logits = _chunk(rows[chunk], matrix, targets[chunk, None], size, z_loss, needs_grad)
+                nll, grad_logits = _chunk(rows[chunk], matrix, targets[chunk, None], size, options, needs_grad)
                 loss += nll
                 if grad_logits is None:
                     continue
@@ -96,23 +113,28 @@ class _SumNLL(torch.autograd.Function):
 
 
 def _chunk(
-    rows: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, size: int, z_loss: float, needs_grad: bool
+    rows: torch.Tensor, matrix: torch.Tensor, target: torch.Tensor, size: int, options: _Options, needs_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(loss of rows (n, D), its gradient by their logits (n, V) in the rows' dtype); entries from `size` are padding."""
+    z_loss, smoothing = options
     logits = (rows @ matrix.T).float()
     logits[:, size:] = -torch.inf
     log_p = torch.log_softmax(logits, 1)
     log_p_target = log_p.gather(1, target)
     log_z = logits.gather(1, target) - log_p_target
+    loss = -(1 - smoothing) * log_p_target.sum()
+    if smoothing:
+        loss += smoothing * (log_z.sum() - logits[:, :size].mean(1).sum())
     del logits
-    loss = -log_p_target.sum()
     if z_loss:
         loss += z_loss * log_z.square().sum()
     if not needs_grad:
         return loss, None
-    # d/dlogits: softmax - onehot, and 2 z log(Z) softmax for the z-loss.
+    # d/dlogits: softmax - (1 - e) onehot - e / V, and 2 z log(Z) softmax for the z-loss.
     grad = log_p.exp_()
     if z_loss:
         grad *= 1 + 2 * z_loss * log_z
-    grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+    if smoothing:
+        grad[:, :size] -= smoothing / size
+    grad.scatter_add_(1, target, grad.new_full(target.shape, smoothing - 1))
     return loss, grad.to(rows.dtype)

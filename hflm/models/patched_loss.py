@@ -25,21 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """`z_loss` is hflm.models.loss's; `in_chunks` where the logits are one matrix product and nothing more."""
+    """`z_loss` and `label_smoothing` are hflm.models.loss's; `in_chunks` where the logits are one matrix product and nothing more."""
 
     z_loss: float
+    label_smoothing: float
     in_chunks: bool
 
 
-def patch_loss(model: "PreTrainedModel", z_loss: float = 0.0) -> "PreTrainedModel":
+def patch_loss(model: "PreTrainedModel", z_loss: float = 0.0, label_smoothing: float = 0.0) -> "PreTrainedModel":
     """Give `model(labels=...)` the exact mean of -log p over labelled tokens; changes the model and returns it.
 
     `labels` (B, T) are -100 where there is none. The sum is divided by `num_items_in_batch`, the labels of the whole
-    optimizer step, or without it by the labels of the batch. `z_loss` is added in training only. A model that does more
+    optimizer step, or without it by the labels of the batch. `z_loss` is added, and labels are smoothed, in training only. A model that does more
     to its logits than one matrix product (scaled, capped) computes them in its own forward. Calls without labels are
     unchanged.
     """
-    model.loss_options = LossOptions(z_loss, _is_one_product(model))  # type: ignore[assignment]
+    model.loss_options = LossOptions(z_loss, label_smoothing, _is_one_product(model))  # type: ignore[assignment]
     model.__class__ = _with_loss(type(model))
     # Trainer counts labels from the second token on only for this loss type.
     model.loss_type = "ForCausalLM"  # type: ignore[assignment]
@@ -65,13 +66,13 @@ def _with_loss(base: Any) -> Any:
         # The cache is off: with it on, transformers ignores the boundaries that position_ids mark.
         inputs |= {"input_ids": input_ids, "use_cache": False}
         options: LossOptions = self.loss_options
-        z_loss = options.z_loss if self.training else 0.0
+        added = {"z_loss": options.z_loss, "label_smoothing": options.label_smoothing} if self.training else {}
         if options.in_chunks:
             hidden_BTD = self.base_model(**inputs).last_hidden_state
             weight = self.get_output_embeddings().weight
-            total, count = losses.labelled_nll(hidden_BTD, weight, labels, z_loss)  # type: ignore[call-arg]
+            total, count = losses.labelled_nll(hidden_BTD, weight, labels, **added)  # type: ignore[call-arg]
         else:
-            total, count = _nll_of_own_logits(own_forward, self.get_output_embeddings(), labels, z_loss, inputs)
+            total, count = _nll_of_own_logits(own_forward, self.get_output_embeddings(), labels, inputs, **added)
         return CausalLMOutput(loss=total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch))
 
     def reduce(self: Any) -> tuple[Callable[[Any], Any], tuple[Any], dict[str, Any]]:
@@ -91,8 +92,9 @@ def _nll_of_own_logits(
     own_forward: Callable[..., Any],
     output_layer: torch.nn.Module,
     labels: torch.Tensor,
-    z_loss: float,
     inputs: dict[str, Any],
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     targets = labels[:, 1:]
     labelled = targets != -100
@@ -101,7 +103,9 @@ def _nll_of_own_logits(
         logits_NV = own_forward(**inputs).logits.float()
     finally:
         hook.remove()
-    total = torch.nn.functional.cross_entropy(logits_NV, targets[labelled], reduction="sum")
+    total = torch.nn.functional.cross_entropy(
+        logits_NV, targets[labelled], reduction="sum", label_smoothing=label_smoothing
+    )
     if z_loss:
         total = total + z_loss * logits_NV.logsumexp(-1).square().sum()
     return total, labelled.sum()

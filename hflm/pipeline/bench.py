@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from hflm.core import UserError, expand_path
-from hflm.inference import ENDPOINT_PREFIX, find_endpoint
+from hflm.inference import ENDPOINT_PREFIX, find_endpoint, request_options
 from hflm.pipeline.run import run_recipe
 from hflm.pipeline.run_folder import run_folder
 from hflm.recipe import Recipe
@@ -29,7 +29,7 @@ def benchmark_model(
     if model.startswith(ENDPOINT_PREFIX):
         if dtype is not None:
             raise UserError(f"{model}: --dtype is for a model on this machine. Leave it out")
-        _check_without_likelihoods(recipe)
+        _check_endpoint_tasks(recipe)
         endpoint = find_endpoint(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
@@ -66,11 +66,17 @@ def _short_name(model: str) -> str:
     return f"{place.parent.name}-{place.name}" if place.name in ("model", "adapter") else place.name
 
 
-def _check_without_likelihoods(recipe: Recipe) -> None:
-    """Raise UserError for a task that needs likelihoods, which an endpoint does not give."""
+def _check_endpoint_tasks(recipe: Recipe) -> None:
+    """Raise UserError for a task that needs what an endpoint does not have: likelihoods, beam search."""
     for name in recipe.benchmark.tasks if recipe.benchmark else ():
         if recipe.tasks[name].kind == "language_modeling":
             raise UserError(
                 f"benchmark.tasks: {name} needs the likelihood of its text, which an endpoint does not give. "
                 "Leave it out with --set benchmark.tasks=[...]"
             )
+        try:
+            request_options(getattr(recipe.tasks[name], "generation", None) or {})
+        except UserError as error:
+            raise UserError(
+                f"tasks.{name}.generation: {error}, or answer greedily with --set tasks.{name}.generation=null"
+            ) from None

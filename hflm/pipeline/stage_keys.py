@@ -20,7 +20,7 @@ Dependencies = dict[str, Any]
 
 # A task's keys that change what is measured, not what is trained.
 MEASURING = ("data", "splits", "limit", "max_new_tokens", "stop", "metrics", "bertscore_model")
-MEASURING += ("language", "shots", "label_end")
+MEASURING += ("language", "shots", "label_end", "generation")
 # An unusable row ends a run or is left out: a run that has finished had none, or left out the same.
 CHECKS = ("on_bad_row", "too_long")
 # How a data set is read, whatever it holds.
@@ -169,8 +169,11 @@ def _training(name: str, stage: PretrainRecipe | FinetuneRecipe) -> Dependencies
     # A stream is divided among the workers that read it.
     harmless = HARMLESS_ARGS if _streams(stage) else HARMLESS_ARGS | {"dataloader_num_workers"}
     ignored = harmless if chooses else harmless | EVALUATION_ARGS
+    if stage.average_checkpoints is not None:
+        ignored -= {"save_steps", "save_strategy"}  # they choose the checkpoints
     args = {key: value for key, value in stage.args.items() if key not in ignored}
     own = {"block_size": stage.block_size, "batch_tokens": stage.batch_tokens, "z_loss": stage.z_loss or None}
+    own["average_checkpoints"] = stage.average_checkpoints
     rollback = {"on_spike": "rollback" if stage.on_spike == "rollback" else None}
     return _flat(name, {**own, **rollback, **_evaluation(stage, chooses), "args": args})
 

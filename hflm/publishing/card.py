@@ -162,6 +162,11 @@ def _losses(record: RunRecord) -> str:
         best = kept is not None and kept < spent.get("steps", kept)
         where = f"At step {kept:,} of {stage}, whose model was kept" if best else f"At the end of {stage}"
         parts.append(f"{where}: {escape_markdown(', '.join(losses))}{speed}.")
+        if averaged := spent.get("averaged_steps"):
+            loss = spent.get("final_eval_loss")
+            its_loss = "" if loss is None else f", with a validation loss of {loss:.3f}"
+            steps = ", ".join(f"{step:,}" for step in averaged)
+            parts.append(f"The model of {stage} is the mean of the weights after steps {steps}{its_loss}.")
     return " ".join(parts)
 
 

@@ -3,6 +3,7 @@ from .batch_size import check_steps as check_steps
 from .batch_size import derive_batch as derive_batch
 from .batch_size import stage_batch as stage_batch
 from .cleaning import Clean as Clean
+from .decoding import describe_generation as describe_generation
 from .generation_options import OptionError as OptionError
 from .generation_options import generation_help as generation_help
 from .generation_options import parse_generation_options as parse_generation_options

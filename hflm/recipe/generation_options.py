@@ -8,6 +8,18 @@ from hflm.recipe.library_options import NAMES, mismatch, suggest
 from hflm.recipe.yaml_reader import parse_yaml
 
 TYPES = NAMES["GenerationConfig"]
+# The options that only sampling and only beam search read, with the values that change nothing.
+SAMPLING: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "min_p": 0.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+BEAMS: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False}
 # The options that most people need, in groups, and what each does.
 GROUPS = {
     "Length": {

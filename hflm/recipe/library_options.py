@@ -44,7 +44,6 @@ REFUSED: dict[str, dict[str, str]] = {
         "remove_unused_columns": "hflm sets it: its data sets hold only what the model reads. Remove it",
         # What would break a promise of hflm's.
         "auto_find_batch_size": "it shrinks the batch of a step. hflm splits a batch that does not fit. Remove it",
-        "label_smoothing_factor": "it bypasses hflm's loss, and packed documents would see each other. Remove it",
         "enable_jit_checkpoint": "hflm saves a checkpoint on SIGTERM by itself, at a step that all ranks agree on. Remove it",
         "ignore_data_skip": "a resumed run would train on rows that it has seen. Remove it",
         "save_only_model": "a checkpoint without the optimizer could not be resumed. Remove it",

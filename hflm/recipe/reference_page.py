@@ -14,6 +14,7 @@ OPTIONS = {
     "PretrainRecipe.args": "keys of `transformers.TrainingArguments`",
     "FinetuneRecipe.args": "keys of `transformers.TrainingArguments`",
     "FinetuneRecipe.adapter": "`type: lora` and keys of `peft.LoraConfig`",
+    "Task.generation": "keys of `transformers.GenerationConfig`",
 }
 OPENING = """\
 # Every key of a recipe

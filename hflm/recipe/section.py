@@ -213,6 +213,14 @@ ZLoss = Annotated[
     float,
     Field(ge=0, description="The weight of log(Z)^2 beside the loss, which keeps the logits from drifting."),
 ]
+AverageCheckpoints = Annotated[
+    int | None,
+    Field(
+        ge=2,
+        exclude_if=lambda value: value is None,  # absent from keys of earlier runs
+        description="The stage's model is the mean of the weights of so many of its last checkpoints.",
+    ),
+]
 Rows = Literal["documents", "lines"]
 Words = Annotated[tuple[str, ...], Strict(False)]
 Prompt = Annotated[str, AfterValidator(_jinja)]

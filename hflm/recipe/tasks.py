@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, Strict, WithJsonSchema
 
 from hflm.core import TOY_DATASETS
 from hflm.recipe import library_options as names
+from hflm.recipe.decoding import ALLOWED, generation_problems
 from hflm.recipe.library_options import NAMES, show
 from hflm.recipe.section import KeyProblem, License, Positive, Prompt, Section, count, matching, passing, unique
 
@@ -15,6 +16,7 @@ GeneratedMetric = Literal[
     "bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match", "f1", "bertscore"
 ]
 GENERATED: tuple[str, ...] = get_args(GeneratedMetric)
+GENERATION_SCHEMA = {"type": "object", "properties": names.schema(ALLOWED), "additionalProperties": False}
 BUILDERS = ("text", "json", "csv", "parquet")
 SPLIT = "a split such as train or train[:2000]"
 _PART = r"\w+(\.\w+)*(\[(-?\d[\d_]*%?)?:(-?\d[\d_]*%?)?\])?(\(\w+\))?"
@@ -160,6 +162,11 @@ class GeneratingTask(PromptedTask):
     """Scores; each kind has its own by default."""
     bertscore_model: str | None = None
     """The folder of the encoder that bertscore compares with."""
+    generation: Annotated[dict[str, Any], WithJsonSchema(GENERATION_SCHEMA)] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # absent from keys of earlier runs
+    )
+    """How an answer is chosen in a benchmark, such as `num_beams: 5`; by default greedily."""
 
     @classmethod
     def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
@@ -170,6 +177,13 @@ class GeneratingTask(PromptedTask):
             yield ("metrics",), "bertscore compares the vectors of an encoder. Set `bertscore_model:` to its folder"
         if model is not None and not asked:
             yield ("bertscore_model",), "only the metric bertscore reads it. Add bertscore to `metrics:`, or remove it"
+        generation = raw.get("generation")
+        if isinstance(generation, dict):
+            for name, text in generation_problems(generation):
+                yield ("generation", name), text
+            least, most = generation.get("min_new_tokens"), raw.get("max_new_tokens")
+            if isinstance(least, int) and isinstance(most, int) and least > most:
+                yield ("generation", "min_new_tokens"), f"{least} is more than the task's max_new_tokens {most}"
 
 
 class LabellingTask(PromptedTask):

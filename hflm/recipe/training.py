@@ -12,6 +12,7 @@ from hflm.recipe.cleaning import Clean, cleaning_conflicts
 from hflm.recipe.library_options import show
 from hflm.recipe.presets import TIED_MODULES
 from hflm.recipe.section import (
+    AverageCheckpoints,
     BatchTokens,
     BlockSize,
     KeyProblem,
@@ -76,6 +77,7 @@ class PretrainRecipe(Section):
     batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
+    average_checkpoints: AverageCheckpoints = None
     tokens: Tokens | None = Field(None, exclude_if=lambda value: value is None)  # absent from keys of earlier runs
     """Train on so many tokens (2.5e9), or that multiple of the parameters (20x), in place of `args.max_steps`."""
     args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
@@ -146,6 +148,7 @@ class FinetuneRecipe(Section):
     batch_tokens: BatchTokens = None
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
+    average_checkpoints: AverageCheckpoints = None
     args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
     """How to train."""
 
@@ -167,6 +170,9 @@ class FinetuneRecipe(Section):
                 )
             if adapter is None:
                 yield ("quantization",), "a quantized model is trained by an adapter only. Add `adapter: {type: lora}`"
+        if adapter is not None and raw.get("average_checkpoints") is not None:
+            text = "the mean of two adapters' factors is not the mean of their products. Remove it"
+            yield ("average_checkpoints",), text
         yield from option_problems(raw, "args", "TrainingArguments")
         yield from _argument_problems(raw)
 
@@ -186,8 +192,16 @@ def _argument_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
         return
     if text := trackers.unknown_tracker(args.get("report_to")):
         yield ("args", "report_to"), text
+    smoothing = args.get("label_smoothing_factor", 0)
+    if isinstance(smoothing, int | float) and not 0 <= smoothing < 1:
+        yield ("args", "label_smoothing_factor"), f"must be at least 0 and below 1, got {smoothing}"
     if raw.get("on_spike") == "rollback" and args.get("fp16"):
         yield ("on_spike",), "a rollback leaves steps out, which fp16's scaler does not allow. Use bf16, or stop"
+    if raw.get("average_checkpoints") is not None:
+        if args.get("load_best_model_at_end"):
+            yield ("average_checkpoints",), "load_best_model_at_end keeps one checkpoint. Keep one of the two"
+        if args.get("save_strategy", "steps") not in ("steps", "epoch"):
+            yield ("args", "save_strategy"), "average_checkpoints needs regular checkpoints. Set steps or epoch"
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         if isinstance(args.get(key), int) and args[key] < 1:
             yield ("args", key), f"a batch has at least one row, not {args[key]}"

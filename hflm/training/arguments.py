@@ -35,7 +35,7 @@ class StageSettings:
     """What a recipe says about a stage beside `args`.
 
     row_tokens: the longest row. tokens_per_row: their mean length. batch_tokens: tokens of one optimizer step over all
-    processes, in complete rows.
+    processes, in complete rows. average_checkpoints: the stage's model is the mean of so many of the last checkpoints.
     """
 
     name: str
@@ -44,6 +44,7 @@ class StageSettings:
     tokens_per_row: float
     batch_tokens: int | None = None
     on_spike: Literal["ignore", "stop", "rollback"] = "ignore"
+    average_checkpoints: int | None = None
 
 
 class StageArguments(TrainingArguments):
@@ -123,18 +124,48 @@ def set_intervals(
 
     A row of an evaluation takes a third of the FLOPs of a row of training. At least one evaluation is made, at the end.
     """
-    rows = arguments.per_device_train_batch_size * arguments.world_size
-    accumulation = arguments.gradient_accumulation_steps
-    steps = arguments.max_steps
-    if steps <= 0:
-        assert rows_per_epoch is not None
-        per_epoch = max(1, math.ceil(math.ceil(rows_per_epoch / rows) / accumulation))
-        steps = math.ceil(arguments.num_train_epochs * per_epoch)
+    rows = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    steps, _ = _steps(arguments, rows_per_epoch)
     if "logging_steps" not in args and steps < FEW_STEPS:
         arguments.logging_steps = 1
     chooses_best = arguments.load_best_model_at_end or arguments.save_strategy == "best"
     if "eval_steps" in args or arguments.eval_strategy != "steps" or not eval_rows or chooses_best:
         return
-    affordable = EVALUATION_FRACTION * steps * rows * accumulation / (FORWARD_FRACTION * eval_rows)
+    affordable = EVALUATION_FRACTION * steps * rows / (FORWARD_FRACTION * eval_rows)
     evaluations = min(MAX_EVALUATIONS, max(1, int(affordable)))
     arguments.eval_steps = math.ceil(steps / evaluations)
+
+
+def averaged_steps(arguments: TrainingArguments, rows_per_epoch: int | None, stage: StageSettings) -> tuple[int, ...]:
+    """The steps whose checkpoints are averaged: the last regular ones; () where none are.
+
+    Checkpoints that a signal saved between them do not count: the model is the same however often a run was stopped.
+    Raises UserError where fewer checkpoints are written.
+    """
+    number = stage.average_checkpoints
+    if number is None:
+        return ()
+    steps, per_epoch = _steps(arguments, rows_per_epoch)
+    every = arguments.save_steps if arguments.save_steps >= 1 else arguments.save_steps * steps
+    if arguments.save_strategy == "epoch" and per_epoch is not None:
+        every = per_epoch
+    interval = math.ceil(every)
+    saved = [*range(interval, steps, interval), steps]
+    if len(saved) < number:
+        raise UserError(
+            f"{stage.name}.average_checkpoints: {number}, but only {len(saved)} checkpoint(s) are written in {steps:,} "
+            f"steps. Set {stage.name}.args.save_steps to at most {max(1, steps // number):,}"
+        )
+    return tuple(saved[-number:])
+
+
+def _steps(arguments: TrainingArguments, rows_per_epoch: int | None) -> tuple[int, int | None]:
+    """Optimizer steps of (the stage, an epoch): as Trainer counts them; the latter is None for a stream."""
+    per_epoch = None
+    if rows_per_epoch is not None:
+        batches = math.ceil(rows_per_epoch / (arguments.per_device_train_batch_size * arguments.world_size))
+        per_epoch = max(1, math.ceil(batches / arguments.gradient_accumulation_steps))
+    if arguments.max_steps > 0:
+        return arguments.max_steps, per_epoch
+    assert per_epoch is not None
+    return math.ceil(arguments.num_train_epochs * per_epoch), per_epoch

@@ -4,9 +4,13 @@ import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from hflm.core import TrainingError, atomic_write_text, format_bytes
 
@@ -21,13 +25,50 @@ def write_checksums(checkpoint: Path) -> None:
 
 def newest_valid_checkpoint(folder: Path) -> Path | None:
     """The newest `checkpoint-N` whose files are complete and unchanged, or None; warns about each damaged one."""
-    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    for checkpoint in sorted(numbered, key=step_of, reverse=True):
+    for checkpoint in reversed(_numbered(folder)):
         damage = _damage(checkpoint)
         if damage is None:
             return checkpoint
         warnings.warn(f"{checkpoint} is not used: {damage}", stacklevel=2)
     return None
+
+
+def keep_checkpoints(folder: Path, newest: int | None, steps: Collection[int]) -> None:
+    """Remove all checkpoints but the `newest` ones (None: all) and those of `steps`."""
+    for checkpoint in _numbered(folder)[: -newest if newest else 0]:
+        if step_of(checkpoint) not in steps:
+            shutil.rmtree(checkpoint)
+
+
+def average_weights(checkpoints: Sequence[Path], folder: Path) -> None:
+    """Replace the weights in `folder`, a saved model, by the mean of those in `checkpoints`, computed in float64.
+
+    Raises TrainingError for a checkpoint that is damaged or missing.
+    """
+    for checkpoint in checkpoints:
+        if damage := _damage(checkpoint):
+            raise TrainingError(
+                f"{checkpoint} belongs to the checkpoints to average, but {damage}. Train again with --fresh, or set "
+                "average_checkpoints to null"
+            )
+    for file in sorted(folder.glob("*.safetensors")):
+        with ExitStack() as stack:
+            opened = [stack.enter_context(safe_open(checkpoint / file.name, "pt")) for checkpoint in checkpoints]
+            metadata = opened[-1].metadata()
+            tensors = {name: _mean([each.get_tensor(name) for each in opened]) for name in opened[-1].keys()}  # noqa: SIM118
+        save_file(tensors, file, metadata)
+
+
+def _mean(values: list[torch.Tensor]) -> torch.Tensor:
+    if not values[-1].is_floating_point():
+        return values[-1]
+    return torch.stack([value.double() for value in values]).mean(0).to(values[-1].dtype)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by step."""
+    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    return sorted(numbered, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

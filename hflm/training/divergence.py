@@ -6,6 +6,7 @@ import shutil
 import signal
 import statistics
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hflm.core import atomic_write_text, logger
 from hflm.training.batch_source import BatchSource
-from hflm.training.checkpoints import write_checksums
+from hflm.training.checkpoints import keep_checkpoints, write_checksums
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -74,7 +75,9 @@ class Guard(TrainerCallback):
         skipped: set[int],
         source: BatchSource | None = None,
         signals: set[int] | None = None,
+        averaged: Collection[int] = (),
     ) -> None:
+        self.averaged = averaged  # the steps whose checkpoints stay until the end
         self.stage, self.folder, self.keep, self.on_spike = stage, Path(folder), keep, on_spike
         self.skipped, self.source = skipped, source
         self.signals = signals or set()  # received by this process
@@ -183,10 +186,13 @@ class Guard(TrainerCallback):
         if state.is_world_process_zero:
             atomic_write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
             write_checksums(checkpoint)
-            rotate_checkpoints(
-                output_dir=str(self.folder),
-                save_total_limit=self.keep,
-                best_model_checkpoint=state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            if self.averaged:
+                keep_checkpoints(self.folder, self.keep, self.averaged)
+            else:
+                rotate_checkpoints(
+                    output_dir=str(self.folder),
+                    save_total_limit=self.keep,
+                    best_model_checkpoint=state.best_model_checkpoint,
+                    use_mtime=True,
+                )
         self.writing = None

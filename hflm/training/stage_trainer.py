@@ -123,6 +123,13 @@ class StageTrainer(Trainer):
         Trainer's own is a mean of the batches' means, which depends on both.
         """
         started = time.monotonic()
+        metrics = {"eval_loss": self.evaluation_loss(), "eval_runtime": round(time.monotonic() - started, 3)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def evaluation_loss(self) -> float:
+        """The mean of -log p over all labels of the validation data. Every process calls it."""
         assert self.model is not None
         self.model.eval()
         while True:
@@ -135,10 +142,7 @@ class StageTrainer(Trainer):
             total = torch.tensor([nll, labels], dtype=torch.float64, device=self.args.device)
             torch.distributed.all_reduce(total)
             nll, labels = total.tolist()
-        metrics = {"eval_loss": nll / max(labels, 1), "eval_runtime": round(time.monotonic() - started, 3)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return nll / max(labels, 1)
 
     def _sum_nll(self, rows_at_once: int) -> tuple[float, int]:
         """(the sum of -log p, the number of labels) of this process's rows of the validation data."""

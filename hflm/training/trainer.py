@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer
 
 from hflm.core import UserError, arithmetic, atomic_folder, logger
 from hflm.recipe import Batch
 from hflm.training import checkpoints, recovery
-from hflm.training.arguments import StageArguments, StageSettings, set_batch, set_intervals, training_arguments
+from hflm.training.arguments import (
+    StageArguments,
+    StageSettings,
+    averaged_steps,
+    set_batch,
+    set_intervals,
+    training_arguments,
+)
 from hflm.training.batch_source import BatchSource
 from hflm.training.divergence import Guard
 from hflm.training.metrics_log import MetricsLog, flops_per_token
@@ -48,7 +56,8 @@ class Trained:
     """What one stage did; `loss` is the mean over the steps of a log line, in nats per label.
 
     The losses are those at `kept_step`, whose weights are the stage's model: the last step, or with
-    load_best_model_at_end the best one.
+    load_best_model_at_end the best one. Where checkpoints are averaged, `averaged` are their steps and `eval_loss` is that
+    of the mean (None for a sharded model).
 
     `speed` is hflm.training.metrics_log's medians; `skipped` are the steps (from 1) whose batch a rollback left out.
     """
@@ -62,6 +71,7 @@ class Trained:
     speed: dict[str, Any]
     skipped: tuple[int, ...]
     arithmetic: dict[str, Any]
+    averaged: tuple[int, ...] = ()
 
 
 def train_model(
@@ -80,7 +90,9 @@ def train_model(
     on, Stopped after SIGTERM or Ctrl-C.
     """
     muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
-    args = {key: value for key, value in args.items() if not (muon and key == "optim")}
+    # Trainer's smoothing takes the logits of a whole batch; the model's own loss has it (hflm.models.patch_loss).
+    own = {"label_smoothing_factor", *(["optim"] if muon else [])}
+    args = {key: value for key, value in args.items() if key not in own}
     try:
         chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
     except UserError as error:
@@ -91,13 +103,14 @@ def train_model(
     batch = set_batch(arguments, stage, resumed.micro_rows)
     data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
     set_intervals(arguments, args, epoch_rows, len(data.eval_rows or ()))
+    averaged = averaged_steps(arguments, epoch_rows, stage)
     metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops_per_token(model, stage.row_tokens), epoch_rows)
     optimizer = _muon(arguments, chosen) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None
     _announce(arguments, stage, chosen, batch, source is not None)
     started, signals = time.monotonic(), set()
     while True:
-        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals)
+        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged)
         if resumed.checkpoint is not None:
             logger.info(f"{stage.name}: continues from {resumed.checkpoint.name}")
             guard.resume(resumed.checkpoint)
@@ -114,21 +127,28 @@ def train_model(
         signals = guard.signals
         resumed = recovery.read_resumed(folder, arguments)
     if save_to is not None:
-        _save_trained(trainer, save_to, tokenizer)
+        _save_trained(trainer, save_to, tokenizer, [folder / f"checkpoint-{step}" for step in averaged])
         trainer.accelerator.wait_for_everyone()
     state = trainer.state
     kept = state.best_global_step if arguments.load_best_model_at_end else None
     history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept]
+    eval_loss = next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None)
+    if save_to is not None and averaged:
+        eval_loss = _loss_of_saved(trainer, save_to)
+        logger.info(
+            f"{stage.name}: the weights are the mean of the checkpoints of steps {', '.join(map(str, averaged))}"
+        )
     return Trained(
         steps=state.global_step,
         kept_step=kept or state.global_step,
         tokens=metrics.tokens_at(state.global_step, arguments),
         seconds=time.monotonic() - started,
         loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
-        eval_loss=next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),
+        eval_loss=eval_loss,
         speed=metrics.speed,
         skipped=tuple(sorted(resumed.skipped)),
         arithmetic=chosen.as_dict(),
+        averaged=averaged if save_to is not None else (),
     )
 
 
@@ -207,8 +227,22 @@ def _keep_fp32_outputs(trainer: Trainer) -> None:
         plugin.mixed_precision_policy = policy  # type: ignore[union-attr]
 
 
-def _save_trained(trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenizerBase | None") -> None:
-    """Write the trained weights so that `folder` appears complete or not at all. Every process takes part."""
+def _loss_of_saved(trainer: StageTrainer, folder: Path) -> float | None:
+    """The evaluation loss of the weights in `folder`; None without validation data, and for a sharded model."""
+    if trainer.eval_dataset is None or trainer.is_fsdp_enabled:
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    for file in sorted(folder.glob("*.safetensors")):
+        model.load_state_dict(load_file(file), strict=False)  # tied weights are saved once
+    return trainer.evaluation_loss()
+
+
+def _save_trained(
+    trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenizerBase | None", averaged: Sequence[Path]
+) -> None:
+    """Write the trained weights, or the mean of the `averaged` checkpoints, so that `folder` appears complete or not at
+    all. Every process takes part.
+    """
     if not trainer.is_world_process_zero():
         trainer.save_model(str(folder))  # parts of a sharded model are gathered; only the first process writes
         return
@@ -216,6 +250,8 @@ def _save_trained(trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenize
         with atomic_folder(folder) as partial:
             trainer.save_model(str(partial))
             (partial / "training_args.bin").unlink()  # a pickle, which nobody should load
+            if averaged:
+                checkpoints.average_weights(averaged, partial)
             if tokenizer is not None:
                 tokenizer.save_pretrained(partial)
     except Exception as error:

@@ -27,6 +27,8 @@ DATA = {"path": "toy", "name": "stories"}
 TASKS = {
     "qa": Qa(data=DATA, max_new_tokens=6, stop=["."]),
     "shots": Qa(data=DATA, max_new_tokens=6, prompt="{{ question }}", shots=1),
+    "beams": Qa(data=DATA, max_new_tokens=6, generation={"num_beams": 3, "length_penalty": 0.6}),
+    "sampled": Qa(data=DATA, max_new_tokens=6, generation={"do_sample": True, "top_p": 0.9}),
     "sentiment": Sentiment(data=DATA, labels=["the hat in the barn", "cup"]),
     "text": LanguageModeling(data=DATA),
 }
@@ -121,6 +123,20 @@ def test_a_result_says_what_was_measured(model, tokenizer, tmp_path):
     assert result.decoding.startswith("greedy, at most 6 tokens")
     assert all(score.signature for score in result.metrics.values())
     assert lines[3]["prompt"].startswith(lines[0]["prompt"].split("\n\n")[0])
+
+
+def test_a_result_says_how_the_answers_were_chosen(model, tokenizer, tmp_path):
+    beams, found = measure(model, tokenizer, "beams", tmp_path / "beams.jsonl")
+    assert beams.decoding.startswith(
+        "beam search (early_stopping false, length_penalty 0.6, num_beams 3), at most 6 tok"
+    )
+    sampled, drawn = measure(model, tokenizer, "sampled", tmp_path / "sampled.jsonl")
+    assert sampled.decoding.startswith(
+        "sampled with a seed a row (temperature 1.0, top_k 50, top_p 0.9), at most 6 tok"
+    )
+    _, greedy = measure(model, tokenizer, "qa", tmp_path / "qa.jsonl")
+    texts = [[line["prediction"] for line in lines] for lines in (found, drawn, greedy)]
+    assert texts[0] != texts[1] != texts[2] != texts[0]
 
 
 def test_labels_have_a_calibration_and_rows_have_slices(model, tokenizer, tmp_path):

@@ -18,7 +18,7 @@ from conftest import LABELS_THAT_BEGIN_ANOTHER
 
 from hflm.core import EndpointError, MissingExtra, UserError, read_json_lines
 from hflm.evaluation import read_results
-from hflm.inference import Endpoint, find_endpoint
+from hflm.inference import Endpoint, find_endpoint, request_options
 from hflm.inference.endpoint import choice_of
 from hflm.pipeline import bench, resolve_inputs, run_recipe
 from hflm.pipeline.bench import benchmark_model
@@ -112,6 +112,18 @@ def test_a_prompt_goes_out_greedily_and_its_text_is_cut_and_stripped(server, cha
     assert path == ("/v1/chat/completions" if chat else "/v1/completions")
     assert headers["Authorization"] == f"Bearer {SECRET}"
     assert SECRET not in repr(asked)
+
+
+def test_sampling_is_asked_for_by_the_names_of_the_api(server):
+    asked = find_endpoint("openai:tiny", server.url)
+    options = request_options({"do_sample": True, "top_p": 0.9})
+    found = asked.texts(["one", "two"], 7, (), options, [11, 12])
+    assert sorted(found) == [(0, "Paris\nQuestion: and"), (1, "Paris\nQuestion: and")]
+    sent = [{key: body[key] for key in ("prompt", "seed", "temperature", "top_p")} for _, _, body in server.log]
+    assert sorted(sent, key=lambda body: body["prompt"]) == [
+        {"prompt": "one", "seed": 11, "temperature": 1.0, "top_p": 0.9},
+        {"prompt": "two", "seed": 12, "temperature": 1.0, "top_p": 0.9},
+    ]
 
 
 GOOD = [
@@ -373,6 +385,25 @@ def test_bench_refuses_text_likelihoods_before_any_request(server, tmp_path, mon
     with pytest.raises(UserError, match="stories needs the likelihood of its text"):
         benchmark_model("openai:tiny", load_recipe("good.yaml"), base_url=server.url)
     assert not server.log and not Path("runs").exists()
+
+
+def test_bench_refuses_what_the_api_has_no_name_for_before_any_request(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = RECIPE.replace("tasks: [reviews, stories]", "tasks: [answers]")
+    text += (
+        "  answers: {kind: qa, data: {path: toy, name: qa, size: 9}, generation: {num_beams: 5, length_penalty: 0.6}}\n"
+    )
+    Path("good.yaml").write_text(text)
+    message = "tasks.answers.generation: num_beams and length_penalty: an OpenAI-compatible endpoint has no such option"
+    with pytest.raises(UserError, match=message):
+        benchmark_model("openai:tiny", load_recipe("good.yaml"), base_url=server.url)
+    assert not server.log
+    sampled = load_recipe("good.yaml", ["tasks.answers.generation={do_sample: true, temperature: 0.5}"])
+    benchmark_model("openai:tiny", sampled, "bench", base_url=server.url)
+    assert {body["temperature"] for _, _, body in server.log} == {0.5}
+    assert len({body["seed"] for _, _, body in server.log}) == 9
+    task = read_results(Path("bench/benchmark/results.json")).tasks["answers"]
+    assert task.decoding.startswith("sampled with a seed a row (temperature 0.5), at most 32 tokens")
 
 
 def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The chunked loss against plain PyTorch: values and gradients, in fp32 and bf16, padded, with z-loss."""
+"""The chunked loss against plain PyTorch: values and gradients, in fp32 and bf16, padded, with z-loss and label smoothing."""
 
 import pytest
 import torch
@@ -18,9 +18,12 @@ def parts(monkeypatch):
     return hidden, weight, torch.randint(0, 131, (300,))
 
 
-def plain(hidden, weight, targets, z_loss=0.0):
+def plain(hidden, weight, targets, z_loss=0.0, smoothing=0.0):
     logits = (hidden @ weight.T).float()
-    return cross_entropy(logits, targets, reduction="sum") + z_loss * logits.logsumexp(-1).square().sum()
+    return (
+        cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+        + z_loss * logits.logsumexp(-1).square().sum()
+    )
 
 
 def gradients(loss, *of):
@@ -28,11 +31,11 @@ def gradients(loss, *of):
 
 
 @pytest.mark.parametrize("pad_to", [1, 64])
-@pytest.mark.parametrize("z_loss", [0.0, 0.01])
-def test_loss_and_gradients_are_those_of_plain_pytorch(parts, z_loss, pad_to):
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.1), (0.01, 0.3)])
+def test_loss_and_gradients_are_those_of_plain_pytorch(parts, z_loss, smoothing, pad_to):
     hidden, weight, targets = parts
-    expected = plain(hidden, weight, targets, z_loss)
-    loss = losses.sum_nll(hidden, weight, targets, z_loss, pad_to)
+    expected = plain(hidden, weight, targets, z_loss, smoothing)
+    loss = losses.sum_nll(hidden, weight, targets, z_loss, pad_to, smoothing)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     found = gradients(loss, hidden, weight)
     for ours, theirs in zip(found, gradients(expected, hidden, weight), strict=True):
@@ -95,18 +98,19 @@ def config(kind, **more):
         ("granite", {"logits_scaling": 3.0}, False),
     ],
 )
-@pytest.mark.parametrize("z_loss", [0.0, 0.1])
-def test_a_model_that_changes_its_logits_keeps_its_own_forward(kind, more, direct, z_loss):
+@pytest.mark.parametrize(("z_loss", "smoothing"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.2)])
+def test_a_model_that_changes_its_logits_keeps_its_own_forward(kind, more, direct, z_loss, smoothing):
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config(kind, **more)).train()  # it has no dropout
     ids = torch.randint(3, 70, (2, 9))
-    expected = plain(model(ids).logits[:, :-1].reshape(-1, 70), torch.eye(70), ids[:, 1:].reshape(-1), z_loss) / 16
+    logits = model(ids).logits[:, :-1].reshape(-1, 70)
+    expected = plain(logits, torch.eye(70), ids[:, 1:].reshape(-1), z_loss, smoothing) / 16
     expected.backward()
     of_plain = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    assert patch_loss(model, z_loss).loss_options.in_chunks is direct
+    assert patch_loss(model, z_loss, smoothing).loss_options.in_chunks is direct
     loss = model(input_ids=ids, labels=ids).loss
     torch.testing.assert_close(loss, expected)
     loss.backward()

@@ -115,7 +115,9 @@ def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_pa
 def test_only_labelled_positions_reach_the_output_layer(tokenizer, tiny, monkeypatch):
     seen, plain = [], losses.sum_nll
     monkeypatch.setattr(
-        losses, "sum_nll", lambda hidden, *rest: seen.append(tuple(hidden.shape)) or plain(hidden, *rest)
+        losses,
+        "sum_nll",
+        lambda hidden, *rest, **more: seen.append(tuple(hidden.shape)) or plain(hidden, *rest, **more),
     )
     model = patch_loss(tiny)
     ids = torch.arange(20)[None]

@@ -99,6 +99,7 @@ def test_what_cannot_change_a_result_runs_nothing_again(tmp_path, change):
         ("tasks.qa.limit=5", ["benchmark/qa", "push"]),
         ("tasks.sentiment.limit=5", ["benchmark/sentiment", "push"]),
         ("tasks.sentiment.shots=2", ["benchmark/sentiment", "push"]),
+        ("tasks.qa.generation={num_beams: 5}", ["benchmark/qa", "push"]),
         ("tasks.sentiment.splits.test=validation", ["benchmark/sentiment", "push"]),
         ("tasks.sentiment.splits.train='train[:10]'", ALL),  # the tokenizer is trained on it, too
         ("tasks.sentiment.splits.validation=validation", ["benchmark/sentiment", "push"]),
@@ -108,6 +109,8 @@ def test_what_cannot_change_a_result_runs_nothing_again(tmp_path, change):
         ("pretrain.args.max_steps=3", TRAINED),
         ("pretrain.on_spike=rollback", TRAINED),
         ("pretrain.z_loss=1e-4", TRAINED),
+        ("pretrain.average_checkpoints=2", TRAINED),
+        ("pretrain.args.label_smoothing_factor=0.1", TRAINED),
         ("pretrain.validation=0.1", ALL),
         ("pretrain.text=story", ALL),
         ("pretrain.clean={normalize: NFC}", ALL),
@@ -133,6 +136,12 @@ BEST = "finetune.args={max_steps: 2, eval_steps: 1, save_steps: 1, load_best_mod
 def test_evaluations_count_where_they_choose_the_model(tmp_path, change):
     before = (VALIDATED,) if change == BEST else (VALIDATED, BEST)
     assert "finetune" in changed(keys(tmp_path, *before), keys(tmp_path, *before, change))
+
+
+def test_the_interval_of_checkpoints_counts_where_they_are_averaged(tmp_path):
+    averaged = "pretrain.average_checkpoints=2"
+    assert changed(keys(tmp_path), keys(tmp_path, "pretrain.args.save_steps=7")) == []
+    assert changed(keys(tmp_path, averaged), keys(tmp_path, averaged, "pretrain.args.save_steps=7")) == TRAINED
 
 
 def test_data_that_moved_are_the_same_data(tmp_path):

@@ -57,7 +57,6 @@ def test_fsdp_on_one_process_says_how_to_start_several(tmp_path):
     "name",
     [
         "auto_find_batch_size",
-        "label_smoothing_factor",
         "enable_jit_checkpoint",
         "ignore_data_skip",
         "save_only_model",

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TEXTS
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hflm.core import Stopped, TrainingError, UserError
@@ -34,12 +36,21 @@ def fit(tokenizer, tmp_path):
     """Train a fresh tiny model (with dropout, so that random states matter) in a folder; returns (model, Trained)."""
     packed = pack_documents(TEXTS, tokenizer, 48)
 
-    def run(folder="run", eval_rows=None, batch_tokens=None, on_spike="ignore", dropout=0.1, **args):
+    def run(
+        folder="run",
+        eval_rows=None,
+        batch_tokens=None,
+        on_spike="ignore",
+        dropout=0.1,
+        average=None,
+        save=False,
+        **args,
+    ):
         torch.manual_seed(0)
         drops = {f"{place}_pdrop": dropout for place in ("attn", "embd", "resid")}
         model = build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 48, **drops}, tokenizer)
         trained = train.train_model(
-            patch_loss(model),
+            patch_loss(model, label_smoothing=args.get("label_smoothing_factor", 0.0)),
             train.TrainingData(
                 packed.rows,
                 partial(collate, pad_token_id=tokenizer.pad_token_id),
@@ -47,7 +58,8 @@ def fit(tokenizer, tmp_path):
             ),
             tmp_path / folder,
             {**ARGS, **args},
-            train.StageSettings("pretrain", 0, 48, packed.tokens_per_row, batch_tokens, on_spike),
+            train.StageSettings("pretrain", 0, 48, packed.tokens_per_row, batch_tokens, on_spike, average),
+            save_to=tmp_path / folder / "model" if save else None,
         )
         return model, trained
 
@@ -90,6 +102,74 @@ def test_old_checkpoints_go_and_the_newest_are_sealed(fit, tmp_path):
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert kept == ["checkpoint-6", "checkpoint-8"]
     assert checkpoints.newest_valid_checkpoint(tmp_path / "run").name == "checkpoint-8"
+
+
+def saved(folder):
+    """{name: weights} of a saved model."""
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_mean_of_the_last_checkpoints_is_the_model(fit, tmp_path):
+    _, trained = fit(eval_rows=2, average=3, save=True, max_steps=7, save_total_limit=1)
+    run = tmp_path / "run"
+    assert trained.averaged == (4, 6, 7)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6", "checkpoint-7"]
+    parts = [saved(run / f"checkpoint-{step}") for step in trained.averaged]
+    for name, mean in saved(run / "model").items():
+        exact = sum(part[name].double() for part in parts) / 3
+        torch.testing.assert_close(mean, exact.float(), rtol=0, atol=0)
+        assert not torch.equal(mean, parts[-1][name])
+    logged = [line["eval_loss"] for line in metrics(run) if "eval_loss" in line]
+    assert trained.eval_loss != logged[-1] and abs(trained.eval_loss - logged[-1]) < 1
+
+
+def test_the_mean_is_the_same_where_a_signal_saved_a_checkpoint_between(fit, stop_at, monkeypatch, tmp_path):
+    fit("whole", average=3, save=True)
+    for step in (2, 4):
+        with monkeypatch.context():
+            stop_at(step)
+            with pytest.raises(Stopped):
+                fit("stopped", average=3, save=True)
+        monkeypatch.undo()
+    assert (tmp_path / "stopped" / "checkpoint-5").exists()
+    fit("stopped", average=3, save=True)
+    one, other = (saved(tmp_path / folder / "model") for folder in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_too_few_checkpoints_to_average_are_found_before_training(fit, tmp_path):
+    with pytest.raises(
+        UserError, match=r"average_checkpoints: 5, but only 4 .* in 8 steps. Set .*save_steps to at most 1"
+    ):
+        fit(average=5, save=True)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    _, trained = fit(average=2, save=True, max_steps=-1, num_train_epochs=3, save_strategy="epoch")
+    per_epoch = trained.steps // 3
+    assert trained.averaged == (2 * per_epoch, 3 * per_epoch)
+
+
+def test_a_damaged_checkpoint_is_not_averaged(fit, tmp_path):
+    fit(average=3, save=True)
+    (tmp_path / "run" / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
+    shutil.rmtree(tmp_path / "run" / "model")
+    with pytest.raises(
+        TrainingError, match="checkpoint-4 belongs to the checkpoints to average, but model.safetensors"
+    ):
+        fit(average=3, save=True)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_labels_are_smoothed_in_training_and_not_in_evaluation(fit, tmp_path):
+    """By the model's own loss alone: Trainer would take it from the logits of all positions."""
+    frozen = {"eval_rows": 2, "dropout": 0, "max_steps": 1, "logging_steps": 1, "learning_rate": 1e-12}
+    fit("plain", **frozen)
+    fit("smooth", **frozen, label_smoothing_factor=0.5)
+    plain, smooth = (
+        {key: value for line in metrics(tmp_path / folder) for key, value in line.items() if key.endswith("loss")}
+        for folder in ("plain", "smooth")
+    )
+    assert plain["eval_loss"] == pytest.approx(smooth["eval_loss"], abs=1e-6)
+    assert plain["loss"] != smooth["loss"]
 
 
 @pytest.fixture

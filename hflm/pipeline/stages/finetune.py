@@ -41,7 +41,7 @@ class Finetune(RecordedStage):
             )
         assert packed is not None
         logger.info(f"finetune: {packed.counts()}")
-        model = patch_loss(model, stage.z_loss)
+        model = patch_loss(model, stage.z_loss, stage.args.get("label_smoothing_factor", 0.0))
         if stage.adapter is not None:
             model = add_adapter(model, stage.adapter, recipe.model.revision if recipe.pretrain is None else None)
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)

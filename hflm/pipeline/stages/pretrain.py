@@ -36,7 +36,7 @@ class Pretrain(RecordedStage):
             packed, validation = _packed(run, tokenizer, block_size)
         if run.ranks.is_main:
             _note_sources(run, tokenizer)
-        model = patch_loss(model, stage.z_loss)
+        model = patch_loss(model, stage.z_loss, stage.args.get("label_smoothing_factor", 0.0))
         train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
         if run.ranks.is_main:
             provenance.note_skipped(run.folder, logger.info)
