@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
+def several_started() -> bool:
+    """Whether a launcher started several processes; known before the process group is."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The process group as the stages see it."""

@@ -15,7 +15,7 @@ from hflm.inference import Endpoint
 from hflm.pipeline import process_setup, provenance, stage_state
 from hflm.pipeline.console import RunLog, is_first_process, logged, phase
 from hflm.pipeline.inputs import Inputs, resolve_inputs
-from hflm.pipeline.ranks import Ranks
+from hflm.pipeline.ranks import Ranks, several_started
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks
 from hflm.pipeline.run_folder import LOG, locked_folder, run_folder
 from hflm.pipeline.schedule import Scheduled, retrained, schedule
@@ -55,8 +55,51 @@ def run_recipe(
         _run(recipe, run_folder(recipe, output), options or RunOptions(), endpoint, log)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a recipe reads and what has to be done. `unchanged`: the run has ended as the recipe says."""
+
+    inputs: Inputs
+    dependencies: dict[str, Dependencies]
+    state: StageState
+    scheduled: list[Scheduled]
+    unchanged: bool
+
+    @property
+    def todo(self) -> frozenset[str]:
+        return frozenset(each.stage for each in self.scheduled if each.due)
+
+
 def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None, log: RunLog) -> None:
     logger.info(f"{recipe.name}: {folder}")
+    # A single process loads torch only when it knows that there is something to do.
+    ranks = process_setup.start(recipe) if several_started() else None
+    plan = _plan(recipe, folder, options, endpoint) if ranks is None or ranks.is_main else None
+    plan = ranks.broadcast(plan) if ranks is not None else plan
+    assert plan is not None, "the main process has sent it"
+    state, todo = plan.state, plan.todo
+    if options.dry_run:
+        if is_first_process():
+            print("\n".join(map(str, plan.scheduled)))
+        return
+    if plan.unchanged:
+        _end_unchanged(recipe, state)
+        return
+    _confirm(plan.scheduled, state, options)
+    _check_packages(recipe, todo)
+    ranks = ranks or process_setup.start(recipe)
+    _check_processes(recipe, ranks)
+    if ranks.is_main:
+        if options.fresh and folder.exists():
+            logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
+        with locked_folder(folder):
+            _run_stages(recipe, plan, ranks, endpoint, log)
+    else:
+        _run_stages(recipe, plan, ranks, endpoint, log)
+
+
+def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None) -> _Plan:
+    """The _Plan of a run. Of several processes only the main one makes it: each file is read once for its checksum."""
     with phase("checksums of data and models"):
         inputs = resolve_inputs(recipe)
     if options.locked:
@@ -64,45 +107,19 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
     dependencies = stage_dependencies(recipe, inputs, endpoint)
     state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)
     scheduled = schedule(dependencies, state, options.fresh)
-    if options.dry_run:
-        for each in scheduled:
-            print(each)
-        return
-    todo = frozenset(each.stage for each in scheduled if each.due)
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
-    if not todo and recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe):
-        _end_unchanged(recipe, state)
-        return
-    _confirm(scheduled, state, options)
-    _check_packages(recipe, todo)
-    ranks = process_setup.start(recipe)
-    _check_processes(recipe, ranks)
-    if ranks.is_main:
-        if options.fresh and folder.exists():
-            logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
-        with locked_folder(folder):
-            _run_stages(recipe, inputs, dependencies, todo, state, ranks, endpoint, log)
-    else:
-        _run_stages(recipe, inputs, dependencies, todo, state, ranks, endpoint, log)
+    is_recorded = recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe)
+    return _Plan(inputs, dependencies, state, scheduled, is_recorded and not any(each.due for each in scheduled))
 
 
-def _run_stages(
-    recipe: Recipe,
-    inputs: Inputs,
-    dependencies: dict[str, Dependencies],
-    todo: frozenset[str],
-    state: StageState,
-    ranks: Ranks,
-    endpoint: Endpoint | None,
-    log: RunLog,
-) -> None:
-    rows, corpus, folder = {}, None, state.folder
+def _run_stages(recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | None, log: RunLog) -> None:
+    rows, corpus, folder, todo = {}, None, plan.state.folder, plan.todo
     if ranks.is_main:
         with phase("reading and checking the data"):
             rows = read_tasks(recipe, todo, logger.info)
             corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
-    run = Run(recipe, folder, inputs, dependencies, todo, state, ranks, rows, corpus, endpoint)
+    run = Run(recipe, folder, plan.inputs, plan.dependencies, todo, plan.state, ranks, rows, corpus, endpoint)
     if ranks.is_main:
         log.open(folder / LOG)
         _write_records(run)

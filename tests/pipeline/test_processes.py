@@ -68,20 +68,25 @@ def test_a_signal_that_comes_at_different_steps_stops_both_ranks_at_the_same_one
     assert (checkpoint / "rng_state_1.pth").is_file()
 
 
-# Runs a recipe whose first process takes longer to read the data than a collective operation may.
+# Runs a recipe whose first process takes longer for the data's checksums and text than a collective operation may.
 SLOW = """
 import sys, time
 from hflm.pipeline import run, run_recipe
 from hflm.recipe import load_recipe
 
-read = run.read_corpus
+read, resolve = run.read_corpus, run.resolve_inputs
 
 def slow(*arguments):
     time.sleep(30)
     print("read by one process", file=sys.stderr)
     return read(*arguments)
 
-run.read_corpus = slow
+def slow_checksums(*arguments):
+    time.sleep(25)
+    print("checksums by one process", file=sys.stderr)
+    return resolve(*arguments)
+
+run.read_corpus, run.resolve_inputs = slow, slow_checksums
 sets = ["pretrain.args.max_steps=3", "pretrain.args.ddp_timeout=20", "pretrain.validation=0.2"]
 run_recipe(load_recipe("long.yaml", sets), "run")
 """
@@ -100,6 +105,6 @@ def test_data_that_take_longer_than_a_collective_operation_may_end_no_process(tm
         env={**os.environ, "PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stderr.count("read by one process") == 1
+    assert ended.stderr.count("read by one process") == ended.stderr.count("checksums by one process") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert not (tmp_path / "run" / "pretrain" / "rows").exists()

@@ -1,5 +1,6 @@
 """A stream goes on after a stop with the very next row, whatever reads it and wherever it stops."""
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from conftest import TEXTS
 
 from hflm import data
 from hflm.core import DataError, UserError
+from hflm.data.readers import base
 from hflm.models import build_model, patch_loss
 from hflm.pipeline import run_recipe
 from hflm.preprocessing import PackingCounts, collate, pack_stream, token_cache
@@ -139,6 +141,38 @@ def test_each_of_seven_files_is_read_by_one_of_four_readers(tokenizer, tmp_path)
     assert {file for _, file in opened} == set(files)
     assert len(set(opened)) == len(files), "a file was opened by several readers"
     assert len(set(seen)) == 7 * len(TEXTS)
+
+
+def test_each_byte_of_seven_files_is_read_once_by_two_processes_of_two_workers(tokenizer, tmp_path, monkeypatch):
+    """Counted where the readers of every kind of file open it, in the first pass."""
+    counts = {}
+
+    class Counted(io.FileIO):
+        def __init__(self, file, mode):
+            super().__init__(file, mode)
+            self.of_first_pass = (reader, file) not in counts
+            counts.setdefault((reader, file), 0)
+
+        def readinto(self, buffer):
+            size = super().readinto(buffer)
+            counts[reader, self.name] += size * self.of_first_pass
+            return size
+
+    for number in range(7):
+        rows = [{"text": f"{number}-{line} {TEXTS[line % len(TEXTS)]}"} for line in range(30 + 9 * number)]
+        (tmp_path / f"{number:05}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Data.model_validate({"path": str(tmp_path), "streaming": True})
+    packed = pack_stream(data.stream_documents(data.Sources((source,)), tmp_path / "skipped"), tokenizer, 48)
+    monkeypatch.setattr(base, "open", Counted, raising=False)
+    for reader in range(4):
+        packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
+        for _, position in packed.read(reader, 4):
+            if position["pass"]:
+                break
+    assert len(counts) == 7, "a file was opened by several readers"
+    assert {file: size for (_, file), size in counts.items()} == {
+        str(path): path.stat().st_size for path in tmp_path.glob("*.jsonl")
+    }
 
 
 def test_more_readers_than_files_are_announced(streamed):
