@@ -7,7 +7,8 @@ emulate bf16; so the device is asked, and timed where it does not answer. torch 
 import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,14 @@ class Arithmetic:
 
 
 def at_hand() -> "torch.device":
-    """The accelerator that torch finds, else the CPU."""
+    """The accelerator that torch finds, else the CPU, which ACCELERATE_USE_CPU=true takes in any case."""
     import torch
 
+    if "ACCELERATE_USE_CPU" in os.environ:
+        from accelerate.utils import parse_flag_from_env
+
+        if parse_flag_from_env("ACCELERATE_USE_CPU"):
+            return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -131,6 +137,19 @@ def dtype_of(name: str) -> "torch.dtype":
     import torch
 
     return getattr(torch, FORMATS[name])
+
+
+@contextmanager
+def restored_fp32_precision() -> Iterator[None]:
+    """Undo at the end what TrainingArguments sets for the whole process: TF32 in the fp32 products of a GPU."""
+    import torch
+
+    backends: Any = torch.backends  # it sets this attribute dynamically
+    before = backends.fp32_precision
+    try:
+        yield
+    finally:
+        backends.fp32_precision = before
 
 
 @functools.cache

@@ -60,6 +60,7 @@ GPU_WATTS = {
     "B200": 1000,
     "H200": 700,
     "H100": 700,
+    "MI300X": 750,
     "A100": 400,
     "A10": 150,
     "V100": 300,
@@ -146,7 +147,7 @@ def peak_memory_bytes() -> int:
     """The most that this process held so far: on a GPU by torch's allocator, else its resident memory."""
     import torch
 
-    if torch.cuda.is_available():
+    if arithmetic.at_hand().type == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource
 

@@ -15,7 +15,10 @@ PACKAGES = (
     *("hflm-recipes", "torch", "transformers", "datasets", "accelerate", "tokenizers", "peft", "huggingface-hub"),
     *("evaluate", "sacrebleu", "numpy", "pyarrow", "bitsandbytes", "gradio", "openai", "gguf", "onnx"),
 )
-VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE")
+VARIABLES = (
+    *("HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "OMP_NUM_THREADS", "WORLD_SIZE"),
+    *("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ACCELERATE_USE_CPU"),
+)
 
 
 def describe_environment() -> Iterator[str]:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from hflm.core import UserError, atomic_write_text, hardware, mask_tokens, read_json
+from hflm.core import UserError, arithmetic, atomic_write_text, hardware, mask_tokens, read_json
 from hflm.data import SKIPPED_ROWS, read_skipped, token_statistics, write_skipped
 from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe
@@ -141,9 +141,11 @@ def _hardware() -> dict[str, Any]:
     import psutil
     import torch
 
+    gpus = torch.cuda.device_count() if arithmetic.at_hand().type == "cuda" else 0
+
     return {
         "cpu": hardware.cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "gpus": [torch.cuda.get_device_name(number) for number in range(gpus)],
     }

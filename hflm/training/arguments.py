@@ -9,9 +9,8 @@ from typing import Any, Literal
 from transformers import TrainingArguments
 
 from hflm.core import UserError
-from hflm.core.arithmetic import Arithmetic
+from hflm.core.arithmetic import Arithmetic, at_hand
 from hflm.recipe import Batch, derive_batch
-from hflm.training.processes import uses_cpu
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -65,7 +64,7 @@ def training_arguments(
 
     Raises UserError for a value that TrainingArguments refuses, or that cannot work on these processes.
     """
-    accelerated = not uses_cpu()
+    accelerated = at_hand().type != "cpu"
     own = {
         "output_dir": str(folder),
         "seed": stage.seed,

@@ -4,8 +4,9 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
 from torch import distributed
+
+from hflm.core import arithmetic
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -21,14 +22,7 @@ def start_processes(timeout_seconds: int) -> "PartialState":
     """
     from accelerate import PartialState
 
-    return PartialState(cpu=uses_cpu(), timeout=timedelta(seconds=timeout_seconds))
-
-
-def uses_cpu() -> bool:
-    """Whether a run computes on the CPU: there is no accelerator, or ACCELERATE_USE_CPU=true leaves it unused."""
-    from accelerate.utils import parse_flag_from_env
-
-    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=arithmetic.at_hand().type == "cpu", timeout=timedelta(seconds=timeout_seconds))
 
 
 def wait_for_all() -> None:

@@ -74,6 +74,7 @@ class Trained:
     averaged: tuple[int, ...] = ()
 
 
+@arithmetic.restored_fp32_precision()
 def train_model(
     model: "PreTrainedModel | PeftModel",
     data: TrainingData,
@@ -202,7 +203,7 @@ def _announce(
     slow = arithmetic.slow_setting(chosen, arguments.device)
     if slow is not None:
         warnings.warn(f"{stage.name}: {slow}", stacklevel=3)
-    gpus = torch.accelerator.device_count()
+    gpus = torch.accelerator.device_count() if arguments.device.type != "cpu" else 0
     if gpus > arguments.world_size == 1:
         logger.info(
             f"{stage.name}: 1 of {gpus} GPUs is used; `torchrun --nproc_per_node {gpus} -m hflm run ...` uses all"

@@ -496,6 +496,7 @@ def test_a_licence_of_the_data_changes_no_stage(load):
         ({"cores": 2, "gpus": []}, 2, 1800, "2 cores at 10 W, at full load for 30 min"),
         ({"cores": 16, "gpus": ["NVIDIA H100 80GB HBM3"]}, 1, 36000, "about 8.6 kWh"),
         ({"cores": 8, "gpus": ["Tesla T4"] * 4}, 1, 3600, "8 cores at 10 W and 1 GPU at 70 W"),
+        ({"cores": 8, "gpus": ["AMD Instinct MI300X"] * 4}, 2, 3600, "8 cores at 10 W and 2 GPUs at 750 W"),
         ({"cores": 8, "gpus": ["Some GPU"] * 4}, 16, 3600, "32 cores at 10 W and 16 GPUs at 300 W"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hflm.core import MissingExtra, ModelError, expand_path, fingerprint_files
+from hflm.core import MissingExtra, ModelError, arithmetic, expand_path, fingerprint_files
 from hflm.evaluation.metrics.summed import References, SummedMetric, Values
 
 BATCH = 64  # texts that are encoded at once
@@ -103,4 +103,4 @@ def _loaded(folder: str) -> tuple[Any, Any, str]:
     files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
     digest = fingerprint_files(files).removeprefix("sha256:")[:16]
     signature = f"bert-score {version('bert-score')}, F, {Path(folder).name} {digest}, layer {layer}, no idf, unscaled"
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, signature
+    return model.eval().to(arithmetic.at_hand()), tokenizer, signature
