@@ -1,7 +1,10 @@
 """The configurations under recipes/launch: read by accelerate itself, and run where no GPU is needed."""
 
+import contextlib
+import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,8 @@ import yaml
 
 from hflm import recipe
 
-LAUNCH = Path(recipe.__file__).parents[2] / "recipes" / "launch"
+HOME = Path(recipe.__file__).parents[2]
+LAUNCH = HOME / "recipes" / "launch"
 RECIPE = """
 name: launched
 processes: 2
@@ -25,7 +29,7 @@ pretrain:
 
 def environment(**more):
     return {
-        **os.environ, "PYTHONPATH": str(LAUNCH.parent.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **more
+        **os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **more
     }  # fmt: skip
 
 
@@ -70,9 +74,9 @@ def cluster(tmp_path):
         (bin / name).write_text(f'#!/bin/bash\necho {name} "$@" >> calls\n{does}\n')
         (bin / name).chmod(0o755)
 
-    def run(behaviour, *arguments):
+    def run(behaviour, *arguments, **more):
         slurm = {"SLURM_JOB_ID": "71", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NODELIST": "n[1-2]"}
-        found = environment(PATH=f"{bin}:{os.environ['PATH']}", BEHAVIOUR=behaviour, **slurm)
+        found = environment(PATH=f"{bin}:{os.environ['PATH']}", BEHAVIOUR=behaviour, **{**slurm, **more})
         job = subprocess.Popen(["bash", str(LAUNCH / "slurm.sh"), *arguments], cwd=tmp_path, env=found)
         return job, tmp_path / "calls"
 
@@ -116,20 +120,96 @@ def test_slurm_hands_a_signal_on_and_waits_for_the_checkpoint(cluster, tmp_path)
     assert calls.read_text().splitlines()[-1] == "scontrol requeue 71"
 
 
+def launched(file, *options, rank=None):
+    """The command that a launch file's comment gives, with as many processes as fit on this machine's CPUs."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / file), *options]
+    if rank is None:
+        command += ["--main_process_port", "0"]
+    else:
+        command += ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
+        command += ["--main_process_port", str(free_port())]
+    # accelerate shards on accelerators only; the script makes it take CPUs for them.
+    hflm = [str(HOME / "tests" / "fsdp2_on_cpu.py"), "hflm"] if "fsdp2" in file else ["-m", "hflm"]
+    return [*command, *hflm, "run", "r.yaml"]
+
+
+@functools.cache
+def free_port():
+    """One of those that slurm.sh may choose."""
+    for port in range(20000 + os.getpid() % 10000, 40000):
+        with socket.socket() as opened, contextlib.suppress(OSError):
+            opened.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+def check_run(folder, log, processes):
+    """The run has ended on so many processes, which divided the model where they were to."""
+    assert f"{processes} process{'es' * (processes > 1)} on cpu" in log
+    record = json.loads((folder / "runs" / "launched" / "environment.json").read_text())
+    assert (record["processes"], record["stages"]["pretrain"]["steps"]) == (processes, 3)
+    assert (folder / "runs" / "launched" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(path.name, marks=[pytest.mark.slow] * (path.stem != "one_gpu"))
+        for path in sorted(LAUNCH.glob("*.yaml"))
+    ],
+)
+def test_each_configuration_trains(tmp_path, file):
+    """Its own command, on CPUs: two processes of one machine, or two machines of one process each."""
+    free_port.cache_clear()
+    processes = 1 if file == "one_gpu.yaml" else 2
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("processes: 2", f"processes: {processes}"))
+    options = ["--num_processes", str(processes)] if processes > 1 else []
+    ranks = (0, 1) if "nodes" in file else (None,)
+    started = [
+        subprocess.Popen(
+            launched(file, *options, rank=rank), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            env=environment(ACCELERATE_USE_CPU="true"),
+        )
+        for rank in ranks
+    ]  # fmt: skip
+    logs = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(logs)[-3000:]
+    check_run(tmp_path, "\n".join(logs), processes)
+
+
 @pytest.mark.slow
-def test_the_cpu_configuration_starts_two_processes_and_one_is_refused(tmp_path):
+def test_slurm_trains_on_two_machines(cluster, tmp_path):
+    """slurm.sh with accelerate itself and ddp_nodes.yaml; srun is two processes of this machine."""
     (tmp_path / "r.yaml").write_text(RECIPE)
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    hflm = ["-m", "hflm", "run", "r.yaml"]
-    two = [*launch, "--config_file", str(LAUNCH / "cpu.yaml"), "--main_process_port", "0", *hflm]
-    ended = subprocess.run(
-        two, cwd=tmp_path, capture_output=True, text=True, env=environment(ACCELERATE_USE_CPU="true")
+    bin = tmp_path / "bin"
+    each = 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & done; wait -n && wait -n'
+    scripts = {
+        "srun": f"shift; {each}",
+        "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; fi',
+        "accelerate": f'exec {sys.executable} -m accelerate.commands.launch "${{@:2}}"',
+    }
+    for name, does in scripts.items():
+        (bin / name).write_text(f'#!/bin/bash\necho {name} "$@" >> calls\n{does}\n')
+    job, calls = cluster(
+        "",
+        "r.yaml",
+        SLURM_GPUS_ON_NODE="1",
+        ACCELERATE_USE_CPU="true",
+        SLURM_JOB_ID=str(free_port() - 20000),
+        CONFIG=str(LAUNCH / "ddp_nodes.yaml"),
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "2 processes on cpu" in ended.stderr
-    assert json.loads((tmp_path / "runs" / "launched" / "environment.json").read_text())["processes"] == 2
-    one = [*launch, "--cpu", "--num_processes", "2", *hflm, "--output", "one"]
-    ended = subprocess.run(one, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert job.wait(300) == 0
+    assert "scontrol requeue" not in calls.read_text()
+    check_run(tmp_path, (tmp_path / "runs" / "launched" / "run.log").read_text(), 2)
+
+
+@pytest.mark.slow
+def test_accelerates_own_option_for_cpus_starts_one_process_which_is_refused(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    one = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    ended = subprocess.run(
+        [*one, "-m", "hflm", "run", "r.yaml"], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )
     assert ended.returncode != 0
     assert "processes: the recipe asks for 2, and 1 started. Use `torchrun --nproc_per_node 2" in ended.stderr
-    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "runs").exists()

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hflm.core import UserError
-from hflm.recipe import Batch, check_steps, derive_batch
+from hflm.recipe import Batch, check_steps, derive_batch, load_recipe, stage_batch
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,14 @@ def test_every_sharing_has_the_same_rows(tokens, row, processes, most, expected)
     batch = derive_batch(tokens, row, processes, most, "pretrain")
     assert batch == expected
     assert batch.rows * row == tokens
+
+
+@pytest.mark.parametrize("name", ["datatrove", "gpt2-small"])
+@pytest.mark.parametrize("processes", [1, 8])
+def test_a_shipped_recipe_for_gpus_has_the_same_step_on_one_and_on_eight(name, processes):
+    shipped = load_recipe(name)
+    batch = stage_batch(shipped.pretrain, 1024, processes, "pretrain")  # rows of GPT-2's context
+    assert (batch.rows * 1024, batch.per_device) == (524288, 16)
 
 
 @pytest.mark.parametrize(
