@@ -55,3 +55,23 @@ def tiny(tokenizer):
         },
         tokenizer,
     )
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The CPU, in the suite of everybody, and a GPU where there is one: the tests in tests/gpu."""
+    return _device(request.param)
+
+
+@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
+def device_of_run(request):
+    """Of tests that start whole runs."""
+    return _device(request.param)
+
+
+def _device(name):
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA or ROCm GPU")
+    return torch.device(name)

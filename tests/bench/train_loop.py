@@ -1,10 +1,13 @@
 """The other side of train_speed.py: a minimal hand-written training loop over nanoGPT's architecture (no measurement
-itself). Prints tokens per second: the median over spans of five steps after the first, as hflm's log lines give it.
+itself). Prints tokens per second, the median over spans of five steps after the first, as hflm's log lines give it, and
+the peak of memory in bytes.
 """
 
 import argparse
 import itertools
+import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -52,31 +55,43 @@ class GPT(nn.Module):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, value in (("vocab", 4096), ("length", 256), ("batch", 8), ("steps", 30), ("every", 5)):
+    sizes = {"vocab": 4096, "length": 256, "batch": 8, "layers": 6, "heads": 6, "width": 384}
+    for name, value in {**sizes, "accumulation": 1, "steps": 30, "every": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GPT(chosen.vocab, chosen.length, 6, 6, 384).to(device)
+    model = GPT(chosen.vocab, chosen.length, chosen.layers, chosen.heads, chosen.width).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if chosen.compile else model
     data = torch.randint(0, 256, (chosen.batch * chosen.length * 60,))
     ends = [time.perf_counter()]
     for step in range(1, chosen.steps + 1):
-        at = torch.randint(len(data) - chosen.length - 1, (chosen.batch,))
-        rows = torch.stack([data[i : i + chosen.length + 1] for i in at]).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = run(rows[:, :-1], rows[:, 1:].contiguous())
-        loss.backward()
+        total = torch.zeros((), device=device)
+        for _ in range(chosen.accumulation):
+            at = torch.randint(len(data) - chosen.length - 1, (chosen.batch,))
+            rows = torch.stack([data[i : i + chosen.length + 1] for i in at]).to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = run(rows[:, :-1], rows[:, 1:].contiguous()) / chosen.accumulation
+            loss.backward()
+            total += loss.detach()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()
+        total.item()
         if step % chosen.every == 0:
             ends.append(time.perf_counter())
     seconds = [end - begin for begin, end in itertools.pairwise(ends)][1:]
-    print(chosen.every * chosen.batch * chosen.length / statistics.median(seconds))
+    tokens = chosen.every * chosen.accumulation * chosen.batch * chosen.length
+    print(tokens / statistics.median(seconds), peak_memory_bytes(device))
+
+
+def peak_memory_bytes(device):
+    """The most that torch held on the GPU, else the process's resident memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

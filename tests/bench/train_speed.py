@@ -47,7 +47,7 @@ def measure(folder, chosen):
         if "measured" in record.get("peak_source", ""):
             rate = float(setup.output(setup.start(["-c", RATE], folder, "rate.log"), folder, "rate.log"))
             of_torch.append(round(record["flops_per_second"] / rate, 4))
-        theirs.append(float(setup.output(setup.start(loop, folder, "loop.log"), folder, "loop.log")))
+        theirs.append(float(setup.output(setup.start(loop, folder, "loop.log"), folder, "loop.log").split()[0]))
     return {
         "ratio": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3),
         "hflm_tokens_per_second": [round(each) for each in ours],

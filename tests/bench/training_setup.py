@@ -24,7 +24,16 @@ BATCH, LENGTH = 8, 256
 
 
 def prepare(folder, vocab_size, steps, every=5, compiled=False, name="recipe.yaml"):
-    """Write tokenizer/, corpus.txt and a recipe of gpt2-mini into `folder`.
+    """Write tokenizer/, corpus.txt and a recipe of gpt2-mini into `folder`."""
+    write_inputs(folder, vocab_size, BATCH * LENGTH * 60)
+    text = RECIPE.format(
+        folder=folder, length=LENGTH, steps=steps, batch=BATCH, every=every, compiled=str(compiled).lower()
+    )
+    (folder / name).write_text(text)
+
+
+def write_inputs(folder, vocab_size, characters):
+    """Write tokenizer/ and corpus.txt, a token a character, into `folder`.
 
     The tokenizer knows the 256 bytes and fills up with entries that no text has: the speed does not depend on which
     ids stand in a row.
@@ -39,12 +48,8 @@ def prepare(folder, vocab_size, steps, every=5, compiled=False, name="recipe.yam
         GPT2Tokenizer(vocab=vocab, merges=[]).save_pretrained(folder / "tokenizer")
         draw = random.Random(0)
         letters = "abcdefghijklmnopqrstuvwxyz     "
-        lines = ["".join(draw.choices(letters, k=80)) for _ in range(BATCH * LENGTH * 60 // 80)]
+        lines = ["".join(draw.choices(letters, k=80)) for _ in range(characters // 80)]
         (folder / "corpus.txt").write_text("\n".join(lines) + "\n")
-    text = RECIPE.format(
-        folder=folder, length=LENGTH, steps=steps, batch=BATCH, every=every, compiled=str(compiled).lower()
-    )
-    (folder / name).write_text(text)
 
 
 def start(arguments, folder, log):
