@@ -35,26 +35,45 @@ def tokenizer():
     return train_tokenizer(TEXTS, "bpe", 320)
 
 
+SIZES = {  # of tiny models: 2 layers, 32 dimensions, no dropout, a context of 64
+    "gpt2": {
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 32,
+        "n_positions": 64,
+        "attn_pdrop": 0,
+        "embd_pdrop": 0,
+        "resid_pdrop": 0,
+    },
+    "llama": {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    },
+}
+SIZES["qwen3"] = {**SIZES["llama"], "model_type": "qwen3", "head_dim": 16}
+
+
 @pytest.fixture
-def tiny(tokenizer):
-    """A fresh GPT-2 of 2 layers and 32 dimensions, without dropout, context 64."""
+def architecture():
+    """Of `tiny`. A module whose tests hold for all architectures has a fixture of this name with all as parameters."""
+    return "gpt2"
+
+
+@pytest.fixture
+def tiny(tokenizer, architecture):
+    """A fresh model of SIZES."""
     import torch
 
     from hflm.models import build_model
 
     torch.manual_seed(0)
-    return build_model(
-        {
-            "n_layer": 2,
-            "n_head": 2,
-            "n_embd": 32,
-            "n_positions": 64,
-            "attn_pdrop": 0,
-            "embd_pdrop": 0,
-            "resid_pdrop": 0,
-        },
-        tokenizer,
-    )
+    return build_model(SIZES[architecture], tokenizer)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -24,7 +24,7 @@ from datasets.packaged_modules.json.json import JsonConfig
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.packaged_modules.text.text import TextConfig
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, GenerationConfig, GPT2Config, TrainingArguments
+from transformers import BitsAndBytesConfig, GenerationConfig, GPT2Config, LlamaConfig, Qwen3Config, TrainingArguments
 from transformers.activations import ACT2FN
 
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", list: "list", tuple: "list", dict: "dict"}
@@ -35,6 +35,7 @@ OVERRIDES = {  # where an annotation says less than the library accepts, or more
     "bnb_4bit_quant_storage": "uint8|float32|bfloat16|float16|null",
     "bnb_4bit_quant_type": "fp4|nf4",
     "dtype": "str|null",
+    "hidden_act": "|".join(ACT2FN),
     "fsdp": "bool|str|null",
     "llm_int8_skip_modules": "list|null",
     "sequence_bias": "list",
@@ -114,6 +115,8 @@ def main():
         "versions": {library: version(library) for library in ("transformers", "peft", "datasets")},
         "TrainingArguments": arguments_of_training(),
         "GPT2Config": fields(GPT2Config),
+        "LlamaConfig": fields(LlamaConfig),
+        "Qwen3Config": fields(Qwen3Config),
         "LoraConfig": fields(LoraConfig),
         "BitsAndBytesConfig": quantization(),
         "GenerationConfig": generation(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LLAMAS = ("llama", "mistral", "qwen2")
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], **{family: ["q_proj", "v_proj"] for family in LLAMAS}}  # peft's own
 
 
@@ -42,6 +42,7 @@ class Shape:
     head_dim: int
     linears: tuple[Linear, ...]
     norm: int  # parameters of one norm
+    head_norms: int  # parameters of the norms of queries and keys, in one block
     position_table: int  # parameters of the position embeddings
     tied: bool
     activation: str
@@ -87,6 +88,7 @@ def _gpt2(
             Linear("mlp.c_proj", inner, n_embd, True),
         ),
         norm=2 * n_embd,
+        head_norms=0,
         position_table=n_positions * n_embd,
         tied=tie_word_embeddings,
         activation=activation_function,
@@ -118,6 +120,7 @@ def _llama(config: Mapping[str, Any]) -> Shape:
             Linear("mlp.down_proj", inner, width, mlp),
         ),
         norm=width,
+        head_norms=2 * head if config["model_type"] == "qwen3" else 0,
         position_table=0,
         tied=config.get("tie_word_embeddings", False),
         activation=config.get("hidden_act", "silu"),
@@ -136,7 +139,7 @@ def parameters(shape: Shape) -> dict[str, int]:
         "embeddings": shape.vocab_size * shape.n_embd + shape.position_table,
         "attention": shape.n_layer * (shape.block - mlp),
         "mlp": shape.n_layer * mlp,
-        "norms": (2 * shape.n_layer + 1) * shape.norm,
+        "norms": (2 * shape.n_layer + 1) * shape.norm + shape.n_layer * shape.head_norms,
         "head": 0 if shape.tied else shape.vocab_size * shape.n_embd,
     }
 

@@ -28,6 +28,11 @@ def convert_gguf(file: Path) -> Path:
         if config.model_type == "gpt2":
             # transformers reads these two of a GPT-2 under names that its config does not know.
             config.n_positions, config.n_inner = config.n_ctx, config.feed_forward_length
+        if config.model_type == "qwen3":
+            from gguf import GGUFReader
+
+            # transformers (5.23) does not read the size of a head, and takes Qwen3Config's default for it.
+            config.head_dim = int(GGUFReader(file).fields["qwen3.attention.key_length"].contents())
         loaded = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, config=config, dtype=torch.float32, trust_remote_code=False
         )

@@ -30,7 +30,9 @@ class ModelConfig:
 def read_model_config(recipe: Recipe, notes: list[str]) -> ModelConfig | None:
     """The ModelConfig of the recipe's model, or None with a note that says why it is not known."""
     if recipe.model.from_ is None:
-        config = {**CONFIG_DEFAULTS, **recipe.model.config, "vocab_size": _vocabulary(recipe, notes)}
+        own = recipe.model.config
+        defaults = CONFIG_DEFAULTS[own.get("model_type", "gpt2")]
+        config = {**defaults, **own, "vocab_size": _vocabulary(recipe, notes)}
     else:
         config, why = _config(recipe.model.from_, recipe.model.revision)
         if config is None:

@@ -204,9 +204,10 @@ def _optimal(shape: architecture.Shape, total: int, tokens: int | None) -> dict[
     if tokens:
         wanted = cost.compute_optimal_parameters(tokens)
         sizes = {}
-        for name, size in PRESETS.items():
+        alike = {name: size for name, size in PRESETS.items() if size.get("model_type", "gpt2") == shape.family}
+        for name, size in (alike or PRESETS).items():
             preset = architecture.of({**size, "vocab_size": shape.vocab_size})
-            assert preset is not None  # a preset is a GPT-2
+            assert preset is not None  # presets are of known architectures
             sizes[name] = sum(architecture.parameters(preset).values())
         nearest = min(sizes, key=lambda name: abs(math.log(sizes[name] / wanted)))
         sizes_for |= {"tokens": tokens, "parameters_for_the_tokens": round(wanted), "nearest_preset": nearest}

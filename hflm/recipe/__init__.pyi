@@ -18,6 +18,7 @@ from .load import load_recipe as load_recipe
 from .load import load_task_files as load_task_files
 from .load import locate_problems as locate_problems
 from .load import recipe_json_schema as recipe_json_schema
+from .presets import ARCHITECTURES as ARCHITECTURES
 from .presets import CONFIG_DEFAULTS as CONFIG_DEFAULTS
 from .presets import PRESETS as PRESETS
 from .presets import TIED_MODULES as TIED_MODULES

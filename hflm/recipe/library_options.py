@@ -16,6 +16,8 @@ VERSIONS = NAMES.pop("versions")  # of the libraries whose names these are
 LIBRARY = {
     "TrainingArguments": "transformers",
     "GPT2Config": "transformers",
+    "LlamaConfig": "transformers",
+    "Qwen3Config": "transformers",
     "BitsAndBytesConfig": "transformers",
     "LoraConfig": "peft",
 }
@@ -35,6 +37,13 @@ _PUSH = "hflm publishes at the end of a run. Use a `push:` section"
 _STAGE = "hflm sets it from the recipe's sections. Remove it"
 _HUB = "hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision push_to_hub"
 _PEFT = "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode"
+_CONFIG = {  # of a new model
+    **dict.fromkeys(
+        ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
+        "it comes from the tokenizer (tokenizer.train.vocab_size, or tokenizer.from). Remove it",
+    ),
+    **dict.fromkeys(("architectures", "transformers_version"), "transformers writes it by itself. Remove it"),
+}
 REFUSED: dict[str, dict[str, str]] = {
     "TrainingArguments": {
         "output_dir": "hflm sets it: a run's folder is runs/<name>, or --output. Remove it",
@@ -64,13 +73,9 @@ REFUSED: dict[str, dict[str, str]] = {
         "per_gpu_train_batch_size": "transformers renamed it. Use per_device_train_batch_size",
         "per_gpu_eval_batch_size": "transformers renamed it. Use per_device_eval_batch_size",
     },
-    "GPT2Config": {
-        **dict.fromkeys(
-            ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
-            "it comes from the tokenizer (tokenizer.train.vocab_size, or tokenizer.from). Remove it",
-        ),
-        **dict.fromkeys(("architectures", "transformers_version"), "transformers writes it by itself. Remove it"),
-    },
+    "GPT2Config": _CONFIG,
+    "LlamaConfig": _CONFIG,
+    "Qwen3Config": _CONFIG,
     "LoraConfig": {
         **dict.fromkeys(_PEFT.split(), "hflm sets it. Remove it"),
         "alora_invocation_tokens": "such an adapter cannot be merged into a model. Remove it",

@@ -6,7 +6,7 @@ from typing import Any
 Schema = dict[str, Any]
 
 PASSED = {  # sections that pass more keys through
-    "ModelRecipe": "any key of `transformers.GPT2Config`, beside a `preset`",
+    "ModelRecipe": "any key of `transformers.GPT2Config`, `LlamaConfig` or `Qwen3Config`, beside a `preset` or an `architecture`",
     "Data": "any key of `datasets.load_dataset` and of its builder; for `toy`: `name`, `size`, `seed`",
 }
 OPTIONS = {

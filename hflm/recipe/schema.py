@@ -17,6 +17,7 @@ from hflm.recipe.benchmark import BenchmarkRecipe, PushRecipe
 from hflm.recipe.kinds import kind_names, kind_sections
 from hflm.recipe.library_options import suggest
 from hflm.recipe.model import ModelRecipe
+from hflm.recipe.presets import architecture_of
 from hflm.recipe.section import KeyProblem, Positive, Section, matching
 from hflm.recipe.tasks import Task
 from hflm.recipe.tokenizer import TokenizerRecipe
@@ -90,12 +91,14 @@ class Recipe(Section):
 
 def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:
     """What a new model and a new tokenizer need, and what cannot be done with a model that is not trained."""
-    new = at("model", "preset") is not None
+    named = "architecture" if at("model", "preset") is None else "preset"
+    new = at("model", named) is not None
     if new and at("tokenizer") is None:
-        yield ("model", "preset"), "a new model needs a tokenizer. Add a `tokenizer:` section (train: or from:)"
+        yield ("model", named), "a new model needs a tokenizer. Add a `tokenizer:` section (train: or from:)"
     if new and at("finetune", "quantization") is not None and at("pretrain") is None:
         yield ("finetune", "quantization"), "a new model is not trained yet. Add `pretrain:`, or start `from:` a model"
-    if new and at("finetune", "adapter", "init_lora_weights") == "olora":
+    gpt2 = _architecture(at) == "gpt2"
+    if gpt2 and at("finetune", "adapter", "init_lora_weights") == "olora":
         where = ("finetune", "adapter", "init_lora_weights")
         yield where, "peft's OLoRA cannot read GPT-2's transposed matrices. Use pissa, or remove it"
     no_texts = at("tokenizer", "train", "data") is None and at("pretrain") is None and at("finetune") is None
@@ -105,15 +108,21 @@ def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:
 
 def _row_rules(at: Lookup, stage: str) -> Iterator[KeyProblem]:
     """Rows fit into the model's context, and a batch consists of whole rows."""
-    positions = at("model", "n_positions") or 1024
+    new, size, tokens = _architecture(at), at(stage, "block_size"), at(stage, "batch_tokens")
+    key = "n_positions" if new == "gpt2" else "max_position_embeddings"
+    positions = at("model", key) or (1024 if at("model", "preset") or new == "gpt2" else 2048)
     positions = positions if isinstance(positions, int) else 1024  # ModelRecipe reports it
-    new, size, tokens = at("model", "preset"), at(stage, "block_size"), at(stage, "batch_tokens")
     if new and isinstance(size, int) and size > positions > 0:
-        yield (stage, "block_size"), f"{size} is more than the model's n_positions {positions}"
+        yield (stage, "block_size"), f"{size} is more than the model's {key} {positions}"
         return
     row = size or (new and min(positions, 1024))
     if isinstance(row, int) and isinstance(tokens, int) and row > 0 and tokens > 0 and tokens % row:
         yield (stage, "batch_tokens"), describe_partial_rows(tokens, row)
+
+
+def _architecture(at: Lookup) -> str | None:
+    """The architecture of the recipe's new model, None for a model `from`."""
+    return architecture_of({key: at("model", key) for key in ("preset", "architecture")})
 
 
 def _evaluates(at: Lookup, stage: str) -> bool:

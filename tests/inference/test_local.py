@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS_THAT_BEGIN_ANOTHER, TEXTS
+from conftest import LABELS_THAT_BEGIN_ANOTHER, SIZES, TEXTS
 
 from hflm.core import ModelError
 from hflm.inference import LocalModel, batching, cut_at_stop, local, text_windows
@@ -34,6 +34,7 @@ def in_order(batches):
     return [found for _, found in sorted(answered)]
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
 def test_greedy_texts_are_the_same_in_any_batch(model, tokenizer, batch_tokens):
     with torch.inference_mode():
@@ -190,6 +191,7 @@ def test_windows_of_text_that_spells_a_special_token(tmp_path):
     assert window.scored > 2
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
 def test_window_nats_are_the_chain_rule(model, tokenizer, batch_tokens):
     windows = [window for text in TEXTS[:5] for window in text_windows(tokenizer, text, 64)]
@@ -254,6 +256,7 @@ def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, 
 QUESTIONS = [f"{n} {SHOTS}The fox saw the {what} in the" for n in range(3) for what in ("cup", "old hat", "key")]
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 @pytest.mark.parametrize("batch_tokens", [1, 300, 700, 10_000])
 @pytest.mark.parametrize("prompts", [QUESTIONS, [*QUESTIONS[::-1], *PROMPTS], [PROMPTS[0], QUESTIONS[4], QUESTIONS[3]]])
 def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import SIZES, TEXTS
 
 from hflm.core import MissingExtra, ModelError
 from hflm.models import (
@@ -65,6 +65,7 @@ def gradients(model):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_the_patched_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
     batch = collate(pack_examples([(text[:12], text[13:]) for text in TEXTS[:9]], tokenizer, 64).rows, 0)
     plain_loss(tiny, batch).backward()
@@ -76,6 +77,7 @@ def test_the_patched_loss_has_the_gradients_of_a_plain_step(tokenizer, tiny):
         torch.testing.assert_close(gradient, expected[name], msg=name)
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_trainer_takes_exactly_the_step_of_plain_pytorch(tokenizer, tiny, tmp_path):
     """Two micro-batches with different numbers of labels, accumulated: one step on the mean over all labels."""
     import copy
@@ -138,6 +140,7 @@ def test_residual_projections_start_smaller_by_the_root_of_their_number(tokenize
             assert other.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_a_batch_without_labels_has_loss_zero_and_not_nan(tiny):
     ids = torch.arange(6)[None]
     loss = patch_loss(tiny)(input_ids=ids, labels=torch.full_like(ids, -100)).loss
@@ -145,6 +148,7 @@ def test_a_batch_without_labels_has_loss_zero_and_not_nan(tiny):
     assert loss.item() == 0
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_without_labels_nothing_changes(tiny):
     ids = torch.arange(10)[None]
     tiny.eval()
@@ -169,6 +173,7 @@ def test_a_patched_model_generates_from_left_padded_prompts_as_before(tokenizer,
     assert seen[0] == [[0, 0, 1]]
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_saved_models_load_again_as_safetensors(tokenizer, tiny, tmp_path):
     save_pretrained(tmp_path / "run" / "model", tiny, tokenizer)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

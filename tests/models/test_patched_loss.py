@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import SIZES, TEXTS
 
 from hflm.models import add_adapter, load_model, patch_loss, save_pretrained
 from hflm.preprocessing import collate, pack_documents
@@ -38,6 +38,7 @@ COPIES = {
 }
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo's own
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copy_has_the_same_loss_and_gradient(tiny, batch, way):
@@ -63,13 +64,15 @@ def test_forward_hooks_run(tiny, batch):
     assert seen == [loss]
 
 
+@pytest.mark.parametrize("architecture", SIZES)
 def test_a_patched_model_is_saved_under_the_name_of_its_class(tiny, tokenizer, tmp_path):
     save_pretrained(tmp_path / "model", patch_loss(tiny), tokenizer)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["architectures"] == ["GPT2LMHeadModel"]
+    name = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[config["model_type"]]
+    assert config["architectures"] == [name]
     assert "loss_options" not in config
     loaded, _ = load_model(str(tmp_path / "model"))
-    assert type(loaded).__qualname__ == "GPT2LMHeadModel" and not hasattr(loaded, "loss_options")
+    assert type(loaded).__qualname__ == name and not hasattr(loaded, "loss_options")
 
 
 def test_an_adapter_records_where_its_base_is_wherever_it_is_loaded_from(tiny, tokenizer, tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def load(folder, text=RECIPE, sets=()):
         LLAMA,
         {**LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 32},
         {**LLAMA, "model_type": "mistral"},
+        {**LLAMA, "model_type": "qwen3", "head_dim": 32},
         QWEN2,
     ],
     ids=lambda config: config["model_type"],

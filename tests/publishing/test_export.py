@@ -8,11 +8,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import SIZES
 from huggingface_hub import constants
 from tokenizers import pre_tokenizers
 
 from hflm.core import MissingExtra, ModelError, UserError
-from hflm.models import add_adapter, context_length, load_model, save_pretrained
+from hflm.models import add_adapter, build_model, context_length, load_model, save_pretrained
 from hflm.preprocessing import encode, load_tokenizer, train_tokenizer
 from hflm.publishing import export_model
 from hflm.publishing.export import trim_vocabulary, write_gguf
@@ -51,7 +52,18 @@ def llama(tokenizer):
     ).eval()
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture
+def qwen3(tokenizer):
+    torch.manual_seed(0)
+    sizes = {**SIZES["qwen3"], "head_dim": 24, "initializer_range": 0.3, "tie_word_embeddings": False}
+    made = build_model(sizes, tokenizer).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)  # no norm's weight is one any more
+    return made
+
+
+@pytest.fixture(params=["gpt2", "llama", "qwen3"])
 def model(request):
     return request.getfixturevalue(request.param)
 

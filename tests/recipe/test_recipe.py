@@ -829,3 +829,73 @@ def test_loading_imports_no_heavy_library(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "r.yaml")], capture_output=True, text=True, check=True
     )
     assert made.stdout.strip() == "[]"
+
+
+NEW_MODEL = """\
+name: new
+tokenizer: {train: {vocab_size: 300}}
+model: MODEL
+pretrain: {data: {path: toy, name: stories}, args: {max_steps: 1}}
+"""
+LLAMA = "hidden_size: 32, num_hidden_layers: 1, intermediate_size: 64"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("preset: gpt2-nano", {"n_layer": 4, "n_head": 4, "n_embd": 128, "initializer_range": 0.06}),
+        ("architecture: gpt2, n_layer: 1, n_head: 2, n_embd: 8", {"n_layer": 1, "n_head": 2, "n_embd": 8}),
+        (
+            f"architecture: llama, num_attention_heads: 2, rms_norm_eps: 1.0e-5, {LLAMA}",
+            {
+                "model_type": "llama",
+                "num_attention_heads": 2,
+                "rms_norm_eps": 1e-5,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "intermediate_size": 64,
+            },
+        ),
+        ("preset: llama-nano, num_hidden_layers: 2", {**recipe.PRESETS["llama-nano"], "num_hidden_layers": 2}),
+        ("preset: qwen3-micro, architecture: qwen3", recipe.PRESETS["qwen3-micro"]),
+    ],
+)
+def test_the_configuration_of_a_new_model(tmp_path, model, expected):
+    assert load(tmp_path, NEW_MODEL.replace("MODEL", f"{{{model}}}")).model.config == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "message"),
+    [
+        ("preset: llama-nan", "model.preset", "no such preset: 'llama-nan'. Did you mean llama-nano?"),
+        ("architecture: lama", "model.architecture", "no such architecture: 'lama'. Did you mean llama?"),
+        ("preset: llama-nano, architecture: gpt2", "model.architecture", "llama-nano is a llama. Remove it"),
+        ("architecture: llama, from: gpt2", "model.from", "architecture and from exclude each other"),
+        (f"architecture: llama, {LLAMA}", "model.architecture", "needs its sizes. Add num_attention_heads"),
+        ("architecture: gpt2", "model.architecture", "needs its sizes. Add n_layer, n_head, n_embd"),
+        (
+            f"architecture: qwen3, num_attention_heads: 2, {LLAMA}",
+            "model.architecture",
+            "Add num_key_value_heads, head_dim",
+        ),
+        ("preset: llama-nano, n_layer: 2", "model.n_layer", "unknown key. Did you mean num_hidden_layers?"),
+        ("preset: llama-nano, hidden_sise: 2", "model.hidden_sise", "unknown key. Did you mean hidden_size?"),
+        ("preset: llama-nano, hidden_act: silo", "model.hidden_act", "silo"),
+        ("preset: llama-nano, vocab_size: 9", "model.vocab_size", "it comes from the tokenizer"),
+        ("preset: llama-nano, num_key_value_heads: 3", "model.num_key_value_heads", "4 is not divisible by"),
+        ("preset: llama-nano, attention_dropout: 1.5", "model.attention_dropout", "a dropout probability"),
+        ("preset: qwen3-nano, head_dim: 0", "model.head_dim", "must be above 0"),
+    ],
+)
+def test_mistakes_in_a_new_model(tmp_path, model, key, message):
+    [(line, where, text)] = problems(tmp_path, NEW_MODEL.replace("MODEL", f"{{{model}}}"))
+    assert (line, where) == (3, key)
+    assert message in text
+
+
+def test_a_row_fits_into_the_context_of_any_architecture(tmp_path):
+    text = NEW_MODEL.replace("MODEL", "{preset: llama-nano, max_position_embeddings: 64}")
+    found = problems(tmp_path, text.replace("stories}", "stories}, block_size: 65"))
+    assert [(key, text) for _, key, text in found] == [
+        ("pretrain.block_size", "65 is more than the model's max_position_embeddings 64")
+    ]

@@ -52,9 +52,10 @@ def write_gguf(
     import torch
 
     config = model.config
-    describe = {"gpt2": _describe_gpt2, "llama": _describe_llama}.get(config.model_type)
+    describe = DESCRIBE.get(config.model_type)
     if describe is None:
-        raise ModelError(f"a {config.model_type} cannot be written as GGUF here, only a gpt2 or a llama")
+        known = ", ".join(DESCRIBE)
+        raise ModelError(f"a {config.model_type} cannot be written as GGUF here, only one of: {known}")
     fields = _tokenizer_fields(tokenizer)  # before the file is begun: it may be refused
     plain = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[str(model.dtype).removeprefix("torch.")]
     path = Path(path)
@@ -122,22 +123,10 @@ def _describe_gpt2(writer: "GGUFWriter", config: "PretrainedConfig") -> Layout:
 def _describe_llama(writer: "GGUFWriter", config: "PretrainedConfig") -> Layout:
     """Write a Llama's settings. llama.cpp rotates neighbouring dimensions, transformers the two halves of a head."""
     _check(config, {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False})
-    rope = config.rope_parameters
-    if rope["rope_type"] != "default":
-        raise ModelError(f"rope_type {rope['rope_type']}: only the default one can be written as GGUF here")
-    heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _write_rotary_settings(writer, config)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
 
     def permute(key: str, array: "np.ndarray", halves: bool) -> "np.ndarray":
         for name, count in heads.items():
@@ -151,6 +140,33 @@ def _describe_llama(writer: "GGUFWriter", config: "PretrainedConfig") -> Layout:
         reorder=lambda key, array: permute(key, array, halves=True),
         restore=lambda key, array: permute(key, array, halves=False),
     )
+
+
+def _describe_qwen3(writer: "GGUFWriter", config: "PretrainedConfig") -> Layout:
+    """Write a Qwen3's settings. llama.cpp rotates the halves of its heads, as transformers does."""
+    _check(config, {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False})
+    _write_rotary_settings(writer, config)
+    return Layout(config.num_hidden_layers, reorder=lambda _, array: array, restore=lambda _, array: array)
+
+
+def _write_rotary_settings(writer: "GGUFWriter", config: "PretrainedConfig") -> None:
+    """Write what all models with rotary positions and RMS norms have."""
+    rope = config.rope_parameters
+    if rope["rope_type"] != "default":
+        raise ModelError(f"rope_type {rope['rope_type']}: only the default one can be written as GGUF here")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(rope["rope_theta"])
+
+
+DESCRIBE = {"gpt2": _describe_gpt2, "llama": _describe_llama, "qwen3": _describe_qwen3}
 
 
 def _check(config: "PretrainedConfig", expected: dict[str, Any]) -> None:
