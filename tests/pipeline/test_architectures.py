@@ -49,4 +49,4 @@ def test_a_run_from_the_tokenizer_to_the_exported_model(architecture: str, tmp_p
         compared = stages["pretrain"]["plan"]
         assert compared["predicted"]["parameters"] == compared["measured"]["parameters"]
         written = export_model("run", "gguf")
-    assert gguf.GGUFReader(written).fields["general.architecture"].contents() == architecture
+        assert gguf.GGUFReader(written).fields["general.architecture"].contents() == architecture
