@@ -18,6 +18,7 @@ from .results import Results as Results
 from .results import Score as Score
 from .results import Slice as Slice
 from .results import TaskResult as TaskResult
+from .results import describe_clusters as describe_clusters
 from .results import format_baselines as format_baselines
 from .results import format_interval as format_interval
 from .results import format_value as format_value
@@ -25,4 +26,5 @@ from .results import keep_tasks as keep_tasks
 from .results import main_metrics as main_metrics
 from .results import read_results as read_results
 from .results import results_table as results_table
+from .results import unbeaten_baselines as unbeaten_baselines
 from .results import write_results as write_results

@@ -240,7 +240,8 @@ def _score_rows(
         texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
     examples, names, options = questions.examples, tasks.task_settings(task)[2], tasks.metric_options(task)
     references = [example.references for example in examples]
-    measured = metrics.measure(names, texts, references, **options)
+    clusters = _clusters(examples)
+    measured = metrics.measure(names, texts, references, clusters=clusters, **options)
     each = measured.each()
     lines = [
         {
@@ -249,6 +250,7 @@ def _score_rows(
             "prediction": texts[number],
             "references": list(example.references),
             **_contamination_mark(settings.overlap, number),
+            **({"cluster": clusters[number]} if clusters else {}),
             "scores": {metric: values[number] for metric, values in each.items()},
             **(
                 {"log_likelihoods": dict(zip(questions.choices, log_likelihoods[number], strict=True))}
@@ -277,8 +279,15 @@ def _score_rows(
         "prompt_hash": _hash(questions.prompts),
         "decoding": questions.decoding,
         "truncated": questions.truncated,
+        "clusters": len(set(clusters)) if clusters else None,
     }
     return _Measured(lines, fields)
+
+
+def _clusters(examples: "Sequence[Example]") -> list[str] | None:
+    """The cluster of each example; None where no two share one, or all do."""
+    clusters = [example.cluster for example in examples if example.cluster is not None]
+    return clusters if len(clusters) == len(examples) and 1 < len(set(clusters)) < len(clusters) else None
 
 
 def _measure_text(

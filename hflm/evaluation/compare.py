@@ -21,6 +21,7 @@ import numpy as np
 from hflm.core import UserError, redact
 from hflm.evaluation import metrics
 from hflm.evaluation.metrics import paired
+from hflm.evaluation.metrics.bootstrap import sum_clusters
 from hflm.evaluation.prediction_files import Row, read_predictions
 from hflm.evaluation.results import LOWER_IS_BETTER, Results, TaskResult, format_value, read_results
 
@@ -72,12 +73,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """One task: `n` rows are paired, `left_out` rows are not in every run, `pairs` has one entry a compared run."""
+    """One task: `n` rows are paired, `left_out` rows are not in every run, `pairs` has one entry a compared run.
+
+    `clusters` of rows are resampled, and swapped in tests, as a whole; None: each row is.
+    """
 
     n: int
     left_out: int
     main: str
     pairs: tuple[Pair, ...]
+    clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,17 +188,19 @@ def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, see
         task.note("the tokenizers differ, and perplexity is per token: rows are ranked by bits_per_byte")
         names.sort(key=lambda name: name != "bits_per_byte")
     kinds, statistics = _statistics(names, rows, task)
+    clusters = _clusters(rows)
     values = [paired.values_of(kinds, [array.sum(axis=0, keepdims=True) for array in arrays]) for arrays in statistics]
     if not left_out:
         _note_recorded(task, names, values)
     main = names[0]
-    differences = _differences(names, kinds, statistics, values, resamples, seed)
+    grouped = [[sum_clusters(array, clusters) for array in arrays] for arrays in statistics]
+    differences = _differences(names, kinds, grouped, values, resamples, seed)
     scores = _row_scores(main, kinds, statistics)
     pairs = tuple(
         _pair(letter, own, main, rows[0], rows[number], scores[0], scores[number])
         for number, (letter, own) in enumerate(zip(task.letters[1:], differences, strict=True), 1)
     )
-    return TaskComparison(len(keys), left_out, main, pairs)
+    return TaskComparison(len(keys), left_out, main, pairs, None if clusters is None else len(set(clusters.tolist())))
 
 
 def _common_metrics(task: _Task) -> list[str]:
@@ -205,6 +212,15 @@ def _common_metrics(task: _Task) -> list[str]:
         names.remove("bertscore")
         task.note("bertscore is not compared")
     return names
+
+
+def _clusters(rows: list[list[Row]]) -> np.ndarray | None:
+    """The cluster of each row as an integer, where the predictions of a run name them: rows of one passage."""
+    named = ([row.get("cluster") for row in one] for one in rows)
+    names = next((names for names in named if None not in names), None)
+    if names is None or len(set(names)) == 1:
+        return None
+    return np.unique(np.array(names), return_inverse=True)[1]
 
 
 def _check_same_rows(task: _Task, rows: list[list[Row]]) -> None:

@@ -125,7 +125,8 @@ def _counts(task: TaskComparison) -> str:
         f"{pair.run} is better on {pair.better:,}, worse on {pair.worse:,}, equal on {pair.same:,}"
         for pair in task.pairs
     ]
-    return f"{task.n:,} rows{left_out}; by {task.main}, {'; '.join(counts)}"
+    clusters = f" in {task.clusters:,} clusters" if task.clusters else ""
+    return f"{task.n:,} rows{clusters}{left_out}; by {task.main}, {'; '.join(counts)}"
 
 
 def _groups(task: TaskComparison) -> Iterator[tuple[str, str, tuple[Change, ...]]]:

@@ -119,7 +119,8 @@ class TaskResult:
     them were cut to fit the model, `skipped` how many unusable rows were left out; `baselines` maps a baseline's
     name to its metrics. With the metrics' signatures, `prompt_hash`, `data_fingerprint`, `decoding`, `shots` and
     `model_revision` define exactly what was measured. Tasks that choose among labels have a `calibration`; `slices` are
-    scores of parts of the rows; `contamination` is None where no training text is known.
+    scores of parts of the rows; `contamination` is None where no training text is known; `clusters` is how many groups of
+    rows the intervals resample, None where each row is a draw of its own.
     """
 
     kind: str
@@ -137,6 +138,7 @@ class TaskResult:
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] = ()
     contamination: Contamination | None = None
+    clusters: int | None = None
 
     def main(self) -> tuple[str, ...]:
         """The main metrics of this task, best known first: those of MAIN that it has, else its first."""
@@ -245,8 +247,34 @@ def format_baselines(task: TaskResult, metric: str) -> str:
     )
 
 
+def describe_clusters(task: TaskResult) -> str | None:
+    """What the intervals resample where that is not rows, or None."""
+    if task.clusters is None:
+        return None
+    return (
+        f"the intervals resample the {task.clusters:,} clusters of the {task.n:,} rows, which are no independent draws"
+    )
+
+
+def unbeaten_baselines(task: TaskResult) -> list[str]:
+    """Which main scores are no better than a baseline's: 'accuracy 0.501 is not above majority 0.510'."""
+    found = []
+    for metric in task.main():
+        lower = metric in LOWER_IS_BETTER
+        value = task.metrics[metric].value
+        rivals = {name: values[metric] for name, values in task.baselines.items() if metric in values}
+        if not rivals:
+            continue
+        best = (min if lower else max)(rivals, key=lambda name: rivals[name])
+        if value >= rivals[best] if lower else value <= rivals[best]:
+            side = "below" if lower else "above"
+            values = format_value(metric, value), format_value(metric, rivals[best])
+            found.append(f"{metric} {values[0]} is not {side} the baseline {best}, {values[1]}")
+    return found
+
+
 def results_table(results: Results) -> "Table":
-    """The terminal's summary: metrics, intervals and baselines; below them what is contaminated."""
+    """The terminal's summary: metrics, intervals and baselines; below them what is contaminated or below a baseline."""
     from rich.table import Table
     from rich.text import Text
 
@@ -260,8 +288,12 @@ def results_table(results: Results) -> "Table":
             values = (format_value(metric, score.value), format_interval(metric, score), format_baselines(task, metric))
             table.add_row(*map(Text, (*first, metric, *values)))  # Text: a name with [brackets] is no markup
     contaminated = [line for name, task in results.tasks.items() if (line := _format_contamination(name, task))]
-    if contaminated:
-        table.caption = Text("\n".join(["Contaminated by training text, and the scores without that:", *contaminated]))
+    notes = ["Contaminated by training text, and the scores without that:", *contaminated] if contaminated else []
+    for name, task in results.tasks.items():
+        notes += [f"{name}: {line}" for line in unbeaten_baselines(task)]
+        notes += [f"{name}: {line}" for line in [describe_clusters(task)] if line]
+    if notes:
+        table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     return table
 

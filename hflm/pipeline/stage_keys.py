@@ -20,7 +20,7 @@ Dependencies = dict[str, Any]
 
 # A task's keys that change what is measured, not what is trained.
 MEASURING = ("data", "splits", "limit", "max_new_tokens", "stop", "metrics", "bertscore_model")
-MEASURING += ("language", "shots", "label_end", "generation")
+MEASURING += ("language", "shots", "label_end", "generation", "cluster")
 # An unusable row ends a run or is left out: a run that has finished had none, or left out the same.
 CHECKS = ("on_bad_row", "too_long")
 # How a data set is read, whatever it holds.

@@ -11,9 +11,11 @@ from hflm.evaluation import (
     Results,
     Score,
     TaskResult,
+    describe_clusters,
     format_baselines,
     format_interval,
     format_value,
+    unbeaten_baselines,
 )
 
 CONTAMINATION_RULE = (
@@ -40,8 +42,15 @@ def contamination_rule(found: Results) -> str:
 
 def task_section(name: str, task: TaskResult, shown: list[Sample]) -> TaskSection:
     headings = ["rows", "n", "metric", "value", "95 % interval", "baselines"]
-    blocks = [*_contamination(task), *_calibration(task), *_samples(shown), _details(task)]
+    blocks = [*_warnings(task), *_contamination(task), *_calibration(task), *_samples(shown), _details(task)]
     return TaskSection(escape_markdown(name), markdown_table(headings, _rows(task)), blocks)
+
+
+def _warnings(task: TaskResult) -> list[str]:
+    """Scores that are no better than a baseline; what the intervals resample."""
+    blocks = [f"**{escape_markdown(line[0].upper() + line[1:])}.**" for line in unbeaten_baselines(task)]
+    clusters = describe_clusters(task)
+    return [*blocks, f"{clusters[0].upper()}{clusters[1:]}."] if clusters else blocks
 
 
 def _rows(task: TaskResult) -> Iterator[list[str]]:

@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from hflm.core import DataError, logger
 from hflm.data import BadRow
 from hflm.data import Row as FileRow
+from hflm.recipe import PromptedTask
 from hflm.tasks import _cells as cells
 from hflm.tasks._kind import UNANSWERABLE, Row, kind_of, named_columns
 from hflm.tasks._prompts import (
@@ -34,7 +37,8 @@ class Example:
 
     `id` is the row's own "id" as text, else its number from 0; `prompt` never ends in white space; `target` is what
     is trained on after the prompt and one space; `references` are all accepted answers (`("",)`: unanswerable);
-    `fields` are what the prompt template sees.
+    `fields` are what the prompt template sees. `cluster` is equal in rows that are no independent draws: a digest of the
+    task's cluster column, or of the passage of a question; None where the task has none.
     """
 
     id: str
@@ -42,6 +46,7 @@ class Example:
     target: str
     references: tuple[str, ...]
     fields: dict[str, Any]
+    cluster: str | None = None
 
 
 class ReadExamples(NamedTuple):
@@ -102,6 +107,7 @@ class _Reader:
         bad: list[str] = []
         canonical = _attempt(self.kind.fields, self.task, row, bad) or {}
         references = _attempt(self.kind.references, self.task, row, bad) or ()
+        cluster = _attempt(_cluster, self.task, row, bad)
         fields = visible_fields(self.task, row, canonical)
         prompt = "" if bad else self._prompt(fields, bad)
         if bad or not references:
@@ -109,7 +115,7 @@ class _Reader:
             return
         identity = str(self.count - 1) if cells.is_null(row.get("id")) else str(row["id"])
         target = UNANSWERABLE if references == ("",) and self.kind.PROMPT != "" else references[0]
-        self.examples.append(Example(identity, prompt, target, references, fields))
+        self.examples.append(Example(identity, prompt, target, references, fields, cluster))
 
     def _prompt(self, fields: dict[str, Any], bad: list[str]) -> str:
         self.rendered += 1
@@ -137,6 +143,16 @@ class _Reader:
         nowhere = {name for name, count in self.missing.items() if count == self.rendered}
         if nowhere:
             raise DataError(f"{self.where}: {undefined(nowhere, self.columns)}")
+
+
+def _cluster(task: Any, row: Row) -> str | None:
+    column = task.cluster_column if isinstance(task, PromptedTask) else None
+    if column is None:
+        return None
+    value = cells.cell(row, column)
+    if cells.is_null(value):
+        raise cells.BadValue(f"{column}, the column of the cluster, is empty")
+    return hashlib.sha256(json.dumps(value, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _attempt(part: Callable[[Any, Row], T], task: Any, row: Row, bad: list[str]) -> T | None:

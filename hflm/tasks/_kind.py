@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from hflm.recipe import kind_names
+from hflm.recipe import PromptedTask, kind_names
 
 if TYPE_CHECKING:
     from hflm.recipe import Task
@@ -58,6 +58,8 @@ def kind_of(task: "Task") -> Kind:
 def named_columns(task: "Task") -> dict[str, tuple[str, ...]]:
     """{key of the task: the columns that it names}"""
     values = {key: getattr(task, key) for key in kind_of(task).COLUMNS}
+    if isinstance(task, PromptedTask) and task.cluster is not None:
+        values["cluster"] = task.cluster
     return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in values.items()}
 
 

@@ -45,6 +45,10 @@ class Qa(GeneratingTask):
     language: Annotated[Literal["ar", "de", "en", "es", "hi", "vi", "zh"] | None, Field(exclude_if=_is_none)] = None
     """The language of the answers, whose articles do not count in scores; by default English is recognised."""
 
+    @property
+    def cluster_column(self) -> str:
+        return self.cluster or self.context
+
 
 def fields(task: Qa, row: Row) -> dict[str, Any]:
     return {"context": cells.text(row, task.context), "question": cells.text(row, task.question)}

@@ -12,6 +12,7 @@ import random
 import numpy as np
 
 from hflm.evaluation import metrics
+from hflm.evaluation.metrics.bootstrap import sum_clusters
 
 POOL, N, TRIALS, RESAMPLES = 20_000, 500, 1_000, 1_000
 WORDS = [f"w{number}" for number in range(200)]
@@ -43,6 +44,21 @@ def pools():
     }
 
 
+def clusters():
+    """Coverage for 50 clusters of 10 rows with a correlation of 0.3 within a cluster, resampled as clusters and as rows."""
+    generator = np.random.default_rng(3)
+    numbers = np.repeat(np.arange(N // 10), 10)
+    held = dict.fromkeys(("coverage", "coverage_of_rows"), 0)
+    for trial in range(TRIALS):
+        shared = generator.normal(size=(N // 10, 1)) * 0.3**0.5
+        values = (shared + generator.normal(size=(N // 10, 10)) * 0.7**0.5).reshape(-1, 1)
+        for name, own in (("coverage", numbers), ("coverage_of_rows", None)):
+            sums = metrics.resampled_sums(sum_clusters(values, own), RESAMPLES, trial)[:, 0]
+            low, high = metrics.interval(sums, values.sum())
+            held[name] += bool(low <= 0 <= high)
+    return {name: count / TRIALS for name, count in held.items()}
+
+
 def main():
     generator = np.random.default_rng(2)
     found = {}
@@ -57,6 +73,7 @@ def main():
             low, high = metrics.interval(values, metric.aggregate(drawn.sum(axis=0, keepdims=True))[name][0])
             held += bool(low <= truth <= high)
         found[name] = {"truth": round(float(truth), 4), "coverage": held / TRIALS}
+    found["clusters"] = clusters()
     print(json.dumps({"measures": "interval_coverage", "trials": TRIALS, "n": N, "bar": [0.93, 0.97], **found}))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hflm.core import DataError, ModelError
-from hflm.evaluation.metrics.bootstrap import interval, resampled_sums
+from hflm.evaluation.metrics.bootstrap import interval, resampled_sums, sum_clusters
 from hflm.evaluation.results import Score
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ CLASSES = {
 class Measured:
     """The texts of n examples, read once by the named metrics: from their statistics come all values below.
 
-    `statistics` holds one array (n, k) for each of `metrics`, the objects that the names need.
+    `statistics` holds one array (n, k) for each of `metrics`, the objects that the names need. `clusters` (n,): whole
+    clusters of rows are resampled, see bootstrap.sum_clusters.
     """
 
     names: tuple[str, ...]
     metrics: "tuple[SummedMetric, ...]"
     statistics: tuple[np.ndarray, ...]
+    clusters: np.ndarray | None = None
 
     def scores(self, rows: Any = None, *, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
         """{name: Score} with 95 % percentile-bootstrap intervals, over all examples or those at the indices `rows`.
@@ -43,7 +45,8 @@ class Measured:
         with the same tokenizer and labels.
         """
         statistics = [array if rows is None else array[rows] for array in self.statistics]
-        return _scores(self.names, self.metrics, statistics, resamples, seed)
+        clusters = self.clusters if self.clusters is None or rows is None else self.clusters[rows]
+        return _scores(self.names, self.metrics, statistics, resamples, seed, clusters)
 
     def each(self) -> dict[str, list[float]]:
         """The value of each metric on each example alone, n numbers a metric (BLEU with effective n-gram order)."""
@@ -61,11 +64,13 @@ def measure(
     labels: Sequence[str] | None = None,
     bertscore_model: str | None = None,
     language: str | None = None,
+    clusters: Sequence[str] | None = None,
 ) -> Measured:
     """Read n predictions and their references. DataError when there are none, or no metric is called so.
 
     `labels` are the allowed words of the classification metrics (None: those found in the references),
-    `bertscore_model` is the folder of bertscore's encoder, `language` that of exact match and F1 (see `qa`).
+    `bertscore_model` is the folder of bertscore's encoder, `language` that of exact match and F1 (see `qa`). `clusters`
+    names the cluster of each row, for the intervals.
 
     >>> measure(["accuracy"], ["good", "bad"], [("good",), ("good",)]).each()
     {'accuracy': [1.0, 0.0]}
@@ -77,7 +82,8 @@ def measure(
     names = tuple(names)
     metrics = _metrics(names, labels, bertscore_model, language)
     statistics = tuple(metric.statistics(predictions, references) for metric in metrics)
-    return Measured(names, tuple(metrics), statistics)
+    numbered = None if clusters is None else np.unique(np.array(clusters), return_inverse=True)[1]
+    return Measured(names, tuple(metrics), statistics, numbered)
 
 
 def score(
@@ -150,9 +156,10 @@ def _scores(
     statistics: Sequence[np.ndarray],
     resamples: int,
     seed: int,
+    clusters: np.ndarray | None = None,
 ) -> dict[str, Score]:
     # One set of resamples for all metrics, side by side.
-    sums = resampled_sums(np.hstack(statistics), resamples, seed)
+    sums = resampled_sums(sum_clusters(np.hstack(statistics), clusters), resamples, seed)
     ends = np.cumsum([array.shape[1] for array in statistics])[:-1]
     scores = {}
     for metric, array, resampled in zip(metrics, statistics, np.split(sums, ends, axis=1), strict=True):
