@@ -13,7 +13,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
       look_ahead.py         what `hflm validate` finds missing; diagnostics.py: `hflm env` and `hflm cache`
       stage_keys.py         what each stage depends on; stage_state.py: which stages are finished, and what is set aside
-                            when their inputs change; schedule.py: what has to run, and why
+                            when their inputs change; schedule.py: what has to run, and why; extension.py: `--extend`
       run_folder.py         the folder of a run and its lock; console.py: run.log, and reports of long phases
       process_setup.py      what a run changes in its whole process; ranks.py: the processes and how they wait
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
@@ -63,6 +63,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       divergence.py         what stops a stage: a signal, a loss that is not finite, a spike
       recovery.py           what follows a failed step: a smaller micro-batch, back to a valid checkpoint
       checkpoints.py        checksums; the newest valid checkpoint; a full disk
+      extension.py          from which checkpoint a stage goes on for longer, or with another learning rate
       metrics_log.py        metrics.jsonl, tokens per second, FLOP/s
       muon.py               Muon for the matrices, AdamW for the rest, as one optimizer
 
@@ -119,7 +120,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       paths.py              what a `path` in a recipe may be
       fingerprint.py        checksums of files
       atomic_io.py          files and folders that are complete or absent; run_files.py: .json and .jsonl of a run, read
-      redaction.py          keeps secrets and local paths private; markdown.py, html.py: text that stays inert
+      redaction.py          keeps secrets and local paths private; markdown.py, html.py, terminal.py: text that stays
+                            inert
       log.py                the logger; formatting.py: quantities and durations as people read them
       scripts.py            words in any script; Chinese, Japanese and Korean
 

@@ -15,7 +15,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -48,6 +47,8 @@ COMMANDS = (
     *("recipes", "schema", "validate", "plan", "fetch", "run", "bench", "compare"),
     *("generate", "score", "demo", "export", "push", "env", "cache"),
 )
+# A path that the user named, or a disk, cannot be what it has to be.
+PATH_ERRORS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS}
 MESSAGES = [
     ("-v, --verbose", "Also messages for developers, those of the libraries, and tracebacks."),
     ("-q, --quiet", "Only warnings, errors and results."),
@@ -106,8 +107,8 @@ def command(example: str, cls: type[_Command] = _Command) -> Callable[[Callable[
 
 def announce(text: str) -> None:
     """A line on a terminal before something that takes seconds, such as importing torch."""
-    if sys.stderr.isatty():
-        print(f"{text} ...", file=sys.stderr, flush=True)
+    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        print(f"{_printable(text)} ...", file=sys.stderr, flush=True)
 
 
 def _set_verbosity(verbose: bool, quiet: bool) -> None:
@@ -120,6 +121,8 @@ def _set_verbosity(verbose: bool, quiet: bool) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(f"hflm {metadata.version('hflm-recipes')}")
         raise typer.Exit
 
@@ -190,17 +193,19 @@ def run(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Train a finished stage again without asking.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Train on from a checkpoint: for longer, or with another learning rate.")
+    ] = False,
 ) -> None:
     """Run a recipe; continue an unfinished run.
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
+    announce(f"{recipe}: reading the recipe")
+    from hflm.pipeline import RunOptions, run_recipe
     from hflm.recipe import load_recipe
 
-    loaded = load_recipe(recipe, sets or ())
-    from hflm.pipeline import RunOptions, run_recipe
-
-    run_recipe(loaded, output, RunOptions(fresh, locked, dry_run, yes))
+    run_recipe(load_recipe(recipe, sets or ()), output, RunOptions(fresh, locked, dry_run, yes, extend))
 
 
 @command("hflm validate my.yaml")
@@ -266,6 +271,7 @@ def plan(
 
     Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
     """
+    announce(f"{recipe}: reading the recipe")
     from hflm.planning import plan_as_json, plan_recipe, print_plan
     from hflm.recipe import load_recipe
 
@@ -475,6 +481,8 @@ def push(
     from hflm.recipe import dump_recipe, load_recipe
 
     sets = [f"push.repo_id={repo_id}"] * bool(repo_id) + ["push.private=false"] * public
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is no run: it has no recipe.yaml. Name the folder that `hflm run` wrote")
     loaded = load_recipe(str(run / "recipe.yaml"), sets)
     if dry_run:
         print(list_release(make_release(run, loaded, space)))
@@ -577,6 +585,8 @@ def main() -> None:
             raise
         _exit(2, f"{error.filename}: no permission to write or read there. Change its mode, or use another folder")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
+            _exit(2, f"{error.filename}: {error.strerror}. Use another path")
         if not _disk_full(error):
             raise
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""

@@ -207,6 +207,14 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
             for empty in ("", " ")
             for command in (["run", "good.yaml"], ["bench", "org/m", "good.yaml"], ["export", "m"])
         ),
+        (["push", ".", "--dry-run"], 2, ". is no run: it has no recipe.yaml"),
+        (["run", "good.yaml", "--output", "good.yaml/x"], 2, "good.yaml/x: "),
+        (["run", "good.yaml", "--dry-run", "--output", "x" * 300], 2, "File name too long. Use another path"),
+        (
+            ["run", "good.yaml", "--extend", "--fresh"],
+            2,
+            "--fresh starts anew and --extend goes on: use one of the two",
+        ),
         (["bench", "nowhere"], 2, "bench needs either a recipe or --task-file FILE"),
         (["generate", "m", "p", "--max-length", "three"], 2, "Invalid value for '--max-length'"),
         (["generate", "m", "p", "--suppress-tokens", "3"], 2, "'--suppress-tokens': expected a list, got 3"),
@@ -234,6 +242,11 @@ def test_what_the_user_must_change_is_told_without_a_traceback(folder, arguments
             "raise OSError(errno.EACCES, 'denied', 'runs/good')",
             2,
             "runs/good: no permission to write or read there. Change its mode, or use another folder\n",
+        ),
+        (
+            "raise OSError(errno.ENOTDIR, 'Not a directory', 'page.html/x')",
+            2,
+            "page.html/x: Not a directory. Use another path\n",
         ),
         (
             "raise OSError(errno.ENOSPC, 'No space left on device', 'runs/good/model.safetensors')",
@@ -440,7 +453,8 @@ def test_env_and_cache(folder):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run", "good.yaml"], "good: runs/good"),
+        (["run", "good.yaml"], "good.yaml: reading the recipe ..."),
+        (["plan", "good.yaml"], "good.yaml: reading the recipe ..."),
         (["bench", "org/m", "good.yaml"], " ..."),
         (["fetch", "good.yaml"], " ..."),
         (["generate", "org/m", "a"], " ..."),

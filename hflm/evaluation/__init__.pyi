@@ -26,5 +26,6 @@ from .results import keep_tasks as keep_tasks
 from .results import main_metrics as main_metrics
 from .results import read_results as read_results
 from .results import results_table as results_table
+from .results import tasks_of_other_weights as tasks_of_other_weights
 from .results import unbeaten_baselines as unbeaten_baselines
 from .results import write_results as write_results

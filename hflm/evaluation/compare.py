@@ -12,7 +12,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from hflm.evaluation import metrics
 from hflm.evaluation.metrics import paired
 from hflm.evaluation.metrics.bootstrap import sum_clusters
 from hflm.evaluation.prediction_files import Row, read_predictions
-from hflm.evaluation.results import LOWER_IS_BETTER, Results, TaskResult, format_value, read_results
+from hflm.evaluation.results import (
+    LOWER_IS_BETTER,
+    Results,
+    TaskResult,
+    format_value,
+    read_results,
+    tasks_of_other_weights,
+)
 
 LETTERS = string.ascii_uppercase
 MAX_CHANGES = 5  # rows shown of those that got better, and of those that got worse
@@ -111,8 +118,8 @@ def compare_runs(
     if repeated:
         raise UserError(f"{repeated[0]} is given twice. Give each run once.")
     names = dict(zip(LETTERS, _run_names(folders), strict=False))
-    results = [read_results(run / "benchmark" / "results.json") for run in folders]
     notes: list[str] = []
+    results = [_results_of(run, name, tasks, notes) for run, name in zip(folders, names.values(), strict=True)]
     compared = {}
     for name in _common_tasks(names, results, tasks):
         measured = [one.tasks[name] for one in results]
@@ -128,6 +135,23 @@ def compare_runs(
     if not compared:
         raise UserError("nothing can be compared: the runs have no metric in common on any row.")
     return Comparison(names, compared, tuple(notes), resamples, seed)
+
+
+def _results_of(run: Path, name: str, selected: Sequence[str], notes: list[str]) -> Results:
+    """The results of a run, without those of other weights than it has, which a note names.
+
+    Raises UserError for one that was selected. Results of an earlier hflm that did not record the weights count.
+    """
+    found = read_results(run / "benchmark" / "results.json")
+    stale = [each for each in tasks_of_other_weights(run, found) if found.tasks[each].model_revision is not None]
+    if not stale:
+        return found
+    told = f"{name}: its scores of {', '.join(stale)} are of other weights than those in its model/"
+    advice = f"measure them again: hflm run {run / 'recipe.yaml'} --output {run}"
+    if len(stale) == len(found.tasks) or set(stale) & set(selected):
+        raise UserError(f"{told}. To compare the run, {advice}")
+    notes.append(f"{told} and are left out; {advice}")
+    return replace(found, tasks={each: task for each, task in found.tasks.items() if each not in stale})
 
 
 def _run_names(runs: list[Path]) -> list[str]:

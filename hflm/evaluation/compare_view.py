@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import render_html, shorten
+from hflm.core import plain_text, render_html, shorten
 from hflm.evaluation import plots
 from hflm.evaluation.compare import Change, Comparison, TaskComparison
 from hflm.evaluation.results import LOWER_IS_BETTER, format_value
@@ -46,24 +46,23 @@ def show(comparison: Comparison, console: "Console") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.padding import Padding
     from rich.table import Table
-    from rich.text import Text
 
     def indented(spaces: int, text: str) -> None:
-        console.print(Padding(Text(text.rstrip()), (0, 0, 0, spaces), expand=False))
+        console.print(Padding(plain_text(text.rstrip()), (0, 0, 0, spaces), expand=False))
 
     for letter, name in comparison.runs.items():
-        console.print(Text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
+        console.print(plain_text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(_headings(comparison)):
         table.add_column(heading, justify="right" if number else "left", no_wrap="interval" in heading, overflow="fold")
     for name, task in comparison.tasks.items():
-        table.add_row(Text(name, style="bold"))
+        table.add_row(plain_text(name, style="bold"))
         for metric, *values in _lines(task):
-            table.add_row(Text(f"  {metric}"), *map(Text, values))
+            table.add_row(plain_text(f"  {metric}"), *map(plain_text, values))
     console.print(table)
-    console.print(Text(method(comparison)), style="dim")
+    console.print(plain_text(method(comparison)), style="dim")
     for name, task in comparison.tasks.items():
-        console.print(Text(f"\n{name}: {_counts(task)}"), style="bold")
+        console.print(plain_text(f"\n{name}: {_counts(task)}"), style="bold")
         for title, letter, changes in _groups(task):
             indented(2, f"{title} ({task.main})")
             for change in changes:

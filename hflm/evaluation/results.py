@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hflm.core import UserError, atomic_write_text
+from hflm.core import UserError, atomic_write_text, fingerprint_model, plain_text
 from hflm.tasks import default_metrics
 
 if TYPE_CHECKING:
@@ -273,10 +273,20 @@ def unbeaten_baselines(task: TaskResult) -> list[str]:
     return found
 
 
+def tasks_of_other_weights(run: Path, found: Results) -> tuple[str, ...]:
+    """The tasks of a run's results that were measured on other weights than those in its model/, or on unknown ones.
+
+    A run without model/ measured a model that is elsewhere: none of its tasks.
+    """
+    if not found.tasks or not (run / "model" / "config.json").is_file():
+        return ()
+    weights = fingerprint_model(run)
+    return tuple(name for name, task in found.tasks.items() if task.model_revision != weights)
+
+
 def results_table(results: Results) -> "Table":
     """The terminal's summary: metrics, intervals and baselines; below them what is contaminated or below a baseline."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     for heading in ("task", "n", "metric", "value", "95 % interval", "baselines"):
@@ -286,14 +296,14 @@ def results_table(results: Results) -> "Table":
             score = task.metrics[metric]
             first = ("", "") if row else (name, f"{task.n:,}")
             values = (format_value(metric, score.value), format_interval(metric, score), format_baselines(task, metric))
-            table.add_row(*map(Text, (*first, metric, *values)))  # Text: a name with [brackets] is no markup
+            table.add_row(*map(plain_text, (*first, metric, *values)))
     contaminated = [line for name, task in results.tasks.items() if (line := _format_contamination(name, task))]
     notes = ["Contaminated by training text, and the scores without that:", *contaminated] if contaminated else []
     for name, task in results.tasks.items():
         notes += [f"{name}: {line}" for line in unbeaten_baselines(task)]
         notes += [f"{name}: {line}" for line in [describe_clusters(task)] if line]
     if notes:
-        table.caption = Text("\n".join(notes))
+        table.caption = plain_text("\n".join(notes))
         table.caption_justify = "left"
     return table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from hflm.core import display_name, escape_controls, render_html
+from hflm.core import display_name, escape_controls, plain_text, render_html
 from hflm.inference.score import Score, Token
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def show(score: Score, console: "Console") -> None:
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if 0 < number < 4 else "left", overflow="fold")
     for cells in rows:
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(plain_text, cells))
     console.print(table)
-    console.print(Text(summary(score)))
+    console.print(plain_text(summary(score)))
 
 
 def summary(score: Score) -> str:

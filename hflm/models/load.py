@@ -42,7 +42,8 @@ def load_model(
             place, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model '{path}' cannot be loaded: {reason(error)}") from error
+        absent = "" if expand_path(path).exists() else ". No local file or folder has this name either"
+        raise ModelError(f"model '{path}' cannot be loaded: {reason(error).rstrip('.')}{absent}") from error
     if quantization is not None:
         _keep_4bit_weights_unpacked(model)
     return model, load_tokenizer(place, revision)
@@ -64,6 +65,8 @@ def locate_model(path: str | Path) -> str:
         if not place.is_file():
             raise ModelError(f"no such file: '{path}'")
         return str(convert_gguf(place))
+    if place.exists() and not place.is_dir():
+        raise ModelError(f"'{path}' is no model: expected a run, a folder with a config.json, a .gguf file or a Hub id")
     name = str(path)
     if not place.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelError(f"no such file or folder: '{path}'")

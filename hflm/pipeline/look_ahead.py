@@ -13,10 +13,19 @@ from hflm.recipe import Data, Recipe, Task
 MODEL_FILES = ("config.json", "model/config.json", "adapter_config.json", "adapter/adapter_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "model/tokenizer.json", "tokenizer_config.json", "vocab.json")
 KeyPath = tuple[str | int, ...]
+UNTRAINED = "the recipe trains nothing, so that there is no model to benchmark. Name one by `from:`, or add `pretrain:`"
+
+
+def measures_nothing(recipe: Recipe) -> bool:
+    """Whether there is a benchmark, and neither a model to load nor training that makes one."""
+    trains = recipe.pretrain is not None or recipe.finetune is not None
+    return recipe.benchmark is not None and recipe.model.from_ is None and not trains
 
 
 def find_missing_inputs(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Yields (key path, message) for each file, split, column or local model that is named and is not there."""
+    if measures_nothing(recipe):
+        yield ("model",), UNTRAINED
     yield from _missing_model(("model", "from"), recipe.model.from_, MODEL_FILES)
     training = recipe.tokenizer.train if recipe.tokenizer else None
     if recipe.tokenizer is not None:

@@ -15,6 +15,7 @@ from hflm.inference import Endpoint
 from hflm.pipeline import process_setup, provenance, stage_state
 from hflm.pipeline.console import RunLog, is_first_process, logged, phase
 from hflm.pipeline.inputs import Inputs, resolve_inputs
+from hflm.pipeline.look_ahead import UNTRAINED, measures_nothing
 from hflm.pipeline.ranks import Ranks, several_started
 from hflm.pipeline.reading import Corpus, read_corpus, read_tasks
 from hflm.pipeline.run_folder import LOG, locked_folder, run_folder
@@ -31,13 +32,14 @@ class RunOptions:
 
     `fresh`: set an earlier run in the folder aside first. `locked`: only when all data and models are those of the
     folder's environment.json. `dry_run`: print which stages would run, and why. `yes`: train a finished stage again
-    without asking.
+    without asking. `extend`: a training stage whose length or learning rate has changed goes on from its checkpoint.
     """
 
     fresh: bool = False
     locked: bool = False
     dry_run: bool = False
     yes: bool = False
+    extend: bool = False
 
 
 def run_recipe(
@@ -71,6 +73,10 @@ class _Plan:
 
 
 def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None, log: RunLog) -> None:
+    if options.fresh and options.extend:
+        raise UserError("--fresh starts anew and --extend goes on: use one of the two")
+    if endpoint is None and measures_nothing(recipe):
+        raise UserError(f"model: {UNTRAINED}")
     logger.info(f"{recipe.name}: {folder}")
     # A single process loads torch only when it knows that there is something to do.
     ranks = process_setup.start(recipe) if several_started() else None
@@ -85,7 +91,7 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
     if plan.unchanged:
         _end_unchanged(recipe, state)
         return
-    _confirm(plan.scheduled, state, options)
+    _confirm(plan, options)
     _check_packages(recipe, todo)
     ranks = ranks or process_setup.start(recipe)
     _check_processes(recipe, ranks)
@@ -106,7 +112,7 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint 
         provenance.check_locked(folder, inputs)
     dependencies = stage_dependencies(recipe, inputs, endpoint)
     state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)
-    scheduled = schedule(dependencies, state, options.fresh)
+    scheduled = schedule(dependencies, state, options.fresh, options.extend)
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
     is_recorded = recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe)
@@ -119,7 +125,8 @@ def _run_stages(recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | 
         with phase("reading and checking the data"):
             rows = read_tasks(recipe, todo, logger.info)
             corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
-    run = Run(recipe, folder, plan.inputs, plan.dependencies, todo, plan.state, ranks, rows, corpus, endpoint)
+    extended = frozenset(each.stage for each in plan.scheduled if each.extends)
+    run = Run(recipe, folder, plan.inputs, plan.dependencies, todo, plan.state, ranks, rows, corpus, endpoint, extended)
     if ranks.is_main:
         log.open(folder / LOG)
         _write_records(run)
@@ -143,10 +150,10 @@ def _end_unchanged(recipe: Recipe, state: StageState) -> None:
     card.show_summary(state.folder, recipe)
 
 
-def _confirm(scheduled: list[Scheduled], state: StageState, options: RunOptions) -> None:
+def _confirm(plan: _Plan, options: RunOptions) -> None:
     """Announce finished training stages that would be trained again; ask, where somebody can answer."""
-    lines = retrained(scheduled, state)
-    for line in lines:
+    lines = retrained(plan.scheduled, plan.state, plan.dependencies)
+    for line in [str(each) for each in plan.scheduled if each.extends] + lines:
         logger.info(line)
     asks = lines and not options.yes and is_first_process() and sys.stdin.isatty() and sys.stderr.isatty()
     if asks and input("Train again? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -176,7 +183,8 @@ def _check_processes(recipe: Recipe, ranks: Ranks) -> None:
 def _write_records(run: Run) -> None:
     """recipe.yaml, environment.json and the report of the cleaning, before the first stage."""
     folder = run.folder
-    if "pretrain" in run.todo and not run.state.is_begun("pretrain", run.dependencies["pretrain"]):
+    begins = "pretrain" in run.todo and "pretrain" not in run.extended
+    if begins and not run.state.is_begun("pretrain", run.dependencies["pretrain"]):
         (folder / SKIPPED_ROWS).unlink(missing_ok=True)  # it belongs to other data
     run.state.migrate()
     if run.todo != {"push"}:  # what is pushed again is what the run left

@@ -30,7 +30,10 @@ def run_folder(recipe: Recipe, output: str | Path | None) -> Path:
 
 def check_run_folder(folder: Path) -> Path:
     """`folder`, if it is absent, empty or a run. Raises UserError for anything else: it would be overwritten."""
-    if not folder.exists():
+    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if parent != folder:
+        if not parent.is_dir():
+            raise UserError(f"{folder}: {parent} is a file. Name another folder by --output")
         return folder
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file. Name another folder by --output")
@@ -55,8 +58,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     The lock is a file with the process, host and time of its holder. Raises UserError while another process holds it;
     the lock of a process that has ended is taken over.
     """
-    created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        created = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder by --output") from error
     lock = folder / LOCK
     _acquire(lock)
     ended = threading.Event()

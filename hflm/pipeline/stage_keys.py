@@ -81,10 +81,8 @@ def describe_changes(before: Dependencies, after: Dependencies) -> str:
     'pretrain.args.max_steps changed from 5 to 9'
     """
     changes = []
-    for name in sorted(before.keys() | after.keys()):
+    for name in sorted(changed_names(before, after)):
         old, new = before.get(name), after.get(name)
-        if old == new:
-            continue
         if name in ("tokenizer", "pretrain", "finetune"):
             changes.append(f"it starts from another {'tokenizer' if name == 'tokenizer' else 'model'}")
         elif name.startswith("content of"):
@@ -92,6 +90,11 @@ def describe_changes(before: Dependencies, after: Dependencies) -> str:
         else:
             changes.append(f"{name} changed from {_shown(old)} to {_shown(new)}")
     return ", ".join(changes)
+
+
+def changed_names(before: Dependencies, after: Dependencies) -> set[str]:
+    """The names whose values differ."""
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ changed. Runs of hflm 0.1 have keys of another form: they are translated by the 
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from hflm.pipeline.legacy_keys import legacy_stage_keys
 from hflm.pipeline.stage_keys import Dependencies, dependencies_key, describe_changes, stage_dependencies
 from hflm.recipe import load_recipe
 
+METRICS = "metrics.jsonl"
 FILE, INPUTS = "stages.json", "stage_inputs.json"
-MARKER = "inputs.json"  # in a training stage's folder: the key that its checkpoints belong to
+MARKER = "inputs.json"  # in a training stage's folder: what its checkpoints belong to
 
 
 @dataclass
@@ -42,10 +44,24 @@ class StageState:
         return self._marked(stage) == dependencies_key(dependencies)
 
     def changes(self, stage: str, dependencies: Dependencies) -> str:
-        """What has changed since `stage` ended, in words."""
-        if stage not in self.dependencies:
-            return "it was made from something else"
-        return describe_changes(self.dependencies[stage], dependencies)
+        """What has changed since `stage` ended, or was stopped, in words."""
+        before = self.known(stage)
+        return "it was made from something else" if before is None else describe_changes(before, dependencies)
+
+    def known(self, stage: str) -> Dependencies | None:
+        """What a stage that ended, or a training stage that was stopped, depended on; None where it is not known."""
+        if stage in self.dependencies:
+            return self.dependencies[stage]
+        marker = self._marker(stage)
+        found = marker.get("dependencies")
+        return found if found is not None and dependencies_key(found) == marker.get("key") else None
+
+    def earlier(self, stage: str) -> list[dict[str, Any]]:
+        """The trainings that were extended to the one in a stage's folder: their last step that it kept, and settings.
+
+        [{"steps": 10, "settings": {"pretrain.args.max_steps": 10, "pretrain.args.learning_rate": 0.001}}]
+        """
+        return self._marker(stage).get("earlier", [])
 
     def finish(self, stage: str, dependencies: Dependencies) -> None:
         """Record that a stage has ended; later stages stay recorded, their keys say whether they are still valid."""
@@ -64,18 +80,48 @@ class StageState:
 
         What others left there is neither continued nor lost: it is set aside. Returns where, or None.
         """
-        folder, aside = self.folder / stage, None
+        folder, aside, earlier = self.folder / stage, None, self.earlier(stage)
         if folder.exists() and not self.is_begun(stage, dependencies):
             self.forget(stage)
-            aside = set_aside(folder)
+            if earlier:
+                self._forget_after(stage)
+            aside, earlier = set_aside(folder), []
         folder.mkdir(parents=True, exist_ok=True)
-        self.mark(stage, dependencies)
+        self._mark(stage, dependencies, earlier)
         return aside
 
-    def mark(self, stage: str, dependencies: Dependencies) -> None:
+    def extend(self, stage: str, dependencies: Dependencies, checkpoint: Path, settings: dict[str, Any]) -> Path:
+        """Let a training stage go on from `checkpoint` with other dependencies; `settings` are the earlier ones.
+
+        Its model, its log and its later checkpoints are set aside. Returns where. What was made from its model is made
+        again, even if an extended stage has by chance the key of another one.
+        """
+        folder, before = self.folder / stage, self.known(stage)
+        assert before is not None, "only a stage whose dependencies are known is extended"
+        steps = _step(checkpoint)
+        earlier = [*self.earlier(stage), {"steps": steps, "settings": settings}]
+        self._mark(stage, before, earlier[:-1])  # known also when it is no longer finished
+        self.forget(stage)
+        self._forget_after(stage)
+        aside = aside_path(folder)
+        aside.mkdir()
+        for path in folder.iterdir():
+            if path.name in ("model", "adapter") or _step(path) > steps:
+                path.rename(aside / path.name)
+        if (folder / METRICS).is_file():
+            shutil.copy2(folder / METRICS, aside)
+        self._mark(stage, dependencies, earlier)
+        return aside
+
+    def _mark(self, stage: str, dependencies: Dependencies, earlier: list[dict[str, Any]]) -> None:
         """Let the checkpoints in a training stage's folder belong to these dependencies."""
-        marker = json.dumps({"key": dependencies_key(dependencies)})
-        atomic_write_text(self.folder / stage / MARKER, f"{marker}\n")
+        marker = {"key": dependencies_key(dependencies), "dependencies": dependencies}
+        marker |= {"earlier": earlier} if earlier else {}
+        atomic_write_text(self.folder / stage / MARKER, json.dumps(marker, ensure_ascii=False) + "\n")
+
+    def _forget_after(self, stage: str) -> None:
+        """Mark the stages after a training stage as unfinished."""
+        self.forget(*(self.keys.keys() - {"tokenizer", "pretrain", stage}))
 
     def write(self) -> None:
         """Write stages.json and stage_inputs.json; the first counts, so it is the last."""
@@ -91,8 +137,11 @@ class StageState:
             if key in self.translated:
                 atomic_write_text(marker, json.dumps({"key": self.translated[key]}) + "\n")
 
+    def _marker(self, stage: str) -> dict[str, Any]:
+        return read_json(self.folder / stage / MARKER)
+
     def _marked(self, stage: str) -> str | None:
-        key = read_json(self.folder / stage / MARKER).get("key")
+        key = self._marker(stage).get("key")
         return None if key is None else self.translated.get(key, key)
 
 
@@ -114,6 +163,12 @@ def read_stage_state(folder: Path, endpoint: Endpoint | None = None) -> StageSta
     if not keys.keys() <= known.keys() or not keys:
         _translate(state, endpoint)
     return state
+
+
+def _step(path: Path) -> int:
+    """The step of a checkpoint's folder, 0 of any other."""
+    kind, _, step = path.name.partition("-")
+    return int(step) if kind == "checkpoint" and step.isdigit() else 0
 
 
 def set_aside(path: Path) -> Path:

@@ -5,30 +5,29 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hflm.core import format_duration, format_quantity
+from hflm.core import format_duration, format_quantity, plain_text
 from hflm.planning.plan import Plan, StagePlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Print a Plan as tables."""
-    console.print(
-        f"{plan.recipe}: {format_quantity(plan.total_parameters)} parameters ({plan.total_parameters or 0:,})"
-    )
+    total = f"{format_quantity(plan.total_parameters)} parameters ({plan.total_parameters or 0:,})"
+    console.print(plain_text(f"{plan.recipe}: {total}"))
     if plan.parameters:
         parts = ", ".join(f"{name} {format_quantity(count)}" for name, count in plan.parameters.items() if count)
-        console.print(f"  {parts}", soft_wrap=True, highlight=False)
+        console.print(plain_text(f"  {parts}"), soft_wrap=True)
     count = f"{plan.processes} process{'es' * (plan.processes > 1)} on {plan.device.name}"
-    console.print(f"  {count}, {format_quantity(plan.device.memory_bytes, 'B')} of memory", highlight=False)
+    console.print(plain_text(f"  {count}, {format_quantity(plan.device.memory_bytes, 'B')} of memory"))
     for stage in plan.stages:
         console.print(_stage(stage))
         verdict = "It fits." if stage.fits else "It does NOT fit."
         console.print(f"  {verdict}", style="bold" if stage.fits else "bold red")
         for change in stage.advice:
-            console.print(f"  it would with {change}", markup=False, highlight=False)
+            console.print(plain_text(f"  it would with {change}"))
     if plan.compute_optimal:
-        console.print(_optimal(plan.compute_optimal), highlight=False, soft_wrap=True)
+        console.print(plain_text(_optimal(plan.compute_optimal)), soft_wrap=True)
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(plain_text(f"note: {note}"), soft_wrap=True)
 
 
 def _stage(stage: StagePlan) -> Table:
@@ -53,7 +52,7 @@ def _stage(stage: StagePlan) -> Table:
     if stage.price is not None:
         rows.append(("price", f"{stage.price:,.2f}"))
     for name, text in rows:
-        table.add_row(f"  {name}", text)
+        table.add_row(plain_text(f"  {name}"), plain_text(text))
     return table
 
 

@@ -70,6 +70,7 @@ def _render(record: RunRecord, marker: str) -> str:
     recipe, found = record.recipe, record.results
     samples = {name: card_benchmark.samples(record.run, name, task) for name, task in found.tasks.items()}
     example_note, example = _example(record) if record.config else ("", "")
+    listed = [data.get("fingerprint") for data in (record.environment.get("data") or {}).values()]
     recipe_note, recipe_block = card_provenance.recipe_block(record)
     card = ModelCard.from_template(
         card_metadata.card_data(record),
@@ -77,7 +78,7 @@ def _render(record: RunRecord, marker: str) -> str:
         name=escape_markdown(recipe.name),
         description=_description(record),
         uses=_uses(record) if record.config else [],
-        tasks=[card_benchmark.task_section(name, task, samples[name]) for name, task in found.tasks.items()],
+        tasks=[card_benchmark.task_section(name, task, samples[name], listed) for name, task in found.tasks.items()],
         measured_models=", ".join(
             escape_markdown(each)
             for each in dict.fromkeys(task.model_revision for task in found.tasks.values())

@@ -1,6 +1,6 @@
 """The benchmark in a model card: for each task one table, then samples, then what exactly was measured."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ class TaskSection:
 
 
 def contamination_rule(found: Results) -> str:
-    return CONTAMINATION_RULE if any(task.contamination for task in found.tasks.values()) else ""
+    return CONTAMINATION_RULE if any(_has_copies(task) for task in found.tasks.values()) else ""
 
 
-def task_section(name: str, task: TaskResult, shown: list[Sample]) -> TaskSection:
+def task_section(name: str, task: TaskResult, shown: list[Sample], listed: Collection[str] = ()) -> TaskSection:
+    """A task's part of the card; `listed` are fingerprints of data that the card has elsewhere."""
     headings = ["rows", "n", "metric", "value", "95 % interval", "baselines"]
-    blocks = [*_warnings(task), *_contamination(task), *_calibration(task), *_samples(shown), _details(task)]
+    blocks = [*_warnings(task), *_contamination(task), *_calibration(task), *_samples(shown), _details(task, listed)]
     return TaskSection(escape_markdown(name), markdown_table(headings, _rows(task)), blocks)
 
 
@@ -57,7 +58,7 @@ def _rows(task: TaskResult) -> Iterator[list[str]]:
     """The table's rows: all metrics of all rows, those without contaminated rows, and those of the slices."""
     for metric, score in task.metrics.items():
         yield ["all", f"{task.n:,}", metric, *_numbers(metric, score), format_baselines(task, metric)]
-    if task.contamination is not None:
+    if task.contamination is not None and _has_copies(task):
         clean = task.contamination.n - task.contamination.contaminated - task.contamination.short_copies
         for metric, score in task.contamination.clean.items():
             yield ["not contaminated", f"{clean:,}", metric, *_numbers(metric, score), ""]
@@ -69,6 +70,11 @@ def _numbers(metric: str, score: Score) -> list[str]:
     return [format_value(metric, score.value), format_interval(metric, score)]
 
 
+def _has_copies(task: TaskResult) -> bool:
+    found = task.contamination
+    return found is not None and found.contaminated + found.short_copies > 0
+
+
 def _contamination(task: TaskResult) -> list[str]:
     """What was compared, in a sentence."""
     found = task.contamination
@@ -76,6 +82,8 @@ def _contamination(task: TaskResult) -> list[str]:
         return []
     corpora = {"pretrain": "the pretraining corpus", "finetune": "the fine-tuning examples"}
     read = " and ".join(corpora[each] for each in found.against)
+    if not _has_copies(task):
+        return [f"None of the {found.n:,} {found.of} has {found.words} words in a row in common with {read}."]
     short = f" {found.short_copies:,} shorter {found.of} occur there as a whole." if found.short_copies else ""
     return [
         (
@@ -111,14 +119,15 @@ def _samples(shown: list[Sample]) -> list[str]:
     return blocks
 
 
-def _details(task: TaskResult) -> str:
+def _details(task: TaskResult, listed: Collection[str]) -> str:
     """What exactly was measured, on one line."""
     details = [escape_markdown(redact(task.data)), f"decoding {escape_markdown(task.decoding)}"]
     details += [f"shots: {task.shots}"] * bool(task.shots)
     details += [f"prompts cut to fit: {task.truncated:,}"] * bool(task.truncated)
     details += [f"unusable rows left out: {task.skipped:,}"] * bool(task.skipped)
     details += [f"prompt {escape_markdown(task.prompt_hash)}"] * bool(task.prompt_hash)
-    details += [f"data {escape_markdown(task.data_fingerprint)}"] * bool(task.data_fingerprint)
+    if task.data_fingerprint and task.data_fingerprint not in listed:
+        details.append(f"data {escape_markdown(task.data_fingerprint)}")
     signatures = dict.fromkeys(score.signature for score in task.metrics.values() if score.signature)
     details += [f"signature {escape_markdown(signature)}" for signature in signatures]
     return f"Measured: {'; '.join(details)}."

@@ -66,7 +66,8 @@ def facts(record: RunRecord) -> list[str]:
     listed = [_hardware(environment)]
     if (environment.get("processes") or 1) > 1:
         listed.append(f"Processes: {environment['processes']}")
-    listed += [_stage(stage, spent) for stage, spent in (environment.get("stages") or {}).items()]
+    stages = _with_one_benchmark(environment.get("stages") or {})
+    listed += [each for stage, spent in stages.items() for each in (_stage(stage, spent), _extended(stage, spent))]
     listed += [_tokens(environment), energy(environment)]
     if environment.get("command"):
         listed.append(f"Command: {escape_markdown(redact(environment['command']))}")
@@ -100,6 +101,33 @@ def _stage(stage: str, spent: dict[str, Any]) -> str | None:
     parts += [f"in {spent['arithmetic']['autocast']}"] if "arithmetic" in spent else []
     parts += [f"in {spent['dtype']}"] if "dtype" in spent else []
     return f"{escape_markdown(stage).capitalize()}: {', '.join(parts)}" if parts else None
+
+
+def _with_one_benchmark(stages: dict[str, Any]) -> dict[str, Any]:
+    """The stages with the seconds of all tasks of the benchmark as one stage."""
+    tasks = {stage for stage in stages if stage.startswith("benchmark/")}
+    kept = {stage: spent for stage, spent in stages.items() if stage not in tasks}
+    return (
+        {**kept, "benchmark": {"seconds": sum(stages[task].get("seconds") or 0 for task in tasks)}} if tasks else kept
+    )
+
+
+def _extended(stage: str, spent: dict[str, Any]) -> str | None:
+    """The settings of the steps that were taken before a stage was extended.
+
+    >>> _extended("pretrain", {"extended": [{"steps": 10, "settings": {"pretrain.args.max_steps": 10}}]})
+    'Pretrain was extended: up to step 10 with args.max\\_steps 10, then with the settings of the recipe below'
+    """
+    earlier = spent.get("extended") or []
+    parts = [
+        f"up to step {each['steps']:,} with "
+        + ", ".join(f"{name.removeprefix(f'{stage}.')} {json.dumps(value)}" for name, value in each["settings"].items())
+        for each in earlier
+    ]
+    if not parts:
+        return None
+    told = escape_markdown(f"{', then '.join(parts)}")
+    return f"{escape_markdown(stage).capitalize()} was extended: {told}, then with the settings of the recipe below"
 
 
 def recipe_block(record: RunRecord) -> tuple[str, str]:

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hflm.core import LossCurves, fingerprint_model, last_path_part, mask_tokens, read_json, read_loss_curves, redact
-from hflm.evaluation import Results, read_results
+from hflm.core import LossCurves, last_path_part, mask_tokens, read_json, read_loss_curves, redact
+from hflm.evaluation import Results, read_results, tasks_of_other_weights
 from hflm.recipe import Data, Recipe
 
 
@@ -75,14 +75,8 @@ def read_run(run: str | Path, recipe: Recipe) -> RunRecord:
 
 
 def current_results(run: Path) -> tuple[Results, tuple[str, ...]]:
-    """(the scores of the weights in model/, the names of the tasks that other weights were measured on).
-
-    A run without model/ measured a model that is elsewhere: all its scores count.
-    """
+    """(the scores of the weights in model/, the names of the tasks that other weights were measured on)."""
     path = run / "benchmark" / "results.json"
     found = read_results(path) if path.exists() else Results("", {})
-    if not found.tasks or not (run / "model" / "config.json").is_file():
-        return found, ()
-    weights = fingerprint_model(run)
-    current = {name: task for name, task in found.tasks.items() if task.model_revision == weights}
-    return replace(found, tasks=current), tuple(name for name in found.tasks if name not in current)
+    stale = tasks_of_other_weights(run, found)
+    return replace(found, tasks={name: task for name, task in found.tasks.items() if name not in stale}), stale

@@ -158,6 +158,12 @@ def averaged_steps(arguments: TrainingArguments, rows_per_epoch: int | None, sta
     return tuple(saved[-number:])
 
 
+def total_steps(arguments: TrainingArguments, rows_per_epoch: int | None) -> int:
+    """The optimizer steps of the stage: `max_steps`, or those of its epochs."""
+    steps, _ = _steps(arguments, rows_per_epoch)
+    return steps
+
+
 def _steps(arguments: TrainingArguments, rows_per_epoch: int | None) -> tuple[int, int | None]:
     """Optimizer steps of (the stage, an epoch): as Trainer counts them; the latter is None for a stream."""
     per_epoch = None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +14,19 @@ from safetensors.torch import save_file
 
 from hflm.core import TrainingError, atomic_write_text, format_bytes
 
-CHECKSUMS = "checksums.json"
+CHECKSUMS, SECONDS = "checksums.json", "seconds.json"
+
+
+def write_seconds(checkpoint: Path, seconds: float) -> None:
+    """Note in a checkpoint how long the stage has trained, over all its attempts."""
+    atomic_write_text(checkpoint / SECONDS, json.dumps(round(seconds, 3)))
+
+
+def seconds_of(checkpoint: Path | None) -> float:
+    """What `write_seconds` noted; 0 without a checkpoint, or where it is one of an earlier version."""
+    if checkpoint is None or not (checkpoint / SECONDS).is_file():
+        return 0.0
+    return json.loads((checkpoint / SECONDS).read_text())
 
 
 def write_checksums(checkpoint: Path) -> None:
@@ -23,14 +35,19 @@ def write_checksums(checkpoint: Path) -> None:
     atomic_write_text(checkpoint / CHECKSUMS, json.dumps(sums, indent=1))
 
 
-def newest_valid_checkpoint(folder: Path) -> Path | None:
-    """The newest `checkpoint-N` whose files are complete and unchanged, or None; warns about each damaged one."""
+def valid_checkpoints(folder: Path) -> Iterator[Path]:
+    """Each `checkpoint-N` whose files are complete and unchanged, the newest first; warns about each damaged one."""
     for checkpoint in reversed(_numbered(folder)):
         damage = _damage(checkpoint)
         if damage is None:
-            return checkpoint
-        warnings.warn(f"{checkpoint} is not used: {damage}", stacklevel=2)
-    return None
+            yield checkpoint
+        else:
+            warnings.warn(f"{checkpoint} is not used: {damage}", stacklevel=2)
+
+
+def newest_valid_checkpoint(folder: Path) -> Path | None:
+    """The first of `valid_checkpoints`, or None."""
+    return next(valid_checkpoints(folder), None)
 
 
 def keep_checkpoints(folder: Path, newest: int | None, steps: Collection[int]) -> None:

@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import statistics
+import time
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hflm.core import atomic_write_text, logger
 from hflm.training.batch_source import BatchSource
-from hflm.training.checkpoints import keep_checkpoints, write_checksums
+from hflm.training.checkpoints import keep_checkpoints, write_checksums, write_seconds
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -76,11 +77,13 @@ class Guard(TrainerCallback):
         source: BatchSource | None = None,
         signals: set[int] | None = None,
         averaged: Collection[int] = (),
+        began: float | None = None,
     ) -> None:
         self.averaged = averaged  # the steps whose checkpoints stay until the end
         self.stage, self.folder, self.keep, self.on_spike = stage, Path(folder), keep, on_spike
         self.skipped, self.source = skipped, source
         self.signals = signals or set()  # received by this process
+        self.began = time.monotonic() if began is None else began  # less what earlier attempts took
         self.stopped_by: signal.Signals | None = None  # agreed by all, before the last step
         self.was_finished = False  # resumed from a checkpoint of the last step
         self.writing: Path | None = None  # the checkpoint that is being written
@@ -185,6 +188,7 @@ class Guard(TrainerCallback):
             raise Diverged(state.global_step, None, description)
         if state.is_world_process_zero:
             atomic_write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
+            write_seconds(checkpoint, time.monotonic() - self.began)
             write_checksums(checkpoint)
             if self.averaged:
                 keep_checkpoints(self.folder, self.keep, self.averaged)

@@ -10,7 +10,7 @@ smaller micro-batch (hflm.training.recovery); every log line is in metrics.jsonl
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,15 @@ from hflm.training.arguments import (
     averaged_steps,
     set_batch,
     set_intervals,
+    total_steps,
     training_arguments,
 )
 from hflm.training.batch_source import BatchSource
 from hflm.training.divergence import Guard
+from hflm.training.extension import Extension, ScheduleOfArguments, joining_checkpoint
 from hflm.training.metrics_log import MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
+from hflm.training.processes import wait_for_all
 from hflm.training.stage_trainer import StageTrainer, Tensors
 
 if TYPE_CHECKING:
@@ -83,12 +86,13 @@ def train_model(
     stage: StageSettings,
     save_to: Path | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    extension: Extension | None = None,
 ) -> Trained:
     """Train `model` in `folder`, continuing from its newest valid checkpoint; every process calls it.
 
     `args` are TrainingArguments' own. The trained model (of an adapter, the adapter alone) is written to `save_to`,
-    with `tokenizer`. Raises UserError for values that TrainingArguments refuses, TrainingError when training cannot go
-    on, Stopped after SIGTERM or Ctrl-C.
+    with `tokenizer`. With an `extension` the checkpoint is one of an earlier training with other `args`. Raises UserError
+    for values that TrainingArguments refuses, TrainingError when training cannot go on, Stopped after SIGTERM or Ctrl-C.
     """
     muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
     # Trainer's smoothing takes the logits of a whole batch; the model's own loss has it (hflm.models.patch_loss).
@@ -105,13 +109,16 @@ def train_model(
     data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
     set_intervals(arguments, args, epoch_rows, len(data.eval_rows or ()))
     averaged = averaged_steps(arguments, epoch_rows, stage)
+    if extension is not None:
+        steps = total_steps(arguments, epoch_rows)
+        resumed = _begin_extension(extension, resumed, folder, arguments, steps, averaged, stage.name)
     metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops_per_token(model, stage.row_tokens), epoch_rows)
     optimizer = _muon(arguments, chosen) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None
     _announce(arguments, stage, chosen, batch, source is not None)
-    started, signals = time.monotonic(), set()
+    began, signals = time.monotonic() - checkpoints.seconds_of(resumed.checkpoint), set()
     while True:
-        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged)
+        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged, began)
         if resumed.checkpoint is not None:
             logger.info(f"{stage.name}: continues from {resumed.checkpoint.name}")
             guard.resume(resumed.checkpoint)
@@ -143,7 +150,7 @@ def train_model(
         steps=state.global_step,
         kept_step=kept or state.global_step,
         tokens=metrics.tokens_at(state.global_step, arguments),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - began,
         loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
         eval_loss=eval_loss,
         speed=metrics.speed,
@@ -151,6 +158,29 @@ def train_model(
         arithmetic=chosen.as_dict(),
         averaged=averaged if save_to is not None else (),
     )
+
+
+def _begin_extension(
+    extension: Extension,
+    resumed: recovery.Resumed,
+    folder: Path,
+    arguments: StageArguments,
+    steps: int,
+    averaged: Collection[int],
+    stage: str,
+) -> recovery.Resumed:
+    """`resumed`, from the checkpoint at which the earlier training and this one join."""
+    checkpoint = joining_checkpoint(folder, extension, arguments, steps, stage)
+    removed = [step for step in averaged if not (folder / f"checkpoint-{step}").is_dir()]
+    if any(step <= checkpoints.step_of(checkpoint) for step in removed):
+        raise UserError(
+            f"{stage} cannot be extended: average_checkpoints needs those of steps {', '.join(map(str, averaged))}, and not "
+            "all of them were kept. Train for more steps"
+        )
+    if arguments.process_index == 0:
+        extension.begin(checkpoint)
+    wait_for_all()
+    return dataclasses.replace(resumed, checkpoint=checkpoint)
 
 
 def _make_trainer(
@@ -169,7 +199,7 @@ def _make_trainer(
         train_dataset=data.rows,
         eval_dataset=data.eval_rows,
         data_collator=data.collate,
-        callbacks=[guard, metrics],
+        callbacks=[guard, metrics, ScheduleOfArguments()],
     )
     trainer.remove_callback(PrinterCallback)  # the metrics log displays what it would print
     _keep_fp32_outputs(trainer)

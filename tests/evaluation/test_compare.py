@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hflm.core import UserError, atomic_write_text
+from hflm.core import UserError, atomic_write_text, fingerprint_model
 from hflm.evaluation import compare, compare_runs, compare_view, metrics, write_results
 from hflm.evaluation.metrics import paired
 from hflm.evaluation.results import Results, TaskResult
@@ -494,3 +494,35 @@ def test_the_command_tells_what_to_change_without_a_traceback(runs, arguments, w
     done = hflm(*arguments, cwd=runs[0].parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def give_a_model(run, measured):
+    """Weights in a run's model/; its tasks were measured on these, on others ("sha256:other") or on unknown ones."""
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    path = run / "benchmark" / "results.json"
+    shape = json.loads(path.read_text())
+    for name, weights in measured.items():
+        shape["tasks"][name]["model_revision"] = fingerprint_model(run) if weights == "own" else weights
+    path.write_text(json.dumps(shape))
+
+
+def test_scores_of_other_weights_are_not_compared(runs):
+    give_a_model(runs[0], {"sentiment": "own", "translation": "sha256:other"})
+    give_a_model(runs[1], {"sentiment": "own", "translation": None})
+    with pytest.warns(UserWarning, match="one: its scores of translation are of other weights .* left out"):
+        comparison = compare_runs(runs, resamples=100)
+    assert list(comparison.tasks) == ["sentiment"] and "translation" in comparison.notes[0]
+    with pytest.raises(UserError, match=r"of other weights than those in its model/. To compare the run, measure them"):
+        compare_runs(runs, ["translation"], resamples=100)
+
+
+def test_a_run_whose_scores_are_all_of_other_weights_is_refused(runs):
+    give_a_model(runs[1], {"sentiment": "sha256:other", "translation": "sha256:other"})
+    with pytest.raises(UserError, match="two: its scores of sentiment, translation are of other weights"):
+        compare_runs(runs, resamples=100)
+
+
+def test_an_earlier_run_that_did_not_record_its_weights_is_compared(runs):
+    give_a_model(runs[1], {"sentiment": None, "translation": None})
+    assert list(compare_runs(runs, resamples=100).tasks) == ["sentiment", "translation"]

@@ -292,7 +292,8 @@ def test_an_adapter_that_cannot_be_trained_or_merged_says_so(tiny, adapter, mess
         (lambda place: str(place / "nothing"), "no such file or folder"),
         (lambda place: str(place), "holds no finished model"),
         (lambda place: str(place / "lost.gguf"), "no such file"),
-        (lambda place: "nobody/no-such-model", "cannot be loaded"),
+        (lambda place: __file__, "is no model: expected a run"),
+        (lambda place: "nobody/no-such-model", "cannot be loaded.*No local file or folder has this name either"),
     ],
 )
 def test_a_model_that_is_not_there_is_one_line(tmp_path, make, message):

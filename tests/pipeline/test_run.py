@@ -524,7 +524,7 @@ def test_an_unknown_model_without_a_network_is_one_clear_error(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-def test_a_benchmark_without_a_model_or_training_is_an_error(tmp_path):
+def test_a_benchmark_without_a_model_or_training_is_an_error_of_the_recipe(tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "untrained.yaml"
     recipe.write_text(
         "name: untrained\n"
@@ -533,5 +533,12 @@ def test_a_benchmark_without_a_model_or_training_is_an_error(tmp_path):
         "tasks: {sentiment: {data: {path: toy, name: sentiment, size: 20}, labels: [negative, neutral, positive]}}\n"
         "benchmark: {tasks: [sentiment], contamination: false}\n"
     )
-    with pytest.raises(UserError, match=r"model\.from: this recipe trains nothing"):
-        run_recipe(load_recipe(str(recipe)), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["run"], ["run", "--dry-run"], ["validate"]):
+        monkeypatch.setattr(sys, "argv", ["hflm", arguments[0], "untrained.yaml", *arguments[1:]])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        assert ended.value.code == 2 and "model: the recipe trains nothing" in printed.err and not printed.out
+    assert "untrained.yaml:3" in printed.err
+    assert not (tmp_path / "runs").exists()

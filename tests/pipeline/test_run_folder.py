@@ -50,7 +50,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, recipe, content, accepted)
 
 def test_an_empty_output_and_a_file_are_refused(tmp_path, recipe):
     (tmp_path / "file").write_text("mine")
-    for output, message in (("", "--output is empty"), (" ", "--output is empty"), (tmp_path / "file", "is a file")):
+    refused = [("", "--output is empty"), (" ", "--output is empty"), (tmp_path / "file", "is a file")]
+    refused += [(tmp_path / "file" / "run", "file is a file"), (tmp_path / "file" / "a" / "run", "file is a file")]
+    for output, message in refused:
         with pytest.raises(UserError, match=message):
             run_folder(recipe, output)
 
@@ -125,3 +127,12 @@ def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path):
     with pytest.raises(UserError), locked_folder(tmp_path / "new"):
         raise UserError("no such data")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+    too_long = tmp_path / ("x" * 300)
+    with (
+        pytest.raises(UserError, match="cannot be made: File name too long. Name another folder"),
+        locked_folder(too_long),
+    ):
+        pass

@@ -339,7 +339,7 @@ def test_stages_finished_by_an_earlier_version_stay_finished(tmp_path, legacy_ru
 )
 def test_what_would_be_trained_again_is_announced_with_its_reason(tmp_path, legacy_run, change, reason):
     state, today = read_stage_state(legacy_run), dependencies_of(loaded(tmp_path, change, text=RICH))
-    lines = retrained(schedule(today, state), state)
+    lines = retrained(schedule(today, state), state, today)
     assert lines[0].startswith("pretrain: it is finished and would be trained again: ") and reason in lines[0]
     assert lines[0].endswith(str(legacy_run / "pretrain.previous"))
     assert lines[1].startswith("finetune: ") and "it starts from another model" in lines[1]

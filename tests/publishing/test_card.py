@@ -20,7 +20,7 @@ from hflm.core import (
     redact,
     shorten,
 )
-from hflm.evaluation import Bin, Calibration, Results, Score, Slice, TaskResult, write_results
+from hflm.evaluation import Bin, Calibration, Contamination, Results, Score, Slice, TaskResult, write_results
 from hflm.pipeline import provenance, resolve_inputs
 from hflm.publishing import card_benchmark, card_provenance, write_card
 from hflm.recipe import load_recipe
@@ -761,3 +761,44 @@ def test_samples_come_before_hashes_and_each_task_has_one_table(lines):
     assert section.count("\n| --- ") == 1
     assert section.index("First row") < section.index("data sha256:cc")
     assert section.rstrip().endswith("signature sklearn.")
+
+
+@pytest.mark.parametrize(
+    ("copies", "shown", "absent"),
+    [
+        (0, "None of the 200 examples has 8 words in a row in common with the pretraining corpus.", "not contaminated"),
+        (3, "| not contaminated | 197 | bleu | 30.0 |", "None of the 200"),
+    ],
+)
+def test_scores_without_contaminated_rows_are_shown_where_there_are_some(run, load, copies, shown, absent):
+    clean = {"bleu": Score(30.0, (28.0, 32.0), "")}
+    found = Contamination("examples", 200, 8, copies, copies, copies / 200, ("pretrain",), clean)
+    tasks = {"translation": replace(SCORES.tasks["translation"], contamination=found)}
+    write_scores(run, replace(SCORES, tasks=tasks))
+    text = written(run, load())
+    assert shown in text and absent not in text
+    assert ("Contaminated are the examples" in text) == bool(copies)
+
+
+def test_a_fingerprint_is_once_in_the_card_and_the_benchmark_one_line_of_the_facts(run, load):
+    path = run / "environment.json"
+    described = json.loads(path.read_text())
+    described["data"]["tasks.sentiment.data"] = {"path": "toy", "fingerprint": "sha256:cc"}
+    described["stages"] |= {"benchmark/sentiment": {"seconds": 60}, "benchmark/translation": {"seconds": 15}}
+    path.write_text(json.dumps(described))
+    text = written(run, load())
+    assert text.count("sha256:cc") == 1
+    assert "- Benchmark: 1 min 15 s" in text
+
+
+def test_the_card_names_the_settings_of_steps_before_an_extension(run, load):
+    path = run / "environment.json"
+    described = json.loads(path.read_text())
+    earlier = [{"steps": 1000, "settings": {"pretrain.args.learning_rate": 0.01, "pretrain.tokens": "20x"}}]
+    described["stages"]["pretrain"]["extended"] = earlier
+    path.write_text(json.dumps(described))
+    line = (
+        '- Pretrain was extended: up to step 1,000 with args.learning_rate 0.01, tokens "20x", then with the settings '
+        "of the recipe below"
+    )
+    assert line in written(run, load()).replace("\\", "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import atomic_write_text, shorten
+from hflm.core import atomic_write_text, plain_text, shorten
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,9 +65,8 @@ class RemovalCounter:
 def cleaning_table(report: CleaningReport) -> "Table":
     """The terminal's table of a CleaningReport."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(caption=str(report))
+    table = Table(caption=plain_text(report))
     table.add_column("cleaning")
     table.add_column("left out", justify="right")
     table.add_column("for example")
@@ -76,7 +75,7 @@ def cleaning_table(report: CleaningReport) -> "Table":
             " ".join(f"{sample.get('why', '')} {sample['text'][:60]!r}".split()) for sample in step.samples[:1]
         )
         name = f"{step.step} {describe_setting(step.setting)}".strip()
-        table.add_row(Text(name), Text(f"{step.removed:,}"), Text(samples))
+        table.add_row(plain_text(name), f"{step.removed:,}", plain_text(samples))
     return table
 
 

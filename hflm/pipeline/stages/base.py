@@ -18,8 +18,8 @@ from hflm.recipe import Recipe
 class Run:
     """A run in progress: the recipe, its folder, what was read for it, and the processes.
 
-    `dependencies` has what each stage of the recipe depends on, `todo` the names of those to run, `state` those that
-    are finished. Rows and corpus are held by the main process alone.
+    `dependencies` has what each stage of the recipe depends on, `todo` the names of those to run, `extended` of those
+    that go on with other settings, `state` those that are finished. Rows and corpus are held by the main process alone.
     """
 
     recipe: Recipe
@@ -32,6 +32,7 @@ class Run:
     rows: RowsByUse
     corpus: Corpus | None
     endpoint: Endpoint | None = None
+    extended: frozenset[str] = frozenset()
 
     @property
     def trains(self) -> bool:

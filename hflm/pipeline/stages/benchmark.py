@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import UserError, logger
+from hflm.core import logger
 from hflm.core.arithmetic import inference_dtype
 from hflm.evaluation import Results, read_results, write_results
 from hflm.inference import Endpoint
@@ -89,10 +89,7 @@ def _asked(run: Run) -> "tuple[LocalModel | Endpoint, int | None, str | None]":
     recipe = run.recipe
     assert recipe.benchmark is not None
     path, revision = (str(run.folder), None) if run.trains else (recipe.model.from_, recipe.model.revision)
-    if path is None:
-        raise UserError(
-            "model.from: this recipe trains nothing, so that there is no model to benchmark. Name one, or add `pretrain:`"
-        )
+    assert path is not None, "the run has checked it"
     dtype, reason = inference_dtype(run.ranks.device, recipe.benchmark.dtype or recipe.model.dtype)
     logger.info(f"benchmark: arithmetic: {dtype} on {run.ranks.device.type} ({reason})")
     model, tokenizer = load_model(path, revision, dtype)

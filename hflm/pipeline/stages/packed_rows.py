@@ -7,8 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hflm.core import atomic_folder
 from hflm.pipeline.stages.base import Run
 
@@ -41,6 +39,8 @@ def remove_shared(run: Run, stage: str) -> None:
 
 def _write(packed: "Packed", folder: Path, copy: bool) -> None:
     """Every array as a file; the ids stay where they are when the token cache has them, unless `copy`."""
+    import numpy as np
+
     counts = {each.name: getattr(packed, each.name) for each in fields(packed) if each.name not in ("rows", "cached")}
     with atomic_folder(folder) as partial:
         for each in fields(packed.rows):
@@ -53,6 +53,8 @@ def _write(packed: "Packed", folder: Path, copy: bool) -> None:
 
 
 def _read(folder: Path) -> "Packed":
+    import numpy as np
+
     from hflm.preprocessing import Packed, PackedRows
 
     counts = json.loads((folder / "packed.json").read_text())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hflm.core import UserError, logger
 from hflm.pipeline import provenance
+from hflm.pipeline.extension import keeps_schedule, settings_of
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.packed_rows import remove_shared
 from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from hflm.preprocessing import Packed, PackedStream
+    from hflm.training import Extension
 
 
 def initial_model(
@@ -79,10 +81,30 @@ def _arguments(
 
 
 def begin_stage(run: Run, stage: str) -> None:
-    """Make the stage's folder ready; what other inputs left there is set aside."""
+    """Make the stage's folder ready; what other inputs left there is set aside, unless they are extended."""
+    if stage in run.extended:
+        return
     if run.ranks.is_main and (aside := run.state.begin(stage, run.dependencies[stage])):
         logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
     run.ranks.wait_for_all()
+
+
+def _extension(run: Run, stage: str) -> "Extension | None":
+    """How the stage goes on from an earlier training with other settings, or None."""
+    from hflm.training import Extension
+
+    if stage not in run.extended:
+        return None
+    if not run.ranks.is_main:
+        return Extension(True, lambda checkpoint: None)  # the main process chooses the checkpoint
+    before, after = run.state.known(stage), run.dependencies[stage]
+    assert before is not None, "only a stage whose dependencies are known is extended"
+
+    def begin(checkpoint: Path) -> None:
+        aside = run.state.extend(stage, after, checkpoint, settings_of(stage, before))
+        logger.info(f"{stage}: is extended from {checkpoint.name}; the earlier model is now in {aside}")
+
+    return Extension(keeps_schedule(stage, before, after), begin)
 
 
 def train_stage(
@@ -128,6 +150,7 @@ def train_stage(
         ),
         save_to=adapter or folder / stage / "model",
         tokenizer=tokenizer,
+        extension=_extension(run, stage),
     )
     counts = packed.counts()
     if isinstance(packed, PackedStream):  # known only now
@@ -153,5 +176,7 @@ def train_stage(
             "arithmetic": trained.arithmetic,
             "plan": compared,
         }
+        if earlier := run.state.earlier(stage):
+            record["extended"] = earlier
         provenance.note(folder, parameters=model.num_parameters(), stages={stage: record})
     remove_shared(run, stage)
