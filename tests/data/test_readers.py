@@ -9,6 +9,7 @@ import lzma
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis.strategies as st
 import pyarrow as pa
@@ -19,7 +20,7 @@ from sources import COMPRESS, columns, source, zstd
 from hflm import tasks
 from hflm.core import DataError
 from hflm.data import BadRow, Row, Sources, describe_source, load_rows, read_documents
-from hflm.data.readers import make_options, read_rows, read_texts
+from hflm.data.readers import base, make_options, read_rows, read_texts
 from hflm.tasks import Qa, Sentiment
 
 NASTY = [
@@ -95,6 +96,7 @@ PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 
 @PROPERTY
 @example([["\r\r"], ["a\r"]], ",", "\n", csv.QUOTE_MINIMAL)
+@example([["\r", "\n,0"]], ",", "\n", csv.QUOTE_MINIMAL)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.lists(st.lists(TEXT | SHORT, min_size=width, max_size=width), min_size=1)
@@ -136,6 +138,49 @@ def test_any_table_that_json_writes_is_read_back(table, ascii_only, layout):
         )
         file.write_bytes(written.encode())
         assert read_all(file) == table
+
+
+PARTS = {
+    "jsonl": [
+        '{"a": 1}', '{"a": [1', '2]}', '{"a": 1}, {"b": 2}', '{"a": 1},-Infinity,{"b": 2}', '{"a": -Infinity}', "", "[1]", "  ",
+        '{"a": 1, "a": 2}', '{"a": "\\ud800"}', '{"a": "\\ud83d\\ude00 \\u00e9"}', '{"a": true, "b": [false]}', '{"a": -0}', "1", ",",
+        '{"a": 1.50}\r', '{"a": {"b": {"c": 1, "c": 1}}}', '{"a": "true"}', "{", "]", '{"a": "', '\udcff',
+    ],
+    "csv": [
+        "1,2", '"1",2', '"1', '2",3', "", "1,2,", "1", '1,"2\r', "1\r,2", "1,2\r", "1,2\r\r", '"a""b",c', '"a"b,c', 'a"b,c', "\udcff,1", "é,\x00",
+    ],
+}  # fmt: skip
+
+
+@PROPERTY
+@given(st.data(), st.sampled_from(sorted(PARTS)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_lines_that_are_read_at_once_are_the_same_rows(data, kind, terminator, is_ended):
+    lines = data.draw(st.lists(st.sampled_from(PARTS[kind]), max_size=20))
+    written = terminator.join(["a,b", *lines] if kind == "csv" else lines) + terminator * is_ended
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"a.{kind}"
+        file.write_bytes(written.encode(errors="surrogateescape"))
+        found = []
+        for count in (1, 4, 256):
+            with mock.patch.object(base, "LINES_AT_ONCE", count):
+                rows = read_all(file)
+            found.append([(row, row.location) if isinstance(row, Row) else str(row) for row in rows])
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_object_with_a_key_twice_is_a_bad_row(tmp_path):
+    lines = ['{"a": 1, "b": 2}', '{"a": 1, "b": 2, "a": 3}', '{"a": {"x": 1, "x": 1}}', '{"a": 4, "b": {"a": 5}}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.json").write_text(f"[{', '.join(lines)}]")
+    for name, mark in (("a.jsonl", ":"), ("a.json", ", row ")):
+        first, *bad, last = read_all(tmp_path / name)
+        assert (first, last) == ({"a": 1, "b": 2}, {"a": 4, "b": {"a": 5}})
+        assert [str(row) for row in bad] == [
+            f"{tmp_path}/{name}{mark}2 has the key 'a' twice. Remove one of them",
+            f"{tmp_path}/{name}{mark}3 has the key 'x' twice. Remove one of them",
+        ]
+    (tmp_path / "a.json").write_text(f'{{"rows": [{lines[1]}]}}')
+    assert "holds an object that has the key 'a' twice" in str(read_all(tmp_path / "a.json", field="rows")[0])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hflm.data.readers.base import (
     NOT_UTF8,
     BadRow,
     Columns,
-    Numbered,
+    Row,
+    Rows,
     error_reason,
     file_suffix,
     open_file,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 PARQUET_BATCH = 1000  # rows decoded at once, so that memory stays small however large a row group is
 
 
-def read_parquet(file: str, options: ParquetOptions, columns: Columns) -> Numbered:
+def read_parquet(file: str, options: ParquetOptions, columns: Columns) -> Rows:
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
@@ -44,19 +45,18 @@ def read_parquet(file: str, options: ParquetOptions, columns: Columns) -> Number
             return
         first = 0
         for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            last = first
+            last, end = first, first + parquet.metadata.row_group(group).num_rows
             try:
                 batches = parquet.iter_batches(PARQUET_BATCH, row_groups=[group], columns=chosen)
-                for number, row in _rows(file, batches, columns, first):
-                    yield number, row
-                    last = number or last
+                for rows in _rows(file, batches, columns, first):
+                    yield rows
+                    last += len(rows)
             except (OSError, ArrowException) as error:  # this row group is damaged; the next one may be intact
-                yield last, BadRow(file, last + 1, f"to row {first + rows:,} cannot be read: {error_reason(error)}")
-            first += rows
+                yield [BadRow(file, last + 1, f"to row {end:,} cannot be read: {error_reason(error)}")]
+            first = end
 
 
-def read_arrow(file: str, options: ArrowOptions, columns: Columns) -> Numbered:
+def read_arrow(file: str, options: ArrowOptions, columns: Columns) -> Rows:
     import pyarrow as pa
 
     with _seekable(file) as raw:
@@ -77,8 +77,8 @@ def _chosen(names: Sequence[str], columns: Columns) -> list[str]:
     return [name for name in names if name in columns]
 
 
-def _rows(file: str, batches: Iterable["pa.RecordBatch"], columns: Columns, first: int) -> Numbered:
-    """(number, row) of record batches; `first` rows come before them."""
+def _rows(file: str, batches: Iterable["pa.RecordBatch"], columns: Columns, first: int) -> Rows:
+    """The rows of record batches; `first` rows come before them."""
     before = first
     for batch in batches:
         try:
@@ -86,8 +86,12 @@ def _rows(file: str, batches: Iterable["pa.RecordBatch"], columns: Columns, firs
         except UnicodeDecodeError:
             rows = _cell_by_cell(file, batch, columns, before)
         converts = any("bool" in str(field.type) for field in batch.schema)
-        for number, row in enumerate(rows, before + 1):
-            yield number, with_booleans(row) if converts else row
+        yield [
+            row
+            if isinstance(row, BadRow)
+            else Row.of(with_booleans(row) if converts else row, (file, ", row ", number))
+            for number, row in enumerate(rows, before + 1)
+        ]
         before += batch.num_rows
 
 

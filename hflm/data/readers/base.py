@@ -7,13 +7,14 @@ A csv cell is the text between its delimiters. A JSON value is what was written:
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from hflm.core import DataError
 
@@ -22,6 +23,7 @@ DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeError)
 DECOMPRESS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 COMPRESSED = (*DECOMPRESS, ".zst")
 CHUNK = 1 << 20  # bytes
+LINES_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 17
 MOST_BYTES_IN_LINE = 1 << 28
 # Text compresses 3 to 30 times, a log of equal lines 100 times; a decompression bomb 1,000 times and more.
 MOST_EXPANSION, EXPANSION_CHECKED_FROM = 200, 1 << 27
@@ -45,6 +47,12 @@ class Row(dict[str, Any]):
 
     __slots__ = ("at",)
     at: tuple[str, str, int]  # a plain tuple, since it is made for every row
+
+    @classmethod
+    def of(cls, values: dict[str, Any], at: tuple[str, str, int]) -> Self:
+        row = cls(values)
+        row.at = at
+        return row
 
     @property
     def location(self) -> Location:
@@ -73,7 +81,7 @@ class BadRow:
 
 
 Columns = Collection[str] | None
-Numbered = Iterator[tuple[int | None, dict[str, Any] | BadRow]]
+Rows = Iterator[list[Row | BadRow]]  # some at a time, since each step of an iterator costs as much as a short row
 
 
 class TooLarge(OSError):
@@ -111,10 +119,11 @@ def _open_url(file: str) -> Any:
     return xopen(file, "rb")
 
 
-def numbered_lines(
-    file: str, encoding: str | None, errors: str | None, newline: str | None
-) -> Iterator[tuple[int, str]]:
-    """(number, line) with its line end; bytes that are no text are kept as lone surrogates, which no text holds."""
+def line_batches(file: str, encoding: str | None, errors: str | None, newline: str | None) -> Iterator[list[str]]:
+    """Lines with their ends, some at a time; bytes that are no text are lone surrogates, which no text holds.
+
+    What a damaged file raises comes after the lines before the damage.
+    """
     encoding = "utf-8-sig" if encoding in (None, "utf-8") else encoding
     errors = "surrogateescape" if errors in (None, "strict") else errors
     try:
@@ -123,9 +132,35 @@ def numbered_lines(
             io.BufferedReader(_LineLimit(raw), CHUNK) as lines,
             io.TextIOWrapper(lines, encoding=encoding, errors=errors, newline=newline) as text,
         ):
-            yield from enumerate(text, 1)
+            yield from _batches(text)
     except LookupError as error:
         raise DataError(f"{file}: `encoding` or `encoding_errors`: {error}. Name one that Python has") from error
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    lines = iter(lines)
+    while True:
+        batch: list[str] = []
+        size, failure = 0, None
+        try:
+            while len(batch) < LINES_AT_ONCE and size < CHARACTERS_AT_ONCE:
+                count = len(batch)
+                batch.extend(itertools.islice(lines, max(1, LINES_AT_ONCE // 8)))  # which keeps them where it raises
+                if len(batch) == count:
+                    break
+                size += sum(map(len, batch[count:]))
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failure = error
+        if batch:
+            yield batch
+        if failure is not None:
+            raise failure
+        if not batch:
+            return
+
+
+def numbered_lines(lines: Iterable[list[str]]) -> Iterator[tuple[int, str]]:
+    return enumerate(itertools.chain.from_iterable(lines), 1)
 
 
 class _Expansion(io.RawIOBase):

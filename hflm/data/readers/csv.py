@@ -2,52 +2,86 @@
 
 import csv
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from hflm.core import DataError
 from hflm.data.readers.base import (
+    LINES_AT_ONCE,
     MOST_BYTES_IN_LINE,
     NOT_UTF8,
     BadRow,
     Columns,
-    Numbered,
     Row,
+    Rows,
     invalid_column,
     is_text,
-    numbered_lines,
+    line_batches,
 )
 from hflm.data.readers.options import CsvOptions
 
-ROWS_AT_ONCE = 256
+# (first line, last line, fields or what is wrong, whether all of it is text) of a row
+Record = tuple[int, int, list[str] | csv.Error, bool]
+Parser = Callable[[Iterable[str]], Iterator[list[str]]]
 
 
-def read_csv(file: str, options: CsvOptions, columns: Columns) -> Numbered:
-    """(number of its first line, row) of each row. Raises DataError for options that Python's csv does not know."""
+class OneLineRows(NamedTuple):
+    """Rows of text that have a line each; `first` is the number of the first line."""
+
+    first: int
+    fields: list[list[str]]
+
+    def records(self) -> list[Record]:
+        return [(number, number, fields, True) for number, fields in enumerate(self.fields, self.first)]
+
+
+def read_csv(file: str, options: CsvOptions, columns: Columns) -> Rows:
+    """Each row, at the number of its first line. Raises DataError for options that Python's csv does not know."""
     names, header = options.names, options.names is None or options.header == 0
-    for first, last, fields, valid in itertools.chain.from_iterable(_records(file, options)):
-        if not fields:
-            continue  # a blank line
-        if isinstance(fields, csv.Error):
-            lost = f" (lines {first:,} to {last:,})" if last > first else ""
-            hint = "" if options.quoting == csv.QUOTE_NONE else _quote_hint(fields)
-            yield first, BadRow(file, first, f"is not csv: {fields}{lost}{hint}", ":")
-        elif header:
-            header, names = False, names or tuple(fields)
-            _check_header(file, names, columns)
-        elif names is not None and len(fields) != len(names):
-            hint = (
-                " (the last is empty: does each row end in a delimiter?)"
-                if len(fields) > len(names) and not fields[-1]
-                else ""
-            )
-            yield first, BadRow(file, first, f"has {len(fields)} fields, the header {len(names)}{hint}", ":")
-        else:
-            row = Row(zip(names or (), fields))
-            if valid or (invalid := invalid_column(row, columns)) is None:
-                yield first, row
+    for batch in _records(file, options):
+        records = batch
+        if isinstance(batch, OneLineRows):
+            if names and not header and set(map(len, batch.fields)) == {len(names)}:
+                yield _rows(file, names, batch)
+                continue
+            records = batch.records()
+        rows: list[Row | BadRow] = []
+        for first, last, fields, valid in records:
+            if not fields:
+                continue  # a blank line
+            if isinstance(fields, csv.Error):
+                lost = f" (lines {first:,} to {last:,})" if last > first else ""
+                hint = "" if options.quoting == csv.QUOTE_NONE else _quote_hint(fields)
+                rows.append(BadRow(file, first, f"is not csv: {fields}{lost}{hint}", ":"))
+            elif header:
+                header, names = False, names or tuple(fields)
+                _check_header(file, names, columns)
             else:
-                yield first, BadRow(file, first, f"column '{invalid}' {NOT_UTF8}", ":")
+                rows.append(_row(file, names or (), first, fields, valid, columns))
+        if rows:
+            yield rows
+
+
+def _rows(file: str, names: tuple[str, ...], batch: OneLineRows) -> list[Row | BadRow]:
+    rows: list[Row | BadRow] = []
+    for number, fields in enumerate(batch.fields, batch.first):
+        row = Row(zip(names, fields))
+        row.at = (file, ":", number)
+        rows.append(row)
+    return rows
+
+
+def _row(
+    file: str, names: tuple[str, ...], number: int, fields: list[str], valid: bool, columns: Columns
+) -> Row | BadRow:
+    if len(fields) != len(names):
+        trailing = len(fields) > len(names) and not fields[-1]
+        hint = " (the last is empty: does each row end in a delimiter?)" if trailing else ""
+        return BadRow(file, number, f"has {len(fields)} fields, the header {len(names)}{hint}", ":")
+    row = Row.of(dict(zip(names, fields)), (file, ":", number))
+    invalid = None if valid else invalid_column(row, columns)
+    return row if invalid is None else BadRow(file, number, f"column '{invalid}' {NOT_UTF8}", ":")
 
 
 def _quote_hint(error: csv.Error) -> str:
@@ -61,25 +95,32 @@ def _check_header(file: str, names: tuple[str, ...], columns: Columns) -> None:
         raise DataError(f"{file}: its header names the column '{min(repeated)}' twice. Rename one of them")
 
 
-def _records(file: str, options: CsvOptions) -> Iterator[list[tuple[int, int, list[str] | csv.Error, bool]]]:
-    """(first line, last line, fields or what is wrong, whether all of it is text) of each row, several at a time."""
-    lines = numbered_lines(file, options.encoding, options.encoding_errors, "\n")
-    last, valid = options.skiprows or 0, True
-    for _ in range(last):
-        next(lines, None)
-    line = terminator = ""
+def _records(file: str, options: CsvOptions) -> Iterator[OneLineRows | list[Record]]:
+    """The rows of a file, some at a time: at once where each has a line, else one after the other."""
+    batches = line_batches(file, options.encoding, options.encoding_errors, "\n")
+    parse = _parser(file, options)
+    number, terminator, is_plain = 1, "", True
+    for lines in batches:
+        if number <= (options.skiprows or 0):
+            skipped = min(len(lines), (options.skiprows or 0) - number + 1)
+            number, lines = number + skipped, lines[skipped:]
+        terminator = terminator or (lines[0][-2:] if lines else "")
+        fields = _one_line_rows(lines, parse, terminator) if is_plain else None
+        if fields is not None:
+            yield OneLineRows(number, fields)
+            number += len(lines)
+            continue
+        is_plain = True
+        for records in _parse_each(number, itertools.chain([lines], batches), parse, terminator, options.quotechar):
+            is_plain = is_plain and all(first == last for first, last, _, _ in records)
+            number = records[-1][1] + 1
+            yield records
 
-    def texts() -> Iterator[str]:
-        nonlocal last, valid, line, terminator
-        for last, line in lines:
-            if not line.isascii():
-                valid = valid and is_text(line)
-            terminator = terminator or line[-2:]
-            yield line
 
-    try:
-        reader = csv.reader(
-            texts(),
+def _parser(file: str, options: CsvOptions) -> Parser:
+    def parse(lines: Iterable[str]) -> Iterator[list[str]]:
+        return csv.reader(
+            lines,
             delimiter=options.sep,
             quotechar=options.quotechar,
             quoting=options.quoting,  # type: ignore[arg-type] - checked by csv itself
@@ -88,29 +129,96 @@ def _records(file: str, options: CsvOptions) -> Iterator[list[tuple[int, int, li
             skipinitialspace=options.skipinitialspace,
             strict=True,  # else a quote that is never closed makes the rest of the file one field
         )
+
+    try:
+        parse(())
     except TypeError as error:  # pandas knows separators of several characters, Python's csv does not
         raise DataError(f"{file}: csv is read row by row: {error}. Change it, or convert the file") from error
+    return parse
+
+
+def _one_line_rows(lines: list[str], parse: Parser, terminator: str) -> list[list[str]] | None:
+    """The fields of lines that are text and a row each, else None."""
+    text = "".join(lines)
+    returns = text.count("\r")
+    usual_ends = not returns or (terminator == "\r\n" and returns == text.count("\r\n") == len(lines))
+    if not usual_ends or not is_text(text):
+        return None
+    try:
+        with _long_fields():
+            fields = list(parse(lines))
+    except csv.Error:
+        return None
+    return fields if len(fields) == len(lines) else None  # a row has at least one line
+
+
+def _parse_each(
+    number: int, batches: Iterable[list[str]], parse: Parser, terminator: str, quote: str
+) -> Iterator[list[Record]]:
+    """The rows of the first batch of lines, and of those that follow until a batch ends with a row; one at least."""
+    source = _Lines(number - 1, batches, parse)
     end: Exception | None = None
     while end is None:
-        records: list[tuple[int, int, list[str] | csv.Error, bool]] = []
+        records: list[Record] = []
         with _long_fields():
-            while len(records) < ROWS_AT_ONCE and end is None:
-                first, valid = last + 1, True
-                fields: list[str] | csv.Error
+            while len(records) < LINES_AT_ONCE and end is None:
+                first = source.last + 1
                 try:
-                    fields = next(reader)
-                except csv.Error as error:
-                    fields = error
+                    fields = source.next_row()
                 except Exception as error:  # noqa: BLE001 - the end of the file, or a damaged one, after the rows before it
                     end = error
                     break
+                line = source.row[-1]
                 usual_end = line[-2:] == "\r\n" == terminator and line[-3:-2] != "\r"
                 if not usual_end and "\r" in line[-2:] and not isinstance(fields, csv.Error):
-                    fields = _with_carriage_returns(line, terminator, fields, options.quotechar)
-                records.append((first, last, fields, valid))
-        yield records
+                    fields = _with_carriage_returns(line, terminator, fields, quote)
+                records.append((first, source.last, fields, all(map(is_text, source.row))))
+                if not source.left:
+                    end = StopIteration()
+        if records:
+            yield records
     if not isinstance(end, StopIteration):
         raise end
+
+
+class _Lines:
+    """Lines that are parsed row by row: `last` is the number of the last one, `row` are those of the last row.
+
+    `left` is how many of a batch were not parsed yet.
+    """
+
+    def __init__(self, last: int, batches: Iterable[list[str]], parse: Parser) -> None:
+        self.last, self.left, self.row, self._parse = last, 0, [""], parse
+        self._lines = self._each(batches)
+        self._reader = parse(self._lines)
+
+    def _each(self, batches: Iterable[list[str]]) -> Iterator[str]:
+        for lines in batches:
+            self.left = len(lines)
+            for line in lines:
+                self.last += 1
+                self.left -= 1
+                self.row.append(line)
+                yield line
+
+    def next_row(self) -> list[str] | csv.Error:
+        """The fields of the next row, or what is wrong with it."""
+        self.row = []
+        try:
+            return next(self._reader)
+        except csv.Error as error:
+            if any("\r" in line for line in self.row):
+                # A carriage return outside quotes. The row may end some lines later: what a quote holds is no row.
+                lines = itertools.chain(list(self.row), self._lines)
+                with suppress(csv.Error):
+                    next(self._parse(map(_without_carriage_returns, lines)))
+            return error
+
+
+def _without_carriage_returns(line: str) -> str:
+    """The line with a letter for each carriage return but those of its end."""
+    text = line.rstrip("\r\n")
+    return text.replace("\r", "x") + line[len(text) :]
 
 
 def _with_carriage_returns(line: str, terminator: str, fields: list[str], quote: str) -> list[str]:

@@ -1,6 +1,7 @@
 """JSON: an object a line, one list of objects, or such a list under the key `field`."""
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -12,11 +13,12 @@ from hflm.data.readers.base import (
     NOT_UTF8,
     BadRow,
     Columns,
-    Numbered,
+    Row,
+    Rows,
     error_reason,
     invalid_column,
     is_text,
-    numbered_lines,
+    line_batches,
     open_file,
 )
 from hflm.data.readers.options import JsonOptions
@@ -65,11 +67,36 @@ def _integer(text: str) -> int | Number:
     return Number(text) if text == "-0" or len(text) > MOST_DIGITS else int(text)
 
 
-_DECODER = json.JSONDecoder(parse_float=Number, parse_int=_integer, parse_constant=Number)
+class RepeatedKey(ValueError):
+    """An object with a key twice: which of the two values holds is left to each reader of JSON (RFC 8259)."""
 
 
-def read_json(file: str, options: JsonOptions, columns: Columns) -> Numbered:
-    """(number of the line, row) of JSON Lines; (number of the row, row) of a list."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKey(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice. Remove one of them")
+    return found
+
+
+_BETWEEN_LINES = object()
+
+
+def _constant(text: str) -> Any:
+    return _BETWEEN_LINES if text == "-Infinity" else Number(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=Number, parse_int=_integer, parse_constant=Number)
+# Of many lines at once; the second for those whose integers are all as Python writes them.
+_LINES_DECODER, _SHORT_LINES_DECODER = (
+    json.JSONDecoder(object_pairs_hook=_object, parse_float=Number, parse_int=parse_int, parse_constant=_constant)
+    for parse_int in (_integer, None)
+)
+_END_DECODER = json.JSONDecoder(parse_int=str)  # finds the end of a value, whatever it is
+
+
+def read_json(file: str, options: JsonOptions, columns: Columns) -> Rows:
+    """Each row of JSON Lines at the number of its line, of a list at its own."""
     if options.field is not None:
         return _items(file, _field(file, options), columns)
     if _begins_with_list(file, options):
@@ -86,46 +113,77 @@ def with_booleans(value: Any) -> Any:
     return [with_booleans(each) for each in value] if isinstance(value, list) else value
 
 
-def json_mark(options: JsonOptions, file: str) -> str:
-    """What separates the file from a row's number: lines are counted in JSON Lines, rows in lists."""
-    return ", row " if options.field is not None or _begins_with_list(file, options) else ":"
-
-
-def _lines(file: str, options: JsonOptions, columns: Columns) -> Numbered:
-    decode = _DECODER.decode
-    for number, line in numbered_lines(file, options.encoding, options.encoding_errors, "\n"):
-        if line.isspace():
-            continue
-        try:
-            if not (line.isascii() or is_text(line)):
-                yield number, BadRow(file, number, NOT_UTF8, ":")
-                continue
-            row = decode(line)
-            if "true" in line or "false" in line:
-                row = with_booleans(row)
-        except json.JSONDecodeError as error:
-            yield number, BadRow(file, number, f"is not JSON: {error.msg} at column {error.colno}", ":")
-        except RecursionError as error:  # a list in a list in a list ...
-            yield number, BadRow(file, number, f"is not JSON that can be read: {error_reason(error)}", ":")
+def _lines(file: str, options: JsonOptions, columns: Columns) -> Rows:
+    first = 1
+    for lines in line_batches(file, options.encoding, options.encoding_errors, "\n"):
+        numbered = enumerate(lines, first)
+        rows = _decode_all(lines, columns)
+        if rows is None:
+            yield [_decode(file, number, line, columns) for number, line in numbered if not line.isspace()]
         else:
-            # Only an escape can write half a surrogate pair, as the line is text.
-            if type(row) is dict and "\\u" not in line:
-                yield number, row
-            else:
-                yield number, _checked(file, number, row, columns, ":")
+            yield [Row.of(row, (file, ":", number)) for row, (number, _) in zip(rows, numbered, strict=True)]
+        first += len(lines)
 
 
-def _items(file: str, items: Iterator[Any], columns: Columns) -> Numbered:
+def _decode_all(lines: list[str], columns: Columns) -> list[dict[str, Any]] | None:
+    """The objects of lines that are a good row each, decoded at once as one list; None where they may be anything else.
+
+    A constant that no line holds is put between them. If each second value of the list is that constant, each line is
+    one value: no list or object began in one line and ended in another, and no line holds two.
+    """
+    text = ",-Infinity,".join(lines)
+    if text.count("-Infinity") != len(lines) - 1 or not is_text(text):
+        return None
+    is_short = "-0" not in text and len(max(lines, key=len)) < MOST_DIGITS
+    try:
+        found = (_SHORT_LINES_DECODER if is_short else _LINES_DECODER).decode(f"[{text}]")
+    except (ValueError, RecursionError):
+        return None
+    rows = found[::2]
+    is_alternating = len(found) == 2 * len(lines) - 1 and found.count(_BETWEEN_LINES) == len(lines) - 1
+    if not is_alternating or set(map(type, rows)) != {dict}:
+        return None
+    if "true" in text or "false" in text:
+        rows = [with_booleans(row) for row in rows]
+    # Only an escape can write half of a surrogate pair, as the lines are text.
+    if "\\ud" in text.lower() and any(invalid_column(row, columns) is not None for row in rows):
+        return None
+    return rows
+
+
+def _decode(file: str, number: int, line: str, columns: Columns) -> Row | BadRow:
+    if not is_text(line):
+        return BadRow(file, number, NOT_UTF8, ":")
+    try:
+        row = _DECODER.decode(line)
+        if "true" in line or "false" in line:
+            row = with_booleans(row)
+    except json.JSONDecodeError as error:
+        return BadRow(file, number, f"is not JSON: {error.msg} at column {error.colno}", ":")
+    except RepeatedKey as error:
+        return BadRow(file, number, str(error), ":")
+    except RecursionError as error:  # a list in a list in a list ...
+        return BadRow(file, number, f"is not JSON that can be read: {error_reason(error)}", ":")
+    return _checked(file, number, row, columns, ":")
+
+
+def _items(file: str, items: Iterator[Any], columns: Columns) -> Rows:
+    number = 0
     try:
         for number, row in enumerate(items, 1):
-            yield number, _checked(file, number, with_booleans(row), columns, ", row ")
+            if isinstance(row, RepeatedKey):
+                yield [BadRow(file, number, str(row))]
+            else:
+                yield [_checked(file, number, with_booleans(row), columns, ", row ")]
     except _NotList as error:
-        yield None, BadRow(file, None, str(error), rest=True)
+        yield [BadRow(file, None, str(error), rest=True)]
     except json.JSONDecodeError as error:
         reason = f"is not JSON: {error.msg} at column {error.colno}"
-        yield error.lineno, BadRow(file, error.lineno, reason, ":", rest=True)
+        yield [BadRow(file, error.lineno, reason, ":", rest=True)]
     except RecursionError as error:
-        yield None, BadRow(file, None, f"is not JSON that can be read: {error_reason(error)}", rest=True)
+        yield [BadRow(file, None, f"is not JSON that can be read: {error_reason(error)}", rest=True)]
+    except RepeatedKey as error:
+        yield [BadRow(file, None, f"holds an object that {error}", rest=True)]
 
 
 class _NotList(ValueError):
@@ -134,8 +192,8 @@ class _NotList(ValueError):
 
 def _field(file: str, options: JsonOptions) -> Iterator[Any]:
     """The items of the list under `field`."""
-    lines = numbered_lines(file, options.encoding, options.encoding_errors, "\n")
-    text = "".join(line for _, line in lines)
+    lines = line_batches(file, options.encoding, options.encoding_errors, "\n")
+    text = "".join(itertools.chain.from_iterable(lines))
     _require_text(text)
     whole = _DECODER.decode(text)
     rows = whole.get(options.field) if isinstance(whole, dict) else None
@@ -146,7 +204,8 @@ def _field(file: str, options: JsonOptions) -> Iterator[Any]:
 
 def _list(file: str, options: JsonOptions) -> Iterator[Any]:
     """The items of a file that is one list, decoded one by one, so that memory holds a few of them."""
-    window = _Window(numbered_lines(file, options.encoding, options.encoding_errors, "\n"))
+    lines = line_batches(file, options.encoding, options.encoding_errors, "\n")
+    window = _Window(itertools.chain.from_iterable(lines))
     window.expect("[")
     if window.peek() == "]":
         window.expect("]")
@@ -161,10 +220,18 @@ def _list(file: str, options: JsonOptions) -> Iterator[Any]:
         raise window.error("Extra data", window.position)
 
 
+def _decode_at(text: str, position: int) -> tuple[Any, int]:
+    """(the value that begins there, or a RepeatedKey; its end)"""
+    try:
+        return _DECODER.raw_decode(text, position)
+    except RepeatedKey as error:
+        return error, _END_DECODER.raw_decode(text, position)[1]
+
+
 class _Window:
     """A moving part of a JSON text; `position` is the next character in `text`."""
 
-    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+    def __init__(self, lines: Iterator[str]) -> None:
         self.lines, self.text, self.position = lines, "", 0
         self.passed = 0  # newlines before `text`
         self.complete = False
@@ -177,7 +244,7 @@ class _Window:
         parts, size = [self.text[self.position :]], 0
         self.position = 0
         wanted = max(CHUNK, len(parts[0]))
-        for _, line in self.lines:
+        for line in self.lines:
             parts.append(line)
             size += len(line)
             if size >= wanted:
@@ -207,7 +274,7 @@ class _Window:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.position)
+                value, end = _decode_at(self.text, self.position)
             except json.JSONDecodeError as error:
                 if not self.more():
                     raise self.error(error.msg, error.pos) from None
@@ -239,9 +306,11 @@ def _begins_with_list(file: str, options: JsonOptions) -> bool:
         return text.read(64).lstrip()[:1] == "["
 
 
-def _checked(file: str, number: int, row: Any, columns: Columns, mark: str) -> dict[str, Any] | BadRow:
+def _checked(file: str, number: int, row: Any, columns: Columns, mark: str) -> Row | BadRow:
     if not isinstance(row, dict):
         shown = {"str": "text", "NoneType": "null"}.get(type(row).__name__, type(row).__name__)
         return BadRow(file, number, f"is {shown}, not a JSON object with columns", mark)
     column = invalid_column(row, columns)
-    return row if column is None else BadRow(file, number, f"column '{column}' {HALF_PAIR}", mark)
+    if column is not None:
+        return BadRow(file, number, f"column '{column}' {HALF_PAIR}", mark)
+    return Row.of(row, (file, mark, number))

@@ -1,5 +1,6 @@
 """Read a file of any kind: its rows, or the texts of one column."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from hflm.data.readers.base import (
     HALF_PAIR,
     BadRow,
     Columns,
-    Numbered,
     Row,
+    Rows,
     error_reason,
     is_text,
 )
 from hflm.data.readers.csv import read_csv
-from hflm.data.readers.json import json_mark, read_json
+from hflm.data.readers.json import read_json
 from hflm.data.readers.options import (
     CsvOptions,
     FileOptions,
@@ -35,63 +36,60 @@ def read_rows(file: str, options: FileOptions, columns: Columns = None) -> Itera
     `columns` are the ones that will be used (None: all). What the others hold never makes a row bad, and parquet and
     arrow files are not decoded there. Raises DataError for options that cannot be followed, and where a network fails.
     """
-    mark: str | None = None
-    for number, values in _read(file, options, columns):
-        if isinstance(values, BadRow):
-            yield values
-            continue
-        mark = mark or _mark(file, options)
-        row = values if type(values) is Row else Row(values)
-        row.at = (file, mark, number or 0)
-        yield row
+    return itertools.chain.from_iterable(_read(file, options, columns))
 
 
 def read_texts(file: str, options: FileOptions, column: str) -> Iterator[str | BadRow]:
     """Yield each row's text of `column`, or a BadRow. Raises DataError as `read_rows`, and for an unknown column."""
-    mark: str | None = None
-    for number, row in _read(file, options, (column,)):
+    for row in read_rows(file, options, (column,)):
         if isinstance(row, BadRow):
             yield row
             continue
         value = row.get(column)
         if isinstance(value, str) and is_text(value):
             yield value
-            continue
-        mark = mark or _mark(file, options)
-        if column not in row:
-            names = f"no column '{column}'; it has: {', '.join(row)}"
-            if not isinstance(options, JsonOptions):
-                raise DataError(f"{file}: {names}")
-            yield BadRow(file, number, f"has {names}", mark)
-        elif isinstance(value, str):
-            yield BadRow(file, number, f"column '{column}' {HALF_PAIR}", mark)
         else:
-            shown = repr(value) if len(repr(value)) <= LONGEST_SHOWN else f"{repr(value)[:LONGEST_SHOWN]}..."
-            yield BadRow(file, number, f"column '{column}' holds {shown}, not text", mark)
+            yield _no_text(row, column, options)
 
 
-def _read(file: str, options: FileOptions, columns: Columns) -> Numbered:
-    """The rows of a file by number; what its damage raises is a BadRow that ends it."""
+def _no_text(row: Row, column: str, options: FileOptions) -> BadRow:
+    file, mark, number = row.at
+    value = row.get(column)
+    if column not in row:
+        names = f"no column '{column}'; it has: {', '.join(row)}"
+        if not isinstance(options, JsonOptions):
+            raise DataError(f"{file}: {names}")
+        reason = f"has {names}"
+    elif isinstance(value, str):
+        reason = f"column '{column}' {HALF_PAIR}"
+    else:
+        shown = repr(value) if len(repr(value)) <= LONGEST_SHOWN else f"{repr(value)[:LONGEST_SHOWN]}..."
+        reason = f"column '{column}' holds {shown}, not text"
+    return BadRow(file, number, reason, mark)
+
+
+def _read(file: str, options: FileOptions, columns: Columns) -> Rows:
+    """The rows of a file; what its damage raises is a BadRow that ends it."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
     from pyarrow import ArrowException
 
-    last: int | None = None
+    rows: list[Row | BadRow] = []
 
-    def ended(error: Exception) -> tuple[int | None, BadRow]:
+    def ended(error: Exception) -> list[Row | BadRow]:
+        last = None if not rows else rows[-1].row if isinstance(rows[-1], BadRow) else rows[-1].at[2]
         mark = ":" if isinstance(options, TextOptions | JsonOptions | CsvOptions) else ", row "
-        return last, BadRow(file, last, f"cannot be read on from here: {error_reason(error)}", mark, rest=True)
+        return [BadRow(file, last, f"cannot be read on from here: {error_reason(error)}", mark, rest=True)]
 
     try:
         if Path(file).is_file() and not Path(file).stat().st_size:
-            yield None, BadRow(file, None, "is empty", rest=True)
+            yield [BadRow(file, None, "is empty", rest=True)]
             return
-        for number, row in _reader(file, options, columns):
-            yield number, row
-            last = number
+        for rows in _reader(file, options, columns):
+            yield rows
     except (*DAMAGE, ArrowException) as error:
         yield ended(error)
     except FileNotFoundError:
-        yield None, BadRow(file, None, "is not there (any more)", rest=True)
+        yield [BadRow(file, None, "is not there (any more)", rest=True)]
     except (OSError, HTTPError) as error:
         # A network that fails is not a bad row: nothing is skipped for it.
         if not Path(file).is_file():
@@ -99,7 +97,7 @@ def _read(file: str, options: FileOptions, columns: Columns) -> Numbered:
         yield ended(error)
 
 
-def _reader(file: str, options: FileOptions, columns: Columns) -> Numbered:
+def _reader(file: str, options: FileOptions, columns: Columns) -> Rows:
     match options:
         case TextOptions():
             return read_text(file, options, columns)
@@ -111,10 +109,3 @@ def _reader(file: str, options: FileOptions, columns: Columns) -> Numbered:
             return read_parquet(file, options, columns)
         case _:
             return read_arrow(file, options, columns)
-
-
-def _mark(file: str, options: FileOptions) -> str:
-    """What separates the file from a row's number in messages."""
-    if isinstance(options, JsonOptions):
-        return json_mark(options, file)
-    return ":" if isinstance(options, TextOptions | CsvOptions) else ", row "

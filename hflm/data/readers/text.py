@@ -3,22 +3,32 @@
 import itertools
 from collections.abc import Iterator
 
-from hflm.data.readers.base import NOT_UTF8, BadRow, Columns, Numbered, is_text, numbered_lines
+from hflm.data.readers.base import NOT_UTF8, BadRow, Columns, Row, Rows, is_text, line_batches, numbered_lines
 from hflm.data.readers.options import TextOptions
 
 
-def read_text(file: str, options: TextOptions, columns: Columns) -> Numbered:
-    """(number of its first line, row) of each line, paragraph (between blank lines) or document."""
-    for number, text in _split(file, options):
-        yield number, {"text": text} if is_text(text) else BadRow(file, number, NOT_UTF8, ":")
+def read_text(file: str, options: TextOptions, columns: Columns) -> Rows:
+    """Each line, paragraph (between blank lines) or document, at the number of its first line."""
+    lines = line_batches(file, options.encoding, options.encoding_errors, None)
+    if options.sample_by != "line":
+        for number, text in _parts(lines, options.sample_by):
+            yield [_row(file, number, text)]
+        return
+    first = 1
+    for batch in lines:
+        end = "" if options.keep_linebreaks else "\n"
+        yield [_row(file, number, line.removesuffix(end)) for number, line in enumerate(batch, first)]
+        first += len(batch)
 
 
-def _split(file: str, options: TextOptions) -> Iterator[tuple[int, str]]:
-    lines = numbered_lines(file, options.encoding, options.encoding_errors, None)
-    if options.sample_by == "line":
-        for number, line in lines:
-            yield number, line if options.keep_linebreaks else line.removesuffix("\n")
-    elif options.sample_by == "paragraph":
+def _row(file: str, number: int, text: str) -> Row | BadRow:
+    return Row.of({"text": text}, (file, ":", number)) if is_text(text) else BadRow(file, number, NOT_UTF8, ":")
+
+
+def _parts(batches: Iterator[list[str]], sample_by: str) -> Iterator[tuple[int, str]]:
+    """(number of its first line, text) of each paragraph, or of the whole document."""
+    lines = numbered_lines(batches)
+    if sample_by == "paragraph":
         for blank, group in itertools.groupby(lines, lambda line: line[1] == "\n"):
             if not blank:
                 paragraph = list(group)
