@@ -146,7 +146,8 @@ class Endpoint:
             raise self._failed(str(error)) from None
         except _openai().OpenAIError as error:
             # `from None`: the cause may hold the key in a header.
-            raise self._failed(self._reason(error)) from None
+            empty = "" if prompt else ". The prompt is empty, which not every endpoint takes"
+            raise self._failed(self._reason(error).removesuffix(".") + empty) from None
         try:
             shape = json.loads(answer)
         except ValueError:

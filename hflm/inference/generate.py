@@ -1,16 +1,36 @@
 """`hflm generate`: continue a prompt with any model."""
 
 import json
+import re
 import warnings
 from typing import Any
 
 from hflm.core import UserError
 from hflm.inference.loading import load_for_inference
-from hflm.inference.stopping import begin_token
 from hflm.models import context_length
-from hflm.preprocessing import encode, first_line
-from hflm.recipe.generation_options import BEAMS, SAMPLING
+from hflm.preprocessing import encode_prompts, first_line
 
+# What GenerationConfig.validate does not know, since it depends on the model and the call: options that have an effect only
+# with one of the others, or with none, as one model without an encoder continues one prompt and returns its text alone.
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "max_matching_ngram_size": ("prompt_lookup_num_tokens",),
+    "num_assistant_tokens": ("assistant_early_exit",),
+    "num_assistant_tokens_schedule": ("assistant_early_exit",),
+    "assistant_confidence_threshold": ("assistant_early_exit",),
+    "assistant_ensemble_weight": ("assistant_early_exit",),
+    "assistant_lookbehind": (),
+    "target_lookbehind": (),
+    "cache_config": ("cache_implementation",),
+    "max_cache_len": ("cache_implementation",),
+    "bos_token_id": (),
+    "decoder_start_token_id": (),
+    "return_dict_in_generate": (),
+    "output_attentions": (),
+    "output_hidden_states": (),
+    "output_logits": (),
+    "output_scores": (),
+}
+OVERRULED = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
 DEFAULT_LENGTH = 200  # tokens, prompt included
 
 
@@ -38,11 +58,11 @@ def generate_texts(
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt is not UTF-8") from None
-    ids = encode(tokenizer, [prompt])[0] or [begin_token(tokenizer)]
-    options = _with_length(options, len(ids), context_length(loaded))
+    ids = encode_prompts(tokenizer, [prompt])[0]
     if options.get("num_return_sequences", 1) > 1 and options.get("num_beams", 1) == 1:
-        options.setdefault("do_sample", True)
-    _warn_without_effect(options)
+        options = {"do_sample": True, **options}
+    options = _with_effect(options)
+    options = _with_length(options, len(ids), context_length(loaded))
     try:
         sequences = loaded.generate(
             torch.tensor([ids], device=loaded.device),
@@ -55,16 +75,32 @@ def generate_texts(
     return [str(tokenizer.decode(sequence, skip_special_tokens=True)) for sequence in sequences]
 
 
-def _warn_without_effect(options: dict[str, Any]) -> None:
-    """Warn of options that transformers reads only together with others."""
-    checks = (
-        (SAMPLING, options.get("do_sample"), "the most likely token is taken. Set do_sample to true to sample"),
-        (BEAMS, options.get("num_beams", 1) > 1, "there is one beam. Set num_beams above 1 to search with several"),
-    )
-    for neutral, has_effect, reason in checks:
-        ignored = [name for name, value in neutral.items() if options.get(name) not in (None, value)]
-        if ignored and not has_effect:
-            warnings.warn(f"{' and '.join(ignored)}: without effect, because {reason}", stacklevel=4)
+def _with_effect(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that have an effect on a text, with a warning of each other one."""
+    reasons = _contradictions(options)
+    for name, others in WITHOUT_EFFECT.items():
+        if options.get(name) not in (None, False) and not any(options.get(other) for other in others):
+            needed = (
+                f"set {' or '.join(others)} as well" if others else "of one prompt, one model writes the text alone"
+            )
+            reasons.setdefault(name, needed)
+    for name, other in OVERRULED.items():
+        if options.get(name) is not None and options.get(other) is not None:
+            reasons[name] = f"{other} is set, and goes first"
+    for name, reason in reasons.items():
+        warnings.warn(f"{name}: without effect: {reason}", stacklevel=4)
+    return {name: value for name, value in options.items() if name not in reasons}
+
+
+def _contradictions(options: dict[str, Any]) -> dict[str, str]:
+    """{option: the reason} of those that GenerationConfig finds without effect, such as a temperature without sampling."""
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig(**options).validate(strict=True)
+    except (ValueError, TypeError) as error:  # what is wrong, and no mere contradiction, `generate` refuses
+        return dict(re.findall(r"^- `(\w+)`: (.*)$", str(error), re.MULTILINE))
+    return {}
 
 
 def format_texts(prompt: str, texts: list[str], as_json: bool) -> list[str]:

@@ -20,7 +20,7 @@ from hflm.inference.batching import batch_prefixes, group_by_prefix, token_batch
 from hflm.inference.search import reproducible, search_texts
 from hflm.inference.stopping import cut_at_stop, end_of_text, end_tokens, padding_token
 from hflm.inference.windows import TextWindow
-from hflm.preprocessing import encode
+from hflm.preprocessing import encode, encode_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -178,7 +178,7 @@ class LocalModel:
                 yield batch, answers
 
     def _run_shared_prefix(self, prompts: Sequence[str]) -> _Prompts:
-        ids = encode(self.tokenizer, list(prompts))
+        ids = encode_prompts(self.tokenizer, list(prompts))
         shared = len(os.path.commonprefix(ids)) if ids else 0
         # Each row keeps a token of its own to predict from.
         shared = min([shared, *(len(row) - 1 for row in ids)])

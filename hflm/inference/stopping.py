@@ -1,16 +1,10 @@
-"""Where a text begins and where an answer ends: at the model's end tokens, and before a stop string."""
+"""Where an answer ends: at the model's end tokens, and before a stop string."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-
-def begin_token(tokenizer: "PreTrainedTokenizerFast") -> int:
-    """The id that begins a text: the tokenizer's begin of text, else its end of text."""
-    token = tokenizer.bos_token_id
-    return token if isinstance(token, int) else end_of_text(tokenizer)
 
 
 def end_of_text(tokenizer: "PreTrainedTokenizerFast") -> int:

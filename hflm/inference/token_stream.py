@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hflm.core import UserError
-from hflm.inference.stopping import begin_token, cut_at_stop, end_tokens
+from hflm.inference.stopping import cut_at_stop, end_tokens
 from hflm.models import context_length
-from hflm.preprocessing import encode
+from hflm.preprocessing import encode_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -35,7 +35,7 @@ def stream_text(
     >>> list(stream_text(model, tokenizer, "The dog saw", 3))                                 # doctest: +SKIP
     [' the', ' the key', ' the key.']
     """
-    ids = encode(tokenizer, [prompt])[0] or [begin_token(tokenizer)]
+    ids = encode_prompts(tokenizer, [prompt])[0]
     free = context_length(model) - len(ids)
     if free < 1:
         raise UserError(

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hflm.inference.stopping import begin_token
-from hflm.preprocessing import plain_backend
+from hflm.preprocessing import begin_token, plain_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

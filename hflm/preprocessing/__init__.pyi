@@ -12,7 +12,9 @@ from .streaming import PackedStream as PackedStream
 from .streaming import pack_stream as pack_stream
 from .token_cache import cache_folder as cache_folder
 from .token_cache import encode_in_batches as encode_in_batches
+from .tokenizer import begin_token as begin_token
 from .tokenizer import encode as encode
+from .tokenizer import encode_prompts as encode_prompts
 from .tokenizer import first_line as first_line
 from .tokenizer import load_tokenizer as load_tokenizer
 from .tokenizer import plain_backend as plain_backend

@@ -17,7 +17,7 @@ import numpy as np
 
 from hflm.preprocessing import token_cache
 from hflm.preprocessing._bin_packing import best_fit, subset_sum_fit
-from hflm.preprocessing.tokenizer import encode
+from hflm.preprocessing.tokenizer import encode, encode_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,12 +162,12 @@ def pack_examples(
     A segment is prompt, one space, target, end of text. Prompt and target are encoded apart, so that training sees the
     same token boundary as generation. Pairs must fit into `block_size`; `cut` is how many were shortened before.
     """
-    prompts = encode(tokenizer, [prompt for prompt, _ in examples])
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in examples])
     targets = encode(tokenizer, [" " + target for _, target in examples])
     sequences = [[*prompt, *target, tokenizer.eos_token_id] for prompt, target in zip(prompts, targets, strict=True)]
     lengths = np.array([len(ids) for ids in sequences])
     ids = np.fromiter(chain.from_iterable(sequences), token_cache.token_dtype(tokenizer), lengths.sum())
-    ignored_prefix = np.array([max(1, len(prompt)) for prompt in prompts])
+    ignored_prefix = np.array([len(prompt) for prompt in prompts])
     return _pack(ids, lengths.cumsum() - lengths, lengths, ignored_prefix, block_size, len(examples), cut)
 
 

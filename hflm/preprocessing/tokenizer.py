@@ -110,6 +110,19 @@ def encode(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[l
     return [encoding.ids for encoding in plain_backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
 
 
+def encode_prompts(tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt; those of an empty one are the token that begins a text, so that something follows it."""
+    return [ids or [begin_token(tokenizer)] for ids in encode(tokenizer, prompts)]
+
+
+def begin_token(tokenizer: "PreTrainedTokenizerFast") -> int:
+    """The id that begins a text: the tokenizer's begin of text, else its end of text."""
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    token = begin if isinstance(begin, int) else end
+    assert isinstance(token, int), "hflm loads no tokenizer without an end of text"
+    return token
+
+
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
     """The tokenizer's backend, set not to cut or pad, and to read text that spells a special token as text."""
     backend = tokenizer.backend_tokenizer

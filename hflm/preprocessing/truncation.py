@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hflm.core import DataError
-from hflm.preprocessing.tokenizer import encode, plain_backend
+from hflm.preprocessing.tokenizer import encode_prompts, plain_backend
 from hflm.tasks import Example, describe_bad_rows, long_texts, shorten
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def truncate_prompts(
     raises DataError that names the rows. A prompt that is too long without its texts, and one whose budget is below 1
     (`no_budget` is the reason), are bad rows: DataError, or left out with `on_bad_row: skip`.
     """
-    lengths = [len(ids) for ids in encode(tokenizer, [example.prompt for example in examples])]
+    lengths = [len(ids) for ids in encode_prompts(tokenizer, [example.prompt for example in examples])]
     long = [number for number, budget in enumerate(budgets) if lengths[number] > budget]
     if long and task.too_long == "refuse":
         listed = ", ".join(f"row {number + 1} ({lengths[number]} tokens)" for number in long[:10])
@@ -84,7 +84,7 @@ def _truncated(
         kept = equally_capped(kept, total)
         ends = [each[count - 1][1] if count else 0 for each, count in zip(offsets, kept, strict=True)]
         shorter = shorten(task, example, ends)
-        length = len(encode(tokenizer, [shorter.prompt])[0])
+        length = len(encode_prompts(tokenizer, [shorter.prompt])[0])
     return shorter
 
 

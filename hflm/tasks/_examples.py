@@ -35,10 +35,11 @@ T = TypeVar("T")
 class Example:
     """One row, ready for a model.
 
-    `id` is the row's own "id" as text, else its number from 0; `prompt` never ends in white space; `target` is what
-    is trained on after the prompt and one space; `references` are all accepted answers (`("",)`: unanswerable);
-    `fields` are what the prompt template sees. `cluster` is equal in rows that are no independent draws: a digest of the
-    task's cluster column, or of the passage of a question; None where the task has none.
+    `id` is the row's own "id" as text, else its number from 0; `prompt` never ends in white space, and may be empty where
+    the recipe writes it (generation, choice); `target` is what is trained on after the prompt and one space;
+    `references` are all accepted answers (`("",)`: unanswerable); `fields` are what the prompt template sees. `cluster`
+    is equal in rows that are no independent draws: a digest of the task's cluster column, or of the passage of a
+    question; None where the task has none.
     """
 
     id: str
@@ -70,13 +71,7 @@ def read_examples(task: "Task", rows: Iterable[Row | BadRow], where: str) -> Rea
     reader.check_columns()
     if reader.problems and (task.on_bad_row == "error" or not reader.examples):
         raise DataError(describe_bad_rows(reader.problems, reader.count, where))
-    if literal := None if task.kind == "language_modeling" else _literal_list(reader.examples):
-        logger.warning(
-            "%s: the references of most rows are lists written as text, such as %s. Each is scored as one text. Write "
-            "one reference a column and name them (`target: [first, second]`), or lists in a JSON file",
-            where,
-            cells.shown(literal),
-        )
+    reader.warn_of_literal_lists()
     examples = reader.examples
     if task.kind == "language_modeling":
         examples = _texts(task, examples, where)
@@ -93,6 +88,7 @@ class _Reader:
         self.count = self.rendered = 0
         self.columns: dict[str, None] = {}
         self.missing: Counter[str] = Counter()
+        self.literal_lists: list[tuple[str, Row]] = []  # references that are lists written as text, and their rows
 
     def add(self, row: Row | BadRow) -> None:
         self.count += 1
@@ -116,6 +112,8 @@ class _Reader:
         identity = str(self.count - 1) if cells.is_null(row.get("id")) else str(row["id"])
         target = UNANSWERABLE if references == ("",) and self.kind.PROMPT != "" else references[0]
         self.examples.append(Example(identity, prompt, target, references, fields, cluster))
+        if self.kind.PROMPT != "" and _is_literal_list(references[0]):
+            self.literal_lists.append((references[0], row))
 
     def _prompt(self, fields: dict[str, Any], bad: list[str]) -> str:
         self.rendered += 1
@@ -125,7 +123,7 @@ class _Reader:
             bad.append(str(error))
             return ""
         self.missing.update(missing)
-        if not prompt and self.kind.PROMPT != "":
+        if not prompt and self.kind.PROMPT:
             bad.append("the prompt is empty")
         return prompt
 
@@ -143,6 +141,21 @@ class _Reader:
         nowhere = {name for name, count in self.missing.items() if count == self.rendered}
         if nowhere:
             raise DataError(f"{self.where}: {undefined(nowhere, self.columns)}")
+
+    def warn_of_literal_lists(self) -> None:
+        """A warning where most references are lists written as text, with the column that holds them."""
+        if 2 * len(self.literal_lists) <= len(self.examples):
+            return
+        reference, row = self.literal_lists[0]
+        named = dict.fromkeys(column for columns in named_columns(self.task).values() for column in columns)
+        columns = [column for column in named if str(row.get(column)).strip() == reference]
+        logger.warning(
+            "%s: the column %s holds lists written as text, such as %s, in most rows. Each is scored as one text. Write "
+            "one reference a column and name them (`target: [first, second]`), or lists in a JSON file",
+            self.where,
+            " and ".join(map(repr, columns)) or "of the references",
+            cells.shown(reference),
+        )
 
 
 def _cluster(task: Any, row: Row) -> str | None:
@@ -173,19 +186,16 @@ def describe_bad_rows(problems: Sequence[str], count: int, where: str) -> str:
     return "\n".join([f"{where}: {rows} cannot be used (on_bad_row: skip leaves bad rows out)", *lines])
 
 
-def _literal_list(examples: Sequence[Example]) -> str | None:
-    """A reference that is a list of texts written as text, where most are."""
-    found = [example.references[0] for example in examples if _is_literal_list(example.references[0])]
-    return found[0] if 2 * len(found) > len(examples) else None
-
-
 def _is_literal_list(text: str) -> bool:
-    if not (text.startswith("[") and text.endswith("]")):
+    """Whether a text is a list of texts, or an object such as SQuAD's answers, as Python or JSON write them."""
+    if (text[:1], text[-1:]) not in (("[", "]"), ("{", "}")):
         return False
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
+    if isinstance(value, dict):
+        return any(isinstance(each, list) for each in value.values())
     return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
 
 

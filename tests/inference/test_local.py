@@ -67,6 +67,20 @@ def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, toke
                 assert value == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_empty_prompt_begins_a_text_as_in_training(model, tokenizer):
+    begin = tokenizer.eos_token_id
+    with torch.inference_mode():
+        [text, _] = texts_of(model, tokenizer, ["", "The dog"], 8, [], None)
+        ids = model.generate(torch.tensor([[begin]]), max_new_tokens=8, do_sample=False, pad_token_id=begin)[0]
+        [found, _] = in_order(LocalModel(model, tokenizer).likelihoods(["", "The dog"], ["key", "cup"]))
+        [row] = pack_examples([("", "key")], tokenizer, 64).rows
+        loss = model(**collate([row], tokenizer.pad_token_id), use_cache=False).loss
+    assert text == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    [key] = encode(tokenizer, [" key"])
+    assert row["input_ids"].tolist() == [begin, *key, begin] and row["labels"].tolist() == [-100, *key, begin]
+    assert found[0] == pytest.approx(-loss.item() * (len(key) + 1), rel=0.02)
+
+
 @pytest.fixture(scope="module")
 def trained(tokenizer):
     """A model trained on prompts "case k row n is" of the labels of case k, as fine-tuning packs them, to a loss near 0."""

@@ -212,9 +212,18 @@ def test_bad_rows_are_named_or_skipped(kind, row, message):
     assert skipped[0].startswith("rows.jsonl, row 2: ")
 
 
-def test_an_empty_prompt_is_a_bad_row():
+def test_an_empty_prompt_is_a_bad_row_where_the_kind_has_a_prompt_of_its_own():
     with pytest.raises(DataError, match="the prompt is empty"):
-        one(task("generation", prompt="{{ name }}"), {"name": " ", "text": "t"})
+        one(task("sentiment", prompt="{{ name }}"), {"name": " ", "text": "t", "label": 0})
+
+
+def test_an_empty_prompt_of_the_recipe_is_the_beginning_of_a_text():
+    prompt = "{% for key, value in attrs.items() %}{{ key }}={{ value }}; {% endfor %}"
+    rows = [{"attrs": {"a": "x"}, "text": "t"}, {"attrs": {"b": None, "c": 1}, "text": "t"}, {"attrs": {}, "text": "t"}]
+    examples, skipped = tasks.read_examples(task("generation", prompt=prompt), rows, "rows.jsonl")
+    assert [example.prompt for example in examples] == ["a=x;", "b=; c=1;", ""] and not skipped
+    [choice] = tasks.read_examples(task("choice", prompt="{{ q }}"), [{"q": None, "label": 1}], "rows.jsonl").examples
+    assert choice.prompt == ""
 
 
 def test_many_bad_rows_are_reported_once():
@@ -544,7 +553,11 @@ def test_references_from_several_columns(a_task, row):
 def test_references_that_are_lists_written_as_text_get_a_warning(caplog):
     rows = [{"name": "n", "text": "['a', \"b\"]"}, {"name": "n", "text": "['c']"}, {"name": "n", "text": "d"}]
     tasks.read_examples(task("generation"), rows, "rows.csv")
-    assert "rows.csv: the references of most rows are lists written as text, such as " in caplog.text
+    assert "rows.csv: the column 'text' holds lists written as text, such as " in caplog.text
+    caplog.clear()
+    answers = str({"text": ["324 metres"], "answer_start": [13]})
+    tasks.read_examples(task("qa"), [{"context": CONTEXT, "question": QUESTION, "answers": answers}], "rows.csv")
+    assert "the column 'answers' holds lists written as text, such as " in caplog.text
     caplog.clear()
     tasks.read_examples(task("generation"), [*rows, {"name": "n", "text": "[1]"}], "rows.csv")
     tasks.read_examples(task("language_modeling"), rows, "rows.csv")
