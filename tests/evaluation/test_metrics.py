@@ -498,6 +498,10 @@ def test_every_script_has_scores_between_nothing_and_all(name):
         (None, "مدينة؟", "مدينة", 100, 100),
         ("zh", "《红楼梦》", "红楼梦", 100, 100),
         ("zh", "在GPT里", "GPT", 0, 50),
+        ("zh", "红 楼 梦", "红楼梦", 100, 100),  # MLQA compares the characters, as words with single spaces
+        ("zh", "在 GPT 4 里", "在GPT 4里", 100, 100),
+        ("zh", "在 GPT 4 里", "在GPT4里", 0, 4 / 7 * 100),
+        (None, "서울 시", "서울시", 0, 100),  # KorQuAD's exact match keeps the spaces of Korean
         (None, "กรุงเทพฯ", "กรุงเทพ", 0, 1200 / 13),
         ("en", "The “US”", "US", 0, 0),  # SQuAD's script removes ASCII punctuation only
         ("en", "the US.", "US", 100, 100),

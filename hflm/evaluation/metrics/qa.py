@@ -3,7 +3,8 @@
 English answers are normalised as SQuAD's official evaluation does (Rajpurkar et al. 2016): lower case, no ASCII
 punctuation, no a/an/the, single spaces. All others as MLQA's (Lewis et al. 2020): no punctuation of any script, and no
 articles of the language where the task names it. Words of scripts without spaces between them are those of
-hflm.core.scripts, as in the evaluations of MLQA and CMRC 2018 (Chinese) and KorQuAD (Korean). Texts are in NFC.
+hflm.core.scripts, as in the evaluations of MLQA and CMRC 2018 (Chinese) and KorQuAD (Korean); spaces beside Chinese
+characters do not count, as in MLQA's. Beyond these rules texts are in NFC.
 """
 
 import re
@@ -15,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from hflm.core import is_english, nfc, separate_units
+from hflm.core import UNSEPARATED, is_english, nfc, separate_units
 from hflm.evaluation.metrics.summed import References, SummedMetric, Values
 from hflm.tasks import UNANSWERABLE
 
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 TSHEG = re.compile("[\u0f0b\u0f0c]")  # between the syllables of Tibetan
-ARTICLES = {  # MLQA's evaluation, version 1
+SPACE_WITHIN_UNITS = re.compile(f"(?<=[{UNSEPARATED}]) | (?=[{UNSEPARATED}])")
+ARTICLES = {  # as in mlqa_evaluation_v1.py
     "en": r"\b(a|an|the)\b",
     "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
     "vi": r"\b(của|là|cái|chiếc|những)\b",
@@ -41,7 +43,8 @@ def normalise(answer: str, language: str | None = "en") -> str:
         answer = "".join(c for c in TSHEG.sub(" ", answer) if not unicodedata.category(c).startswith("P"))
     if language in ARTICLES:
         answer = re.sub(ARTICLES[language], " ", answer)
-    return " ".join(answer.split())
+    answer = " ".join(answer.split())
+    return answer if language == "en" else SPACE_WITHIN_UNITS.sub("", answer)
 
 
 def exact_and_f1(prediction: str, reference: str, language: str | None = "en") -> tuple[float, float]:
