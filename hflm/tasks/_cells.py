@@ -120,8 +120,8 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """'a, b, c', at most 20 of them."""
-    words = [str(name) for name in names]
+    """'a, b, c', at most 20 of them; names with white space around them, or that cannot be printed, as Python spells them."""
+    words = [name if name and name == name.strip() and name.isprintable() else repr(name) for name in map(str, names)]
     return ", ".join(words[:20]) + (f" ... ({len(words)} in all)" if len(words) > 20 else "")
 
 

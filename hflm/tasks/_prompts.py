@@ -5,6 +5,7 @@ error of the template: `render` returns the names that a row lacks, and `read_ex
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -89,7 +90,27 @@ def _shown(value: Any) -> Any:
     return written(value) if isinstance(value, bool) else value
 
 
+def _json(value: Any, **options: Any) -> str:
+    """What `{{ value | tojson }}` shows: null and truth values as such, and numbers as the row spells them."""
+    spelled: list[str] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, _Null):
+            return None
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        if isinstance(value, int | float) and type(value) not in (int, float, bool):
+            spelled.append(str(value))
+            return f"\ud800{len(spelled) - 1}"  # half of a surrogate pair, which no text of a row holds
+        return value
+
+    return re.sub(r'"\\ud800(\d+)"', lambda found: spelled[int(found[1])], json.dumps(plain(value), **options))
+
+
 _ENVIRONMENT = _Environment(undefined=_Missing, finalize=_shown)
+_ENVIRONMENT.policies["json.dumps_function"] = _json
 _ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _Null)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from hflm import tasks
 from hflm.core import DataError
-from hflm.recipe import kind_names, kind_sections
+from hflm.data import load_rows
+from hflm.recipe import Data, kind_names, kind_sections
 from hflm.tasks._cells import BadValue, label
 from hflm.tasks._sentences import lead, sentences
 
@@ -519,6 +520,17 @@ def test_a_name_that_no_row_has_is_an_error_of_the_prompt(prompt, message):
 def test_numbers_and_truth_values_are_text(value, shown):
     example = one(task("generation", prompt="{{ q }}"), {"q": value, "text": value})
     assert (example.prompt, example.target) == (shown, shown)
+
+
+def test_json_in_a_prompt_is_what_the_row_says(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"v": [1.50, true, null, {"b": "x", "a": -0}], "text": "t"}\n')
+    row = next(iter(load_rows(Data(path=str(tmp_path / "a.jsonl")))))
+    assert one(task("generation", prompt="{{ v | tojson }}"), row).prompt == '[1.50, true, null, {"a": -0, "b": "x"}]'
+
+
+def test_columns_whose_names_hide_white_space_are_shown_with_it():
+    with pytest.raises(DataError, match="Their columns are: name, ' text', '\\\\udcff'"):
+        tasks.read_examples(task("generation"), [{"name": "a", " text": "b", "\udcff": "c"}], "rows.csv")
 
 
 @pytest.mark.parametrize("value, expected", [(True, "true"), ("false", "false")])

@@ -137,18 +137,17 @@ def _decode_all(lines: list[str], columns: Columns) -> list[dict[str, Any]] | No
     is_short = "-0" not in text and len(max(lines, key=len)) < MOST_DIGITS
     try:
         found = (_SHORT_LINES_DECODER if is_short else _LINES_DECODER).decode(f"[{text}]")
+        rows = found[::2]
+        is_alternating = len(found) == 2 * len(lines) - 1 and found.count(_BETWEEN_LINES) == len(lines) - 1
+        if not is_alternating or set(map(type, rows)) != {dict}:
+            return None
+        if "true" in text or "false" in text:
+            rows = [with_booleans(row) for row in rows]
+        # Only an escape can write half of a surrogate pair, as the lines are text.
+        is_valid = "\\ud" not in text.lower() or all(invalid_column(row, columns) is None for row in rows)
     except (ValueError, RecursionError):
         return None
-    rows = found[::2]
-    is_alternating = len(found) == 2 * len(lines) - 1 and found.count(_BETWEEN_LINES) == len(lines) - 1
-    if not is_alternating or set(map(type, rows)) != {dict}:
-        return None
-    if "true" in text or "false" in text:
-        rows = [with_booleans(row) for row in rows]
-    # Only an escape can write half of a surrogate pair, as the lines are text.
-    if "\\ud" in text.lower() and any(invalid_column(row, columns) is not None for row in rows):
-        return None
-    return rows
+    return rows if is_valid else None
 
 
 def _decode(file: str, number: int, line: str, columns: Columns) -> Row | BadRow:
