@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from hflm.core import EndpointError, MissingExtra, UserError, escape_controls
+from hflm.core import EndpointError, MissingExtra, UserError, escape_controls, nfc
 from hflm.inference.stopping import cut_at_stop
 
 if TYPE_CHECKING:
@@ -258,13 +259,13 @@ def choice_of(text: str, choices: Sequence[str]) -> str:
     >>> choice_of('"Very good", I think', ["good", "very good"]), choice_of("Nothing", ["yes", "no"])
     ('very good', '')
     """
-    text = text.strip()
-    if text in choices:
-        return text
+    text, composed = nfc(text.strip()), {nfc(choice): choice for choice in choices}
+    if text in composed:
+        return composed[text]
     text = text.casefold()
     for start in (text, re.sub(r"^[\W_]+", "", text)):
         for choice in sorted(choices, key=len, reverse=True):
-            rest = start.removeprefix(choice.casefold())
+            rest = start.removeprefix(nfc(choice).casefold())
             if rest != start and not _continues(rest):
                 return choice
     return ""
@@ -273,10 +274,12 @@ def choice_of(text: str, choices: Sequence[str]) -> str:
 def _continues(rest: str) -> bool:
     """Whether the text after a label goes on with its word or number.
 
-    "no" does not begin "nothing", 1 begins neither 10 nor 1/10 nor 1.5, A not A+. Letters without case have no such
-    borders: in the scripts that they belong to, a word need not end in a space.
+    "no" does not begin "nothing", 1 begins neither 10 nor 1/10 nor 1.5, A not A+, a letter not the same one with a mark.
+    Letters without case have no such borders: in the scripts that they belong to, a word need not end in a space.
     """
     first, second = rest[:1], rest[1:2]
+    if first and unicodedata.category(first)[0] == "M":
+        return True
     in_word = second.islower() or second.isdigit()
     return (first.islower() or first.isdigit() or first in ("+", "#") or (first in ("/", "-", "'") and in_word)) or (
         first in (".", ",", ":") and second.isdigit()

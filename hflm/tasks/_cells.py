@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hflm.core import nfc
 from hflm.tasks._kind import Row
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
@@ -97,6 +98,8 @@ def label(row: Row, column: str, labels: Sequence[str]) -> str:
     word = str(written(value)).strip()
     if word in labels:
         return word
+    if composed := [each for each in labels if nfc(each) == nfc(word)]:
+        return composed[0]
     digits = word.isascii() and word.isdigit()
     if digits and not numbered and int(word) < len(labels):
         return labels[int(word)]

@@ -292,6 +292,21 @@ def test_the_choice_that_a_text_begins_with(text, choice):
     assert choice_of(text, ("positive", "very positive", "正面", "1")) == choice
 
 
+@pytest.mark.parametrize(
+    ("labels", "text", "choice"),
+    [
+        (("e", "\u00e9"), "e\u0301", "\u00e9"),
+        (("e", "e\u0301"), "\u00c9.", "e\u0301"),
+        (("\u0939\u093e",), "\u0939\u093e\u0901 \u091c\u0940", ""),  # a letter and the same with a mark
+        ((".NET", "NET"), ".net", ".NET"),
+        (("1", "-1"), "-1", "-1"),
+        (("class 1", "class 10"), "Class 1.", "class 1"),
+    ],
+)
+def test_marks_and_signs_belong_to_a_choice(labels, text, choice):
+    assert choice_of(text, labels) == choice
+
+
 @pytest.mark.parametrize("labels", LABELS_THAT_BEGIN_ANOTHER, ids=" ".join)
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
 def test_an_endpoint_that_answers_as_trained_is_always_right(server, chat, labels):
@@ -302,6 +317,14 @@ def test_an_endpoint_that_answers_as_trained_is_always_right(server, chat, label
     server.answers = [answer]
     answers = dict(Endpoint("tiny", server.url, chat).choices(map(str, range(len(labels))), labels))
     assert [answers[row] for row in range(len(labels))] == list(labels)
+
+
+def test_an_endpoint_that_refuses_an_empty_prompt_is_named_with_that_reason(server):
+    server.answers = [failed(400)]
+    with pytest.raises(
+        EndpointError, match=r"refused with 400: .*\. The prompt is empty, which not every endpoint takes"
+    ):
+        list(Endpoint("tiny", server.url).texts([""], 3, ()))
 
 
 def test_choices_are_asked_without_stop_and_with_room_for_the_longest(server):

@@ -158,6 +158,7 @@ def test_ids(row, identity):
         (1, ("1", "2", "3"), "1"),
         ("3", ("1", "2", "3"), "3"),
         ("积极", ("消极", "积极"), "积极"),
+        ("cafe\u0301", ("the", "caf\u00e9"), "caf\u00e9"),
     ],
 )
 def test_labels(value, labels, expected):
