@@ -5,7 +5,7 @@
 | Han | character | sacreBLEU's `zh` | character |
 | kana | character | `char` | character |
 | Hangul | syllable | `char` | word between spaces |
-| Thai, Lao, Khmer, Myanmar, Tai | letter with its marks | `char` | character |
+| Thai, Lao, Khmer, Myanmar, Tai, Javanese, Balinese | letter with its marks | `char` | character |
 | Tibetan | syllable (between two tsheg) | `char` | syllable |
 | all others | letters with their marks | `13a` | word |
 
@@ -48,7 +48,8 @@ SCRIPTS = (
     Script("Tibetan", "\u0f00-\u0fff", "syllable", True, "char"),
     Script("Myanmar", "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f", "letter", False, "char"),
     Script("Khmer", "\u1780-\u17ff\u19e0-\u19ff", "letter", False, "char"),
-    Script("Tai", "\u1950-\u19df\u1a20-\u1aaf", "letter", False, "char"),
+    Script("Tai", "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf", "letter", False, "char"),
+    Script("Javanese, Balinese", "\ua980-\ua9df\u1b00-\u1b7f", "letter", False, "char"),
 )
 UNSEPARATED = "".join(script.characters for script in SCRIPTS if not script.has_separators)
 CJK = ("Han", "kana", "Hangul")
