@@ -2,11 +2,14 @@
 
     python tests/bench/task_rows.py            # 1,000,000 rows; ROWS=100000 for fewer
 
-Each reading is a process of its own, and ends when a task has seen every row: hflm's yields them as it reads, that of
-load_dataset converts the file into its cache and then yields them. They take turns REPEATS times; `ratio` is hflm's speed
-over load_dataset's, the median of the pairs; `ratio_to_conversion` leaves the rows of load_dataset unread, and `cpu_ratio`
-compares the seconds of all cores in that. `growth_mb` is what hflm's reading adds to the memory of the process, over the
-first tenth of the rows and over all of them: equal when it is flat. Prints one JSON line.
+Each reading is a process of its own, and ends when a task has seen every row once, which is what a user waits for: hflm
+yields rows as it reads; load_dataset converts the file into its cache and then yields the rows of that. They take turns
+REPEATS times. `ratio` is hflm's speed over load_dataset's, the median of the pairs: the figure to compare.
+
+`ratio_to_conversion` leaves load_dataset's rows unread. It compares unlike things, rows as Python objects with columns in
+a file, and shows what the conversion alone costs; `cpu_ratio` is the same in seconds of all cores. `growth_mb` is what
+hflm's reading adds to the memory of the process, over the first tenth of the rows and over all of them: equal when it is
+flat. Prints one JSON line.
 """
 
 import csv

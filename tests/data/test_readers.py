@@ -124,6 +124,37 @@ def test_any_table_that_csv_writes_is_read_back_or_refused_by_line(table, delimi
     )
 
 
+DIALECTS = {
+    "escapes": {"quoting": csv.QUOTE_NONE, "escapechar": "\\"},
+    "escapes in quotes": {"doublequote": False, "escapechar": "\\"},
+    "tabs without quotes": {"quoting": csv.QUOTE_NONE, "escapechar": "\\", "sep": "\t"},
+    "single quotes": {"quotechar": "'", "sep": ";"},
+}
+
+
+@settings(PROPERTY, max_examples=60)
+@example("escapes", [["a", "b\r"]], "\r\n")
+@example("escapes in quotes", [["a", 'b"\r']], "\n")
+@given(
+    st.sampled_from(sorted(DIALECTS)),
+    st.integers(2, 3).flatmap(
+        lambda width: st.lists(st.lists(SHORT, min_size=width, max_size=width), min_size=1, max_size=5)
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_any_table_of_other_dialects_is_read_back_or_refused_by_line(dialect, table, terminator):
+    names, options = [f"column {number}" for number in range(len(table[0]))], DIALECTS[dialect]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.csv"
+        with open(file, "w", newline="", encoding="utf-8") as out:
+            changed = {"delimiter" if key == "sep" else key: value for key, value in options.items()}
+            csv.writer(out, lineterminator=terminator, **changed).writerows([names, *table])
+        found = read_all(file, **options)
+    rest = iter([dict(zip(names, row, strict=True)) for row in table])
+    assert all(row in rest for row in found if isinstance(row, Row))
+    assert next(rest, None) is None or any(isinstance(row, BadRow) for row in found)
+
+
 @PROPERTY
 @given(
     st.lists(st.dictionaries(TEXT, TEXT, min_size=1), min_size=1), st.booleans(), st.sampled_from([None, 1, "lines"])

@@ -111,7 +111,7 @@ def _records(file: str, options: CsvOptions) -> Iterator[OneLineRows | list[Reco
             number += len(lines)
             continue
         is_plain = True
-        for records in _parse_each(number, itertools.chain([lines], batches), parse, terminator, options.quotechar):
+        for records in _parse_each(number, itertools.chain([lines], batches), parse, terminator, options):
             is_plain = is_plain and all(first == last for first, last, _, _ in records)
             number = records[-1][1] + 1
             yield records
@@ -153,7 +153,7 @@ def _one_line_rows(lines: list[str], parse: Parser, terminator: str) -> list[lis
 
 
 def _parse_each(
-    number: int, batches: Iterable[list[str]], parse: Parser, terminator: str, quote: str
+    number: int, batches: Iterable[list[str]], parse: Parser, terminator: str, options: CsvOptions
 ) -> Iterator[list[Record]]:
     """The rows of the first batch of lines, and of those that follow until a batch ends with a row; one at least."""
     source = _Lines(number - 1, batches, parse)
@@ -171,7 +171,7 @@ def _parse_each(
                 line = source.row[-1]
                 usual_end = line[-2:] == "\r\n" == terminator and line[-3:-2] != "\r"
                 if not usual_end and "\r" in line[-2:] and not isinstance(fields, csv.Error):
-                    fields = _with_carriage_returns(line, terminator, fields, quote)
+                    fields = _with_carriage_returns(line, terminator, fields, options)
                 records.append((first, source.last, fields, all(map(is_text, source.row))))
                 if not source.left:
                     end = StopIteration()
@@ -221,19 +221,25 @@ def _without_carriage_returns(line: str) -> str:
     return text.replace("\r", "x") + line[len(text) :]
 
 
-def _with_carriage_returns(line: str, terminator: str, fields: list[str], quote: str) -> list[str]:
+def _with_carriage_returns(line: str, terminator: str, fields: list[str], options: CsvOptions) -> list[str]:
     """The fields of the row that `line` ends, with the carriage returns that csv takes for a part of the line's end.
 
     In a file whose lines end in LF, or beyond the one of CR LF, they belong to the last field, if it is not quoted.
     """
     content = line.removesuffix("\n")
-    if not content.endswith("\r"):
-        return fields
     text = content.rstrip("\r")
-    count = len(content) - len(text) - (terminator == "\r\n")
-    if count < 1 or text.endswith(quote):
+    # An escaped one is in the field already.
+    count = len(content) - len(text) - (terminator == "\r\n") - _ends_in_escape(text, options)
+    is_quoted = options.quoting != csv.QUOTE_NONE and text.endswith(options.quotechar)
+    if count < 1 or (is_quoted and not _ends_in_escape(text[:-1], options)):
         return fields
     return [*fields[:-1], (fields[-1] if fields else "") + "\r" * count]
+
+
+def _ends_in_escape(text: str, options: CsvOptions) -> bool:
+    """Whether the character after `text` is escaped."""
+    escape = options.escapechar
+    return escape is not None and (len(text) - len(text.rstrip(escape))) % 2 == 1
 
 
 @contextmanager
