@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hflm import tasks
-from hflm.core import atomic_write_text
+from hflm.core import ModelError, atomic_write_text
 from hflm.data import data_fingerprint
 from hflm.evaluation import metrics
 from hflm.evaluation.answers import collect_answers
@@ -164,7 +164,14 @@ def _budget(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> tuple[i
     task, first = rows.task, rows.examples[0]
     max_new_tokens, _, _ = tasks.task_settings(task)
     if choices := tasks.choices(task):
-        answer_length = max(map(len, encode(tokenizer, [f" {choice}" for choice in choices])))
+        ids = encode(tokenizer, [f" {choice}" for choice in choices])
+        same = [choice for choice, each in zip(choices, ids, strict=True) if ids.count(each) > 1]
+        if same:
+            raise ModelError(
+                f"{rows.where}: the labels {' and '.join(same)} are the same tokens for this tokenizer, so that the model "
+                "cannot tell them apart. Choose other labels, or a tokenizer that knows them"
+            )
+        answer_length = max(map(len, ids))
     else:
         answer_length = min(max_new_tokens or 0, context_length // 2)
     shots = tasks.with_shots(task, [first], list(rows.shots))[0].prompt.removesuffix(first.prompt)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hflm import tasks
-from hflm.core import DataError, read_json_lines
+from hflm.core import DataError, ModelError, read_json_lines
 from hflm.evaluation import BenchmarkSettings, run_benchmark
 from hflm.inference import LocalModel
 from hflm.pipeline.reading import TaskRows
@@ -150,6 +150,20 @@ def test_labels_have_a_calibration_and_rows_have_slices(model, tokenizer, tmp_pa
     answers, _ = measure(model, tokenizer, "qa", tmp_path / "qa.jsonl", rows=ROWS * 3)
     assert answers.calibration is None
     assert {part.name for part in answers.slices if part.by == "answer"} == {"answerable", "unanswerable"}
+
+
+def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused():
+    from tokenizers.normalizers import Lowercase
+
+    from hflm.evaluation import fit_rows
+    from hflm.preprocessing import train_tokenizer
+
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 4, "bpe", 270)
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    task = Sentiment(data=DATA, labels=("A", "b", "a"))
+    rows = TaskRows(task, tasks.read_examples(task, [{"text": "a", "label": "b"}], "x").examples, [], 0, "x")
+    with pytest.raises(ModelError, match="x: the labels A and a are the same tokens for this tokenizer"):
+        fit_rows(tokenizer, rows, 64)
 
 
 def test_prompts_without_room_are_refused_before_anything_is_asked(model, tokenizer, tmp_path, monkeypatch):
