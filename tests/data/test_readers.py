@@ -199,6 +199,12 @@ def test_lines_that_are_read_at_once_are_the_same_rows(data, kind, terminator, i
     assert found[0] == found[1] == found[2]
 
 
+def test_long_lines_are_read_one_by_one_and_short_ones_together(tmp_path):
+    (tmp_path / "a.txt").write_text(("x" * base.CHARACTERS_AT_ONCE + "\n") * 3 + "y\n" * 2000)
+    counts = [len(lines) for lines in base.line_batches(str(tmp_path / "a.txt"), None, None, "\n")]
+    assert counts == [1, 1, 1, *[base.LINES_AT_ONCE] * 7, 2000 - 7 * base.LINES_AT_ONCE]
+
+
 def test_an_object_with_a_key_twice_is_a_bad_row(tmp_path):
     lines = ['{"a": 1, "b": 2}', '{"a": 1, "b": 2, "a": 3}', '{"a": {"x": 1, "x": 1}}', '{"a": 4, "b": {"a": 5}}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -145,7 +145,8 @@ def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
         try:
             while len(batch) < LINES_AT_ONCE and size < CHARACTERS_AT_ONCE:
                 count = len(batch)
-                batch.extend(itertools.islice(lines, max(1, LINES_AT_ONCE // 8)))  # which keeps them where it raises
+                # As many again as there are, so that a batch of long lines is one line; they stay where that raises.
+                batch.extend(itertools.islice(lines, min(count or 1, LINES_AT_ONCE - count)))
                 if len(batch) == count:
                     break
                 size += sum(map(len, batch[count:]))
