@@ -18,7 +18,7 @@ A choice's likelihood leaves out its end, as lm-eval's does (`label_end: false`)
 choice's is then never less likely than it.
 
 Where hflm differs: exact_match and f1 are SQuAD's (0 to 100, without case, articles and punctuation); shots are drawn
-once, not for each row; a prompt never ends in white space; a stop string counts only after some text.
+once, not for each row; a prompt never ends in white space; a stop string of white space alone counts after some text.
 """
 
 import os

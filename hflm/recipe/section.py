@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from hflm.core import nfc
 from hflm.recipe import library_options as names
 from hflm.recipe.kinds import kind_names
 from hflm.recipe.library_options import NAMES, show, suggest
@@ -119,8 +120,8 @@ def count(least: int, most: int | None = None) -> AfterValidator:
 
 
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses a list that holds an item twice."""
-    for value, times in Counter(values).most_common(1):
+    """Refuses a list that holds an item twice, in one form of its characters or in two."""
+    for value, times in Counter(map(nfc, values)).most_common(1):
         if times > 1:
             raise ValueError(f"{show(value)} is listed twice. Remove one")
     return values

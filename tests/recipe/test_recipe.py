@@ -153,6 +153,7 @@ WRONG = [
     ("[negative, positive]", "negative", 17, "tasks.sentiment.labels", "expected a list, got 'negative'"),
     ("[negative, positive]", "[negative]", 17, "tasks.sentiment.labels", "expected at least 2 items, got 1"),
     ("[negative, positive]", "[good, good]", 17, "tasks.sentiment.labels", "'good' is listed twice. Remove one"),
+    ("[negative, positive]", "[caf\u00e9, cafe\u0301]", 17, "tasks.sentiment.labels", "'caf\u00e9' is listed twice."),
     ("[negative, positive]", "[' good', bad]",
      17, "tasks.sentiment.labels.0", "expected a word without spaces around it"),
     (CORPUS, "  corpus: 7\n", 26, "tasks.corpus", "expected keys and values, got 7"),
