@@ -59,6 +59,16 @@ class Row(dict[str, Any]):
         return Location(*self.at)
 
 
+def located(rows: Iterable[Any], file: str, first: int) -> "list[Row | BadRow]":
+    """Rows of columns and values that have a line each, from the line `first` on."""
+    found: list[Row | BadRow] = []
+    for number, values in enumerate(rows, first):
+        row = Row(values)
+        row.at = (file, ":", number)
+        found.append(row)
+    return found
+
+
 @dataclass(frozen=True)
 class BadRow:
     """A row that cannot be used, or with `rest` all of a file from there on; `row` is None before the first.

@@ -18,6 +18,7 @@ from hflm.data.readers.base import (
     invalid_column,
     is_text,
     line_batches,
+    located,
 )
 from hflm.data.readers.options import CsvOptions
 
@@ -43,7 +44,7 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Rows:
         records = batch
         if isinstance(batch, OneLineRows):
             if names and not header and set(map(len, batch.fields)) == {len(names)}:
-                yield _rows(file, names, batch)
+                yield located(map(zip, itertools.repeat(names), batch.fields), file, batch.first)
                 continue
             records = batch.records()
         rows: list[Row | BadRow] = []
@@ -61,15 +62,6 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Rows:
                 rows.append(_row(file, names or (), first, fields, valid, columns))
         if rows:
             yield rows
-
-
-def _rows(file: str, names: tuple[str, ...], batch: OneLineRows) -> list[Row | BadRow]:
-    rows: list[Row | BadRow] = []
-    for number, fields in enumerate(batch.fields, batch.first):
-        row = Row(zip(names, fields))
-        row.at = (file, ":", number)
-        rows.append(row)
-    return rows
 
 
 def _row(
@@ -141,7 +133,9 @@ def _one_line_rows(lines: list[str], parse: Parser, terminator: str) -> list[lis
     """The fields of lines that are text and a row each, else None."""
     text = "".join(lines)
     returns = text.count("\r")
-    usual_ends = not returns or (terminator == "\r\n" and returns == text.count("\r\n") == len(lines))
+    usual_ends = not returns or (
+        terminator == "\r\n" and returns == len(lines) and [line[-2:] for line in lines].count("\r\n") == returns
+    )
     if not usual_ends or not is_text(text):
         return None
     try:

@@ -19,6 +19,7 @@ from hflm.data.readers.base import (
     invalid_column,
     is_text,
     line_batches,
+    located,
     open_file,
 )
 from hflm.data.readers.options import JsonOptions
@@ -116,12 +117,13 @@ def with_booleans(value: Any) -> Any:
 def _lines(file: str, options: JsonOptions, columns: Columns) -> Rows:
     first = 1
     for lines in line_batches(file, options.encoding, options.encoding_errors, "\n"):
-        numbered = enumerate(lines, first)
         rows = _decode_all(lines, columns)
-        if rows is None:
-            yield [_decode(file, number, line, columns) for number, line in numbered if not line.isspace()]
+        if rows is not None:
+            yield located(rows, file, first)
         else:
-            yield [Row.of(row, (file, ":", number)) for row, (number, _) in zip(rows, numbered, strict=True)]
+            yield [
+                _decode(file, number, line, columns) for number, line in enumerate(lines, first) if not line.isspace()
+            ]
         first += len(lines)
 
 
@@ -132,9 +134,11 @@ def _decode_all(lines: list[str], columns: Columns) -> list[dict[str, Any]] | No
     one value: no list or object began in one line and ended in another, and no line holds two.
     """
     text = ",-Infinity,".join(lines)
-    if text.count("-Infinity") != len(lines) - 1 or not is_text(text):
+    # Characters are counted much faster than words.
+    has_minus = text.count("-") != len(lines) - 1
+    if (has_minus and text.count("-Infinity") != len(lines) - 1) or not is_text(text):
         return None
-    is_short = "-0" not in text and len(max(lines, key=len)) < MOST_DIGITS
+    is_short = not (has_minus and "-0" in text) and len(max(lines, key=len)) < MOST_DIGITS
     try:
         found = (_SHORT_LINES_DECODER if is_short else _LINES_DECODER).decode(f"[{text}]")
         rows = found[::2]
@@ -144,7 +148,8 @@ def _decode_all(lines: list[str], columns: Columns) -> list[dict[str, Any]] | No
         if "true" in text or "false" in text:
             rows = [with_booleans(row) for row in rows]
         # Only an escape can write half of a surrogate pair, as the lines are text.
-        is_valid = "\\ud" not in text.lower() or all(invalid_column(row, columns) is None for row in rows)
+        has_half = "\\" in text and "\\ud" in text.lower()
+        is_valid = not has_half or all(invalid_column(row, columns) is None for row in rows)
     except (ValueError, RecursionError):
         return None
     return rows if is_valid else None
