@@ -10,6 +10,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hflm.data import resolve_data
 from hflm.recipe import Data
 
 TEXTS = ["first, one", "zwei\tNA", "三 \U0001f600"]
@@ -57,4 +58,5 @@ def columns(kind, table, **options):
 
 
 def source(path, **options):
-    return Data.model_validate({"path": str(path), **options})
+    """A data set as the pipeline hands it on: its files are those that are there now."""
+    return resolve_data(Data.model_validate({"path": str(path), **options}))

@@ -7,7 +7,6 @@ from .corpus import read_documents as read_documents
 from .corpus import sample_stream as sample_stream
 from .corpus import stream_documents as stream_documents
 from .corpus import warn_of_lines as warn_of_lines
-from .files import folder_splits as folder_splits
 from .held_out import split_held_out as split_held_out
 from .hub_cache import cached_folder as cached_folder
 from .hub_cache import fetch_dataset as fetch_dataset
@@ -20,11 +19,11 @@ from .load import load_rows as load_rows
 from .readers import BadRow as BadRow
 from .readers import Row as Row
 from .source import READING_OPTIONS as READING_OPTIONS
+from .source import ResolvedData as ResolvedData
 from .source import check_local as check_local
-from .source import data_fingerprint as data_fingerprint
 from .source import describe_source as describe_source
-from .source import is_hub_source as is_hub_source
-from .source import source_files as source_files
+from .source import resolve_all as resolve_all
+from .source import resolve_data as resolve_data
 from .source_stats import SKIPPED_ROWS as SKIPPED_ROWS
 from .source_stats import SourceStats as SourceStats
 from .source_stats import append_skipped as append_skipped

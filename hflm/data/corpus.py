@@ -13,9 +13,8 @@ from hflm.data.files import file_kind
 from hflm.data.held_out import text_fraction
 from hflm.data.mixture import mix_documents, mix_sources
 from hflm.data.readers import BadRow
-from hflm.data.source import describe_source, source_files
+from hflm.data.source import ResolvedData, describe_source
 from hflm.data.source_stats import SourceCounter, SourceStats, read_skipped
-from hflm.recipe import Data
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -38,7 +37,7 @@ class Sources:
     `key` is where the recipe says it: "pretrain.data", "pretrain.validation", "tokenizer.train.data".
     """
 
-    data: tuple[Data, ...]
+    data: tuple[ResolvedData, ...]
     key: str = "pretrain.data"
     text: str = "text"
     rows: str = "documents"
@@ -47,7 +46,7 @@ class Sources:
 
     @property
     def streamed(self) -> bool:
-        return any(each.options.get("streaming") for each in self.data)
+        return any(each.source.options.get("streaming") for each in self.data)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -96,11 +95,13 @@ def read_documents(sources: Sources, clean: Cleaner | None = None) -> Documents:
     Documents are cleaned before they are mixed: what a mixture repeats for its weight is no duplicate.
     Raises DataError, with up to MOST_ROWS_SHOWN bad rows by file and row.
     """
-    mixes_later = clean is not None and sources.rows == "documents" and sources.data[0].weight is not None
-    unweighted = replace(sources, data=tuple(each.model_copy(update={"weight": None}) for each in sources.data))
+    mixes_later = clean is not None and sources.rows == "documents" and sources.data[0].source.weight is not None
+    unweighted = [replace(each, source=each.source.model_copy(update={"weight": None})) for each in sources.data]
     with tempfile.TemporaryDirectory() as folder:
         skipped = Path(folder) / "skipped.jsonl"
-        mixed = mix_sources(unweighted if mixes_later else sources, skipped, at_once=MOST_ROWS_SHOWN)
+        mixed = mix_sources(
+            replace(sources, data=tuple(unweighted)) if mixes_later else sources, skipped, at_once=MOST_ROWS_SHOWN
+        )
         documents = list(progress(_texts(mixed, sources.rows), f"reading {sources}", "texts", step=1000))
         bad = read_skipped(skipped)
     _check_not_empty(sources, documents, bad)
@@ -156,12 +157,14 @@ def describe_lengths(texts: list[str]) -> str:
 def warn_of_lines(sources: Sources, texts: list[str]) -> str | None:
     """A warning where each line of a txt file became a document of few words, or None."""
     by_line = [
-        each for each in sources.data if each.options.get("sample_by", "line") == "line" and _is_plain_text(each)
+        each.source.path
+        for each in sources.data
+        if each.source.options.get("sample_by", "line") == "line" and _is_plain_text(each)
     ]
     if sources.rows == "lines" or not by_line or _median_words(texts) >= FEW_WORDS:
         return None
     return (
-        f"{', '.join(each.path for each in by_line)}: each line is a document of its own, and half of the {len(texts):,} "
+        f"{', '.join(by_line)}: each line is a document of its own, and half of the {len(texts):,} "
         f"have {_median_words(texts)} words or fewer. For prose set `sample_by: paragraph` (between blank lines) or "
         "`sample_by: document` (a file) next to the path; for one running text set `rows: lines`"
     )
@@ -171,8 +174,8 @@ def _median_words(texts: list[str]) -> int:
     return round(statistics.median(len(text.split()) for text in texts))
 
 
-def _is_plain_text(data: Data) -> bool:
-    return data.path == "text" or any(file_kind(file) == "text" for file in source_files(data)[:1])
+def _is_plain_text(data: ResolvedData) -> bool:
+    return data.source.path == "text" or any(file_kind(file) == "text" for file in data.files[:1])
 
 
 def _check_not_empty(sources: Sources, documents: list[tuple[str, int]], bad: tuple[BadRow, ...]) -> None:

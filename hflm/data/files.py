@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hflm.core import BUILDER_BY_SUFFIX, DataError, expand_path, logger
+from hflm.core import BUILDER_BY_SUFFIX, DataError, logger
 from hflm.data.hub_cache import METADATA_FILES
 from hflm.data.readers.base import COMPRESSED
 
@@ -30,6 +30,7 @@ MOST_NAMES_SHOWN = 10
 class FolderSplits:
     """The data files of a folder by split, and those that belong to none."""
 
+    folder: Path
     splits: Mapping[str, tuple[Path, ...]]
     left_out: tuple[Path, ...]
 
@@ -40,12 +41,11 @@ def file_kind(file: str | Path) -> str | None:
     return BUILDER_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
 
 
-def match_files(path: str | Path) -> list[Path]:
-    """The files that a path or pattern names, sorted.
+def match_files(place: Path) -> list[Path]:
+    """The files that a path or pattern, with its home expanded, names, sorted.
 
     Whatever exists is literal, so that brackets and stars in names of files and folders are no pattern.
     """
-    place = expand_path(path)
     if place.is_file():
         return [place]
     parts, root, number = place.parts, Path(), 0
@@ -66,8 +66,8 @@ def folder_files(folder: Path) -> list[Path]:
     return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(folder).parts))
 
 
-def folder_splits(folder: Path) -> FolderSplits:
-    """The splits of a folder: the files whose name is a split's, or that are in a folder of such a name.
+def folder_splits(folder: Path, files: Sequence[Path]) -> FolderSplits:
+    """The splits of a folder, of which `files` are all files: the files whose name is a split's, or that are in a folder of such a name.
 
     `train.jsonl`, `dev.csv.gz`, `train-00000-of-00003.parquet`, `test_1.txt` and `validation/a.txt` are splits;
     `the-night-train.txt` is none. A folder without any is the split `train`, all of it. Files right in the folder go
@@ -75,7 +75,7 @@ def folder_splits(folder: Path) -> FolderSplits:
     """
     files = [
         file
-        for file in folder_files(folder)
+        for file in files
         if file_kind(file) and not _NO_DATA.match(file.name) and file.name not in (*METADATA_FILES, *_SAVED)
     ]
     own = [file for file in files if file.parent == folder]
@@ -85,13 +85,13 @@ def folder_splits(folder: Path) -> FolderSplits:
             splits: dict[str, tuple[Path, ...]] = {}
             for file, split in named.items():
                 splits[split] = (*splits.get(split, ()), file)
-            return FolderSplits(splits, tuple(file for file in group if file not in named))
-    return FolderSplits({"train": tuple(files)} if files else {}, ())
+            return FolderSplits(folder, splits, tuple(file for file in group if file not in named))
+    return FolderSplits(folder, {"train": tuple(files)} if files else {}, ())
 
 
-def split_of_folder(folder: Path, split: str) -> list[Path]:
+def split_of_folder(found: FolderSplits, split: str) -> list[Path]:
     """The files of one split of a folder; files of no split are named once. Raises DataError without any."""
-    found = folder_splits(folder)
+    folder = found.folder
     files = list(found.splits.get(_SPLIT_OF.get(split, split), ()))
     if not files:  # a split of any other name, such as holdout.jsonl
         files = [file for file in found.left_out or found.splits.get("train", ()) if _stem(file.name) == split]

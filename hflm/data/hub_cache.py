@@ -14,13 +14,13 @@ METADATA_FILES = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether `path` can be the name of a repository, and no file or folder of that name is here.
+    """Whether `path` can be the name of a repository, and no file or folder of that name is here."""
+    return is_repository_name(path) and not expand_path(path).exists()
 
-    The name of a data file (`reviews.csv`, `data/train.jsonl`) is local, whether or not it exists.
-    """
-    if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is None or Path(path).suffix in BUILDER_BY_SUFFIX:
-        return False
-    return not expand_path(path).exists()
+
+def is_repository_name(path: str) -> bool:
+    """Whether `path` can be the name of a repository: that of a data file (`reviews.csv`, `data/train.jsonl`) cannot."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None and Path(path).suffix not in BUILDER_BY_SUFFIX
 
 
 def cached_folder(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> Path | None:

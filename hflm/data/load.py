@@ -17,7 +17,7 @@ from hflm.data import hub_cache, splits, toy
 from hflm.data.readers import BadRow, Row, make_options, read_rows
 from hflm.data.readers.base import error_reason
 from hflm.data.readers.options import OPTIONS
-from hflm.data.source import READING_OPTIONS, SplitFiles, describe_source, is_hub_source, local_split
+from hflm.data.source import READING_OPTIONS, ResolvedData, SplitFiles, describe_source, local_split
 from hflm.recipe import Data
 
 
@@ -66,50 +66,50 @@ class LocalRows:
         return sum(1 for _ in self)
 
 
-def load_rows(data: Data, split: str = "train", columns: Collection[str] | None = None) -> Any:
+def load_rows(data: ResolvedData, split: str = "train", columns: Collection[str] | None = None) -> Any:
     """The rows of one split: LocalRows, or of the Hub a datasets.Dataset (an IterableDataset with `streaming: true`).
 
     `split` may be a slice such as `train[:2000]`, or `train+validation`; `columns` are the ones that will be used, as
     in `read_rows`. Raises DataError: no such folder, file or Hub id; no such split. What is wrong with single rows is
     found when they are iterated.
     """
-    split = data.options.get("split", split)
-    if is_hub_source(data):
+    split = data.source.options.get("split", split)
+    if data.is_hub:
         return _load_from_hub(data, split)
-    parts = []
-    for part in splits.split_parts(split):
-        name, begin, end = splits.split_bounds(part)
-        parts.append(
-            (toy_rows(data, name) if data.path == "toy" else FileRows(local_split(data, name), columns), begin, end)
-        )
-    return LocalRows(describe_source(data, split), tuple(parts))
+    bounds = [splits.split_bounds(part) for part in splits.split_parts(split)]
+    parts = tuple((_local_rows(data, name, columns), begin, end) for name, begin, end in bounds)
+    return LocalRows(describe_source(data, split), parts)
 
 
-def first_rows(data: Data, split: str = "train", count: int = 100) -> list[Row]:
+def first_rows(data: ResolvedData, split: str = "train", count: int = 100) -> list[Row]:
     """The first good rows of a split, whatever its slice; none for a data set of the Hub.
 
     Raises DataError: no such folder, file or split.
     """
-    if is_hub_source(data):
+    if data.is_hub:
         return []
-    names = [splits.split_name(part) for part in splits.split_parts(data.options.get("split", split))]
-    parts = [toy_rows(data, name) if data.path == "toy" else FileRows(local_split(data, name), None) for name in names]
+    names = [splits.split_name(part) for part in splits.split_parts(data.source.options.get("split", split))]
+    parts = [_local_rows(data, name, None) for name in names]
     rows = itertools.islice(itertools.chain.from_iterable(parts), count)
     return [row for row in rows if isinstance(row, Row)]
 
 
-def toy_rows(data: Data, split: str) -> ToyRows:
-    options = {key: value for key, value in data.options.items() if key not in ("name", "split", "streaming")}
-    return ToyRows(data.options.get("name", "stories"), split, options)
+def _local_rows(data: ResolvedData, split: str, columns: Collection[str] | None) -> ToyRows | FileRows:
+    return toy_rows(data, split) if data.source.path == "toy" else FileRows(local_split(data, split), columns)
 
 
-def split_files(data: Data, split: str) -> SplitFiles:
+def toy_rows(data: ResolvedData, split: str) -> ToyRows:
+    options = {key: value for key, value in data.source.options.items() if key not in ("name", "split", "streaming")}
+    return ToyRows(data.source.options.get("name", "stories"), split, options)
+
+
+def split_files(data: ResolvedData, split: str) -> SplitFiles:
     """The files or URLs of a split without slices, local or of the Hub, for hflm.data.readers.
 
     A data set of the Hub is downloaded into the cache first, except with `streaming: true` and a network.
     Raises DataError as `load_rows` does.
     """
-    return _hub_split_files(data, split) if is_hub_source(data) else local_split(data, split)
+    return _hub_split_files(data, split) if data.is_hub else local_split(data, split)
 
 
 def _slice(rows: Iterable[Row | BadRow], begin: str, end: str) -> Iterator[Row | BadRow]:
@@ -117,10 +117,10 @@ def _slice(rows: Iterable[Row | BadRow], begin: str, end: str) -> Iterator[Row |
     return itertools.islice(rows, splits.bound_to_row(begin, length), splits.bound_to_row(end, length))
 
 
-def _load_from_hub(data: Data, split: str) -> Any:
+def _load_from_hub(data: ResolvedData, split: str) -> Any:
     import datasets
 
-    path, options = _hub_location(data)
+    path, options = _hub_location(data.source)
     options.pop("split", None)
     try:
         with _quiet_datasets():
@@ -132,19 +132,20 @@ def _load_from_hub(data: Data, split: str) -> Any:
     try:
         return datasets.concatenate_datasets(loaded)
     except ValueError as error:
-        raise DataError(f"{data.path}: {split} do not have the same columns: {error_reason(error)}") from error
+        raise DataError(f"{data.source.path}: {split} do not have the same columns: {error_reason(error)}") from error
 
 
-def _hub_split_files(data: Data, split: str) -> SplitFiles:
+def _hub_split_files(data: ResolvedData, split: str) -> SplitFiles:
     import datasets
 
-    streamed = data.options.get("streaming")
-    options = {key: value for key, value in data.options.items() if key not in READING_OPTIONS}
-    if not streamed and hub_cache.is_reachable(data.path, options.get("revision")):
-        folder, _ = hub_cache.fetch_dataset(data.path, options)
+    source = data.source
+    streamed = source.options.get("streaming")
+    options = {key: value for key, value in source.options.items() if key not in READING_OPTIONS}
+    if not streamed and hub_cache.is_reachable(source.path, options.get("revision")):
+        folder, _ = hub_cache.fetch_dataset(source.path, options)
         path, options = str(folder), {**options, "revision": None}
     else:
-        path, options = _hub_location(data)
+        path, options = _hub_location(source)
         options = {key: value for key, value in options.items() if key not in READING_OPTIONS}
     try:
         with _quiet_datasets():
@@ -153,10 +154,12 @@ def _hub_split_files(data: Data, split: str) -> SplitFiles:
         raise _hub_error(error, data, split) from error
     files = config.data_files or {}
     if split not in files:
-        raise DataError(f"{data.path}: no split '{split}'; it has: {', '.join(map(str, files)) or 'no files'}")
+        raise DataError(f"{source.path}: no split '{split}'; it has: {', '.join(map(str, files)) or 'no files'}")
     kind = type(config).__name__.removesuffix("Config").lower()
     if kind not in OPTIONS:
-        raise DataError(f"{data.path}: text is read from txt, json, csv, tsv, parquet and arrow files, not from {kind}")
+        raise DataError(
+            f"{source.path}: text is read from txt, json, csv, tsv, parquet and arrow files, not from {kind}"
+        )
     plain = vars(type(config)())
     named = ("name", "version", "data_dir", "data_files", "description", "features")
     changed = {key: value for key, value in vars(config).items() if key not in named and value != plain.get(key)}
@@ -172,7 +175,7 @@ def _hub_location(data: Data) -> tuple[str, dict[str, Any]]:
     return (str(folder), {**data.options, "revision": None}) if folder else (data.path, dict(data.options))
 
 
-def _hub_error(error: BaseException, data: Data, split: str) -> DataError:
+def _hub_error(error: BaseException, data: ResolvedData, split: str) -> DataError:
     """A DataError for whatever `datasets` raised."""
     from datasets import exceptions
 
@@ -182,7 +185,7 @@ def _hub_error(error: BaseException, data: Data, split: str) -> DataError:
     unknown = isinstance(error, ConnectionError | exceptions.DatasetNotFoundError)
     if unknown or "offline" in cause.lower():
         return DataError(
-            f"data.path: '{data.path}' is no local file or folder, and the Hub gave no data set of that name "
+            f"data.path: '{data.source.path}' is no local file or folder, and the Hub gave no data set of that name "
             "(no network, or a wrong name). `hflm fetch RECIPE` brings it where there is a network; a local copy is "
             "used with --set ...data.path=FOLDER"
         )

@@ -14,14 +14,13 @@ from hflm.data import splits
 from hflm.data.held_out import text_fraction
 from hflm.data.load import ToyRows, split_files, toy_rows, unusable_cache
 from hflm.data.readers import BadRow, read_texts
-from hflm.data.source import SplitFiles, describe_source
+from hflm.data.source import ResolvedData, SplitFiles, describe_source
 from hflm.data.source_stats import record_skipped
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
     from hflm.data.corpus import Sources
-    from hflm.recipe import Data
 
 Text = str | BadRow
 
@@ -42,7 +41,7 @@ def mix_sources(
     ]
     if len(datasets_of_sources) == 1:
         return datasets_of_sources[0]
-    if sources.data[0].weight is None:
+    if sources.data[0].source.weight is None:
         return datasets.concatenate_datasets(datasets_of_sources)
     return _interleave(datasets_of_sources, sources)
 
@@ -66,7 +65,7 @@ def mix_documents(documents: Sequence[tuple[str, int]], sources: "Sources") -> l
 def _interleave(of_sources: list["IterableDataset"], sources: "Sources") -> "IterableDataset":
     import datasets
 
-    weights = [data.weight or 0.0 for data in sources.data]
+    weights = [data.source.weight or 0.0 for data in sources.data]
     total = sum(weights)
     return datasets.interleave_datasets(
         of_sources, [weight / total for weight in weights], seed=sources.seed, stopping_strategy="all_exhausted"
@@ -74,19 +73,19 @@ def _interleave(of_sources: list["IterableDataset"], sources: "Sources") -> "Ite
 
 
 def _source_dataset(
-    data: "Data", number: int, sources: "Sources", skipped: Path, at_once: int, held_out: float | None
+    data: ResolvedData, number: int, sources: "Sources", skipped: Path, at_once: int, held_out: float | None
 ) -> "IterableDataset":
     """One source: a shard a file, or one shard where its `split` names a slice."""
     import datasets
 
     features = None  # datasets checks each row against them, which takes longer than reading it
-    if len(sources.data) > 1 or "+" in data.options.get("split", ""):
+    if len(sources.data) > 1 or "+" in data.source.options.get("split", ""):
         # Without them it would read a first row of each source before mixing, and fail at an empty one.
         features = datasets.Features({"text": datasets.Value("string"), "source": datasets.Value("int32")})
     fixed = {
         "number": number,
         "key": sources.keys[number],
-        "column": data.text or sources.text,
+        "column": data.source.text or sources.text,
         "keeps_blank": sources.rows == "lines",
         "held_out": held_out,
         "skips": sources.on_bad_row == "skip",
@@ -94,7 +93,7 @@ def _source_dataset(
         "at_once": at_once,
     }
     parts = []
-    for part in splits.split_parts(data.options.get("split", "train")):
+    for part in splits.split_parts(data.source.options.get("split", "train")):
         shards, bounds = _shards(data, part, sources.streamed, fixed["column"])
         # datasets shards lists only, and a slice counts through all files.
         arguments = {"shards": shards if bounds is None else tuple(shards), "bounds": bounds, **fixed}
@@ -109,12 +108,12 @@ Shard = ToyRows | SplitFiles
 
 
 def _shards(
-    data: "Data", part: str, streamed: bool, column: str
+    data: ResolvedData, part: str, streamed: bool, column: str
 ) -> tuple[list[Shard], tuple[int | None, int | None] | None]:
     """(a shard a file of one part of a split, the rows where a slice of it begins and ends)."""
     name, begin, end = splits.split_bounds(part)
     shards: list[Shard]
-    if data.path == "toy":
+    if data.source.path == "toy":
         shards = [toy_rows(data, name)]
     else:
         source = split_files(data, name)
@@ -125,7 +124,7 @@ def _shards(
     if splits.needs_length(begin, end):
         if streamed:
             raise DataError(
-                f"{data.path} [{part}]: a stream has no known length. Count from its beginning, such as train[:2000]"
+                f"{data.source.path} [{part}]: a stream has no known length. Count from its beginning, such as train[:2000]"
             )
         length = sum(1 for shard in shards for _ in _texts(shard, column))
     return shards, (splits.bound_to_row(begin, length), splits.bound_to_row(end, length))

@@ -19,7 +19,6 @@ import torch
 
 from hflm import tasks
 from hflm.core import ModelError, atomic_write_text
-from hflm.data import data_fingerprint
 from hflm.evaluation import metrics
 from hflm.evaluation.answers import collect_answers
 from hflm.evaluation.contamination import Overlap
@@ -48,6 +47,8 @@ class BenchmarkRows(Protocol):
     def skipped(self) -> int: ...
     @property
     def where(self) -> str: ...
+    @property
+    def data_fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def run_benchmark(
         kind=rows.task.kind,
         n=len(rows.examples),
         data=rows.where,
-        data_fingerprint=data_fingerprint(rows.task.data),
+        data_fingerprint=rows.data_fingerprint,
         model_revision=settings.model_revision,
         shots=len(rows.shots),
         skipped=rows.skipped,

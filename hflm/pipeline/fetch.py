@@ -1,6 +1,5 @@
 """`hflm fetch`: everything that a recipe needs into the Hugging Face cache, so that it then runs without a network."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,6 @@ from hflm import data
 from hflm.core import UserError, format_bytes
 from hflm.recipe import Data, Recipe, data_sources
 
-ADAPTER = "adapter_config.json"
 # Apart from the weights: what transformers and peft read of a model. Weights of other formats are not used.
 TEXT = (".json", ".txt", ".model", ".jinja", "LICENSE", "README.md")
 
@@ -66,8 +64,9 @@ def _needed(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], list[Fetched]
 
 
 def _data(source: Data, used_as: str) -> list[Fetched]:
-    if not data.is_hub_source(source):
-        data.check_local(source)
+    resolved = data.resolve_data(source)
+    if not resolved.is_hub:
+        data.check_local(resolved)
         return []
     options = {key: value for key, value in source.options.items() if key not in data.READING_OPTIONS}
     folder, files = data.fetch_dataset(source.path, options)
@@ -76,17 +75,16 @@ def _data(source: Data, used_as: str) -> list[Fetched]:
 
 def _model(path: str, revision: str | None, used_as: str, weights: bool = True) -> list[Fetched]:
     """A model or tokenizer, and the model that an adapter was trained on; nothing for local files."""
+    from hflm.models import ADAPTER_CONFIG, adapter_base, locate_model
+
     if data.is_hub_id(path):
         folder, files = data.fetch_model(path, revision, TEXT, weights)
         fetched = [_fetched(used_as, path, folder, files)]
     else:
-        from hflm.models import locate_model
-
         folder, fetched = Path(locate_model(path)), []
-    if (folder / ADAPTER).is_file() and weights:
-        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if base:
-            fetched += _model(base, None, f"{used_as}, the adapter's base")
+    if weights and (folder / ADAPTER_CONFIG).is_file():
+        base = adapter_base(folder)
+        fetched += _model(base.path, base.revision, f"{used_as}, the adapter's base")
     return fetched
 
 

@@ -11,45 +11,9 @@ from typing import Any
 
 import yaml
 
-from hflm.core import expand_path, fingerprint_checksums, fingerprint_files, fingerprint_model
-from hflm.data import is_hub_id, is_hub_source, resolve_commit, source_files, toy
-from hflm.recipe import Data, Recipe, data_sources
-
-
-@dataclass(frozen=True)
-class ResolvedData:
-    """A data set.
-
-    `files` are the local ones that it may read. `content` is their checksum (or the toy world's version), None for the
-    Hub; `fingerprint` is of content and options together, of a Hub id with its options.
-    """
-
-    source: Data
-    files: tuple[Path, ...]
-    content: str | None
-    fingerprint: str
-
-    @cached_property
-    def commit(self) -> str | None:
-        """The Hub's commit at this moment; None for local data. May ask the network."""
-        if not is_hub_source(self.source):
-            return None
-        return resolve_commit(self.source.path, self.source.options.get("revision"))
-
-    @cached_property
-    def license(self) -> str | None:
-        """The licence that the data set's own card states, if the card is on this machine."""
-        return _license(self.source)
-
-    def described(self) -> dict[str, Any]:
-        """Its entry in environment.json."""
-        options = {key: self.source.options[key] for key in ("name", "revision") if key in self.source.options}
-        described = {"path": self.source.path, "fingerprint": self.fingerprint, **options}
-        if self.license:
-            described["license"] = self.license
-        if is_hub_source(self.source):
-            described["commit"] = self.commit
-        return described
+from hflm.core import fingerprint_model
+from hflm.data import ResolvedData, is_hub_id, resolve_all, resolve_commit
+from hflm.recipe import Recipe, data_sources
 
 
 @dataclass(frozen=True)
@@ -88,10 +52,15 @@ class Inputs:
     tokenizer: ResolvedModel | None = None
     encoders: Mapping[str, ResolvedModel] = field(default_factory=dict)
 
+    def sources(self, key: str) -> tuple[ResolvedData, ...]:
+        """The sources of a list of the recipe, such as "pretrain.data", in its order."""
+        return tuple(each for name, each in self.data.items() if name.rpartition(".")[0] == key)
+
+    @cached_property
     def described(self) -> dict[str, Any]:
-        """The part of environment.json that says what was read."""
+        """The part of environment.json that says what was read. May ask the network for commits."""
         return {
-            "data": {key: each.described() for key, each in self.data.items()},
+            "data": {key: _describe_data(each) for key, each in self.data.items()},
             "model": self.model.described(),
             "tokenizer": self.tokenizer.described() if self.tokenizer else {},
         }
@@ -99,18 +68,9 @@ class Inputs:
 
 def resolve_inputs(recipe: Recipe) -> Inputs:
     """Resolve everything that `recipe` reads. Neither torch nor transformers is imported, and no network is asked."""
-    resolved: dict[str, ResolvedData] = {}
-
-    def resolve(source: Data) -> ResolvedData:
-        # Tasks often name the same data set: it is looked up once.
-        name = source.model_dump_json()
-        if name not in resolved:
-            resolved[name] = _data(source)
-        return resolved[name]
-
     tokenizer = recipe.tokenizer
     return Inputs(
-        data={key: resolve(source) for key, source in data_sources(recipe)},
+        data=resolve_all(dict(data_sources(recipe))),
         model=_model(recipe.model.from_, recipe.model.revision),
         tokenizer=_model(tokenizer.from_, tokenizer.revision) if tokenizer else None,
         encoders={
@@ -121,34 +81,32 @@ def resolve_inputs(recipe: Recipe) -> Inputs:
     )
 
 
-def _data(source: Data) -> ResolvedData:
-    if source.path == "toy":
-        version = [("toy.py", toy.VERSION)]
-        content, whole = fingerprint_checksums(version, []), fingerprint_checksums(version, [source.options])
-        return ResolvedData(source, (), content, whole)
-    files = source_files(source)
-    if not files:
-        return ResolvedData(source, (), None, fingerprint_files([], [source.path, source.options]))
-    whole = fingerprint_files(files, [source.options])
-    return ResolvedData(source, tuple(files), fingerprint_files(files), whole)
-
-
 def _model(path: str | None, revision: str | None = None) -> ResolvedModel:
     return ResolvedModel(path, revision, fingerprint_model(path))
 
 
-def _license(source: Data) -> str | None:
+def _describe_data(data: ResolvedData) -> dict[str, Any]:
+    """The entry of a data set in environment.json."""
+    path, revision = data.source.path, data.source.options.get("revision")
+    options = {key: data.source.options[key] for key in ("name", "revision") if key in data.source.options}
+    described = {"path": path, "fingerprint": data.fingerprint, **options}
+    if stated := _license(data):
+        described["license"] = stated
+    if data.is_hub:
+        described["commit"] = resolve_commit(path, revision)
+    return described
+
+
+def _license(data: ResolvedData) -> str | None:
+    """The licence that the data set's own card states, if the card is on this machine."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
-    place = expand_path(source.path)
-    if place.exists():
-        card = (place if place.is_dir() else place.parent) / "README.md"
-    elif is_hub_id(source.path):
-        revision = source.options.get("revision")
-        card = try_to_load_from_cache(source.path, "README.md", repo_type="dataset", revision=revision)
+    if data.is_hub:
+        revision = data.source.options.get("revision")
+        card = try_to_load_from_cache(data.source.path, "README.md", repo_type="dataset", revision=revision)
     else:
-        return None
+        card = (data.place if data.place.is_dir() else data.place.parent) / "README.md"
     try:
         stated = (metadata_load(card) or {}).get("license") if isinstance(card, str | Path) else None
     except (OSError, ValueError, yaml.YAMLError):  # no card, or one that the Hub would not read either

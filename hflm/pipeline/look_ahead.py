@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hflm import tasks
 from hflm.core import DataError, expand_path
-from hflm.data import first_rows, is_hub_id
+from hflm.data import Row, first_rows, is_hub_id, resolve_data
 from hflm.recipe import Data, Recipe, Task
 
 MODEL_FILES = ("config.json", "model/config.json", "adapter_config.json", "adapter/adapter_config.json")
@@ -39,11 +39,9 @@ def find_missing_inputs(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         if isinstance(stage.validation, Data):
             yield from _missing_text(("pretrain", "validation"), stage.validation, text)
     for name, task in recipe.tasks.items():
-        for split in _used_splits(recipe, name, task):
-            problem = _task_problem(task, split)
-            if problem is not None:
-                yield ("tasks", name, "data"), problem
-                break
+        problem = _task_problem(task, _used_splits(recipe, name, task))
+        if problem is not None:
+            yield ("tasks", name, "data"), problem
         encoder = getattr(task, "bertscore_model", None)
         yield from _missing_model(("tasks", name, "bertscore_model"), encoder, MODEL_FILES)
 
@@ -72,7 +70,7 @@ def _missing_text(key: KeyPath, source: Data, column: str) -> Iterator[tuple[Key
         return
     column = source.text or column
     try:
-        rows = first_rows(source)
+        rows = first_rows(resolve_data(source))
     except DataError as error:
         yield key, str(error)
         return
@@ -94,13 +92,18 @@ def _used_splits(recipe: Recipe, name: str, task: Task) -> list[str]:
     return [split for split in dict.fromkeys(used) if split is not None]
 
 
-def _task_problem(task: Task, split: str) -> str | None:
-    if _is_remote(task.data):
+def _task_problem(task: Task, splits: list[str]) -> str | None:
+    """The first problem of the splits that are read."""
+    if _is_remote(task.data) or not splits:
         return None
     try:
-        rows = first_rows(task.data, split)
+        data = resolve_data(task.data)
+        return next(filter(None, (_column_problem(task, split, first_rows(data, split)) for split in splits)), None)
     except DataError as error:
         return str(error)
+
+
+def _column_problem(task: Task, split: str, rows: list[Row]) -> str | None:
     columns = {name for row in rows for name in row}
     columns |= {name for row in rows if isinstance(row.get("translation"), dict) for name in row["translation"]}
     for key, names in tasks.named_columns(task).items():

@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "toke
 
 def describe(recipe: Recipe, inputs: Inputs, processes: int) -> dict[str, Any]:
     """The content of environment.json at the start of a run, as plain values."""
-    read = inputs.described()
+    read = inputs.described
     return {
         "hflm": metadata.version("hflm-recipes"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,7 +43,7 @@ def describe(recipe: Recipe, inputs: Inputs, processes: int) -> dict[str, Any]:
 def check_locked(run: Path, inputs: Inputs) -> None:
     """Raise UserError when anything that the recipe reads differs from what `run`/environment.json recorded."""
     path = run / FILE
-    recorded, now = read_json(path), inputs.described()
+    recorded, now = read_json(path), inputs.described
     if not recorded:
         raise UserError(f"--locked compares with {path}, which does not exist. Run once without it, or copy it there")
     pairs = [

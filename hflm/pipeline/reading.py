@@ -16,6 +16,7 @@ from hflm.data import (
     BadRow,
     Documents,
     DocumentStream,
+    ResolvedData,
     Sources,
     SourceStats,
     describe_lengths,
@@ -27,7 +28,8 @@ from hflm.data import (
     stream_documents,
     warn_of_lines,
 )
-from hflm.recipe import Data, Recipe, Task
+from hflm.pipeline.inputs import Inputs
+from hflm.recipe import Recipe, Task
 from hflm.recipe.training import PretrainRecipe
 
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
@@ -44,6 +46,7 @@ class TaskRows:
     shots: list[tasks.Example]
     skipped: int
     where: str
+    data_fingerprint: str
 
 
 # By task name and what the rows are for: "train", "validation" or "test".
@@ -67,7 +70,7 @@ class Corpus:
     begun: int | None
 
 
-def read_tasks(recipe: Recipe, todo: Collection[str], say: Say) -> dict[tuple[str, str], TaskRows]:
+def read_tasks(recipe: Recipe, inputs: Inputs, todo: Collection[str], say: Say) -> dict[tuple[str, str], TaskRows]:
     """The rows of every task that the stages in `todo` need, by task and use."""
     rows = {}
     for name, task in recipe.tasks.items():
@@ -78,24 +81,24 @@ def read_tasks(recipe: Recipe, todo: Collection[str], say: Say) -> dict[tuple[st
             "test": f"benchmark/{name}" in todo,
         }
         for use in (use for use, needs in needed.items() if needs):
-            rows[name, use] = found = _task_rows(task, use, recipe.seed, say)
+            rows[name, use] = found = _task_rows(task, inputs.data[f"tasks.{name}.data"], use, recipe.seed, say)
             say(f"read {len(found.examples):,} rows of {found.where} for {name}")
     return rows
 
 
-def _task_rows(task: Task, use: str, seed: int, say: Say) -> TaskRows:
-    examples, skipped, where = _read(task, use)
+def _task_rows(task: Task, data: ResolvedData, use: str, seed: int, say: Say) -> TaskRows:
+    examples, skipped, where = _read(task, data, use)
     shots = []
     if use == "test":
         check_metrics(task)
         examples = examples[: task.limit]
-        shots = _shots(task, seed)
+        shots = _shots(task, data, seed)
     for line in skipped[:10]:
         say(f"left out: {line}")
-    return TaskRows(task, examples, shots, len(skipped), where)
+    return TaskRows(task, examples, shots, len(skipped), where, data.fingerprint)
 
 
-def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -> Corpus | None:
+def read_corpus(recipe: Recipe, inputs: Inputs, todo: Collection[str], say: Say, listed: Path) -> Corpus | None:
     """The Corpus that pretraining, the tokenizer or the check for contamination needs, or None where none is to do.
 
     With `on_bad_row: skip` a stream appends each row that it leaves out to the file `listed`.
@@ -103,13 +106,13 @@ def read_corpus(recipe: Recipe, todo: Collection[str], say: Say, listed: Path) -
     stage = recipe.pretrain
     if stage is None or not ("pretrain" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)):
         return None
-    sources = Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    sources = _sources(recipe, stage, inputs)
     fraction = stage.validation if isinstance(stage.validation, float) else None
-    validation = _validation(recipe, stage) if stage.validation is not None and fraction is None else None
+    validation = _validation(recipe, stage, inputs) if stage.validation is not None and fraction is None else None
     held_out = validation and _normalized(stage, validation.texts)
     if sources.streamed:
         say(f"streams {sources}")
-        corpus = _streamed(stage, sources, fraction, held_out, open_stream(recipe, listed))
+        corpus = _streamed(stage, sources, fraction, held_out, open_stream(recipe, inputs, listed))
     else:
         read = read_documents(sources, _cleaner(stage, held_out or ()))
         say(f"read {len(read.texts):,} texts of {sources}: {describe_lengths(read.texts)}")
@@ -131,18 +134,22 @@ def streams_corpus(stage: PretrainRecipe) -> bool:
     return any(source.options.get("streaming") for source in stage.data)
 
 
-def open_stream(recipe: Recipe, listed: Path) -> DocumentStream:
+def open_stream(recipe: Recipe, inputs: Inputs, listed: Path) -> DocumentStream:
     """The cleaned stream of a corpus, which every process reads for itself."""
     stage = recipe.pretrain
     assert stage is not None
     fraction = stage.validation if isinstance(stage.validation, float) else None
-    sources = Sources(stage.data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
-    stream = stream_documents(sources, listed, fraction)
+    stream = stream_documents(_sources(recipe, stage, inputs), listed, fraction)
     if stage.clean is None:
         return stream
     from hflm.data.cleaning import clean_stream
 
     return dataclasses.replace(stream, dataset=clean_stream(stream.dataset, stage.clean))
+
+
+def _sources(recipe: Recipe, stage: PretrainRecipe, inputs: Inputs) -> Sources:
+    data = inputs.sources("pretrain.data")
+    return Sources(data, "pretrain.data", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
 
 
 def _streamed(
@@ -162,10 +169,10 @@ def _streamed(
     return Corpus(texts, held_out, None, begun.statistics, begun.skipped, documents)
 
 
-def _validation(recipe: Recipe, stage: PretrainRecipe) -> Documents:
+def _validation(recipe: Recipe, stage: PretrainRecipe, inputs: Inputs) -> Documents:
     """The data set that `pretrain.validation` names."""
-    assert isinstance(stage.validation, Data)  # read_corpus holds a fraction out
-    sources = Sources((stage.validation,), "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+    data = (inputs.data["pretrain.validation"],)
+    sources = Sources(data, "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     if sources.streamed:
         raise DataError(f"pretrain.validation: {sources} is a stream. Read it without `streaming`")
     return read_documents(sources)
@@ -192,11 +199,13 @@ def _normalized(stage: PretrainRecipe, texts: list[str]) -> list[str]:
     return normalize_texts(texts, stage.clean)
 
 
-def tokenizer_texts(recipe: Recipe, corpus: Corpus | None, rows: RowsByUse, listed: Path) -> Iterator[str]:
+def tokenizer_texts(
+    recipe: Recipe, inputs: Inputs, corpus: Corpus | None, rows: RowsByUse, listed: Path
+) -> Iterator[str]:
     """The text that a tokenizer is trained on: its own data, or the corpus and the tasks' training examples."""
     assert recipe.tokenizer is not None and recipe.tokenizer.train is not None
-    own = recipe.tokenizer.train.data
-    if own is not None:
+    if recipe.tokenizer.train.data is not None:
+        own = inputs.sources("tokenizer.train.data")
         stage = recipe.pretrain
         sources = Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
         if sources.streamed:
@@ -223,10 +232,10 @@ def _compares(recipe: Recipe, todo: Collection[str]) -> bool:
     return benchmark is not None and benchmark.contamination and any(name.startswith("benchmark/") for name in todo)
 
 
-def _read(task: Task, use: str) -> tuple[list[tasks.Example], list[str], str]:
+def _read(task: Task, data: ResolvedData, use: str) -> tuple[list[tasks.Example], list[str], str]:
     split = getattr(task.splits, use)
-    where = describe_source(task.data, split)
-    examples, skipped = tasks.read_examples(task, load_rows(task.data, split, tasks.task_columns(task)), where)
+    where = describe_source(data, split)
+    examples, skipped = tasks.read_examples(task, load_rows(data, split, tasks.task_columns(task)), where)
     return examples, skipped, where
 
 
@@ -238,11 +247,11 @@ def check_metrics(task: Any) -> None:
         bertscore.check(task.bertscore_model)
 
 
-def _shots(task: Any, seed: int) -> list[tasks.Example]:
+def _shots(task: Any, data: ResolvedData, seed: int) -> list[tasks.Example]:
     """`shots` solved examples of the training split, the same ones for every row and every run of a seed."""
     if task.kind == "language_modeling" or not task.shots:
         return []
-    examples, _, where = _read(task, "train")
+    examples, _, where = _read(task, data, "train")
     if len(examples) < task.shots:
         raise DataError(f"{where} has {len(examples)} rows, fewer than the {task.shots} shots")
     return random.Random(seed).sample(examples, task.shots)

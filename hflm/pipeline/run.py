@@ -108,9 +108,9 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint 
     """The _Plan of a run. Of several processes only the main one makes it: each file is read once for its checksum."""
     with phase("checksums of data and models"):
         inputs = resolve_inputs(recipe)
+        dependencies = stage_dependencies(recipe, inputs, endpoint)
     if options.locked:
         provenance.check_locked(folder, inputs)
-    dependencies = stage_dependencies(recipe, inputs, endpoint)
     state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)
     scheduled = schedule(dependencies, state, options.fresh, options.extend)
     # What no stage depends on (a licence, a task less) changes the record and the card.
@@ -123,8 +123,8 @@ def _run_stages(recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | 
     rows, corpus, folder, todo = {}, None, plan.state.folder, plan.todo
     if ranks.is_main:
         with phase("reading and checking the data"):
-            rows = read_tasks(recipe, todo, logger.info)
-            corpus = read_corpus(recipe, todo, logger.info, folder / SKIPPED_ROWS)
+            rows = read_tasks(recipe, plan.inputs, todo, logger.info)
+            corpus = read_corpus(recipe, plan.inputs, todo, logger.info, folder / SKIPPED_ROWS)
     extended = frozenset(each.stage for each in plan.scheduled if each.extends)
     run = Run(recipe, folder, plan.inputs, plan.dependencies, todo, plan.state, ranks, rows, corpus, endpoint, extended)
     if ranks.is_main:

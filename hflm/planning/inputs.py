@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hflm.core import expand_path
-from hflm.data import folder_splits, load_rows, source_files
-from hflm.models import architecture
+from hflm.core import ModelError, expand_path
+from hflm.data import load_rows, resolve_data
+from hflm.models import ADAPTER_CONFIG, adapter_base, architecture
 from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, Recipe
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
@@ -54,9 +54,12 @@ def _config(place: str, revision: str | None) -> tuple[dict[str, Any] | None, st
             return json.loads((folder / "config.json").read_text(encoding="utf-8")), None
     if path.suffix == ".gguf":
         return None, "a .gguf file is read only when it runs"
-    if (path / "adapter_config.json").is_file():
-        adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        return _config(adapter.get("base_model_name_or_path") or "", None)
+    if (path / ADAPTER_CONFIG).is_file():
+        try:
+            base = adapter_base(path)
+        except ModelError as error:
+            return None, str(error)
+        return _config(base.path, base.revision)
     if path.exists():
         return None, "it holds no config.json"
     file = _cached(place, "config.json", revision)
@@ -132,12 +135,8 @@ def corpus_tokens(section: PretrainRecipe, shape: architecture.Shape, notes: lis
 
 def _train_files(source: Data) -> list[Path]:
     """The local files of plain text that a corpus is read from."""
-    place = expand_path(source.path)
-    if place.is_dir():
-        inner = place / str(source.options.get("name"))
-        files = folder_splits(inner if inner.is_dir() else place).splits.get("train", ())
-    else:
-        files = source_files(source)
+    data = resolve_data(source)
+    files = data.files if data.splits is None else data.splits.splits.get("train", ())
     return list(files) if all(file.suffix in TEXT for file in files) else []
 
 
@@ -151,11 +150,12 @@ def task_tokens(
     unread = []
     for name in section.tasks:
         task = recipe.tasks[name]
-        if task.data.path != "toy" and not expand_path(task.data.path).exists():
+        data = resolve_data(task.data)
+        if not data.files and task.data.path != "toy":
             unread.append(name)
             continue
         assert task.splits.train is not None, "the recipe checks it for a task of finetune"
-        rows = load_rows(task.data, task.splits.train, tasks.task_columns(task))
+        rows = load_rows(data, task.splits.train, tasks.task_columns(task))
         sample = itertools.islice(rows, SAMPLED_ROWS)
         examples, _ = tasks.read_examples(task, sample, name)
         prompts = sum(len(example.prompt.encode()) for example in examples)

@@ -41,7 +41,9 @@ def read(folder):
     from hflm.preprocessing import pack_stream, train_tokenizer
     from hflm.recipe import Data
 
-    sources = data.Sources((Data.model_validate({"path": str(folder), "streaming": True}),), on_bad_row="skip")
+    sources = data.Sources(
+        (data.resolve_data(Data.model_validate({"path": str(folder), "streaming": True})),), on_bad_row="skip"
+    )
     texts = data.stream_documents(sources, Path(folder).parent / "skipped_rows.jsonl", held_out=0.005)
     begun = data.sample_stream(sources, 0.005)
     trained = train_tokenizer(begun.texts, "bpe", 2048)

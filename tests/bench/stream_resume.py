@@ -130,7 +130,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
     train.StageTrainer = Recording
     stream.GROUP_ROWS, token_cache.BATCH_TEXTS = 16, 40  # many groups and blocks, and several passes
     sources = tuple(
-        Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight})
+        data.resolve_data(Data.model_validate({"path": str(folder / name), "streaming": True, "weight": weight}))
         for name, weight in (("a", 2.0), ("b", 1.0))
     )
     texts = data.stream_documents(data.Sources(sources), folder / "skipped.jsonl")

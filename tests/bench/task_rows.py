@@ -29,9 +29,9 @@ READ = """
 import json, resource, sys, time, warnings
 path, how, cache = sys.argv[1:]
 if how == "hflm":
-    from hflm.data import load_rows
+    from hflm.data import load_rows, resolve_data
     from hflm.recipe import Data
-    rows = load_rows(Data(path=path), "train", {"text", "label"})
+    rows = load_rows(resolve_data(Data(path=path)), "train", {"text", "label"})
     next(iter(rows))
 else:
     import datasets

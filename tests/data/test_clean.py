@@ -21,8 +21,9 @@ from hflm.data.cleaning import (
     write_report,
 )
 from hflm.data.cleaning.near_duplicates import find_near_duplicates
-from hflm.pipeline.reading import read_corpus
-from hflm.recipe import Clean, dump_recipe, load_recipe, recipe_json_schema
+from hflm.pipeline import resolve_inputs
+from hflm.pipeline.reading import Corpus, read_corpus
+from hflm.recipe import Clean, Recipe, dump_recipe, load_recipe, recipe_json_schema
 
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 
@@ -239,6 +240,12 @@ pretrain:
 """
 
 
+def read_corpus_of(recipe: Recipe, folder: Path) -> Corpus:
+    corpus = read_corpus(recipe, resolve_inputs(recipe), {"pretrain"}, lambda text: None, folder / "skipped.jsonl")
+    assert corpus is not None
+    return corpus
+
+
 def write(tmp_path: Path, more: str) -> str:
     (tmp_path / "t.yaml").write_text(RECIPE % more.replace("\n", "\n  "))
     return str(tmp_path / "t.yaml")
@@ -296,7 +303,7 @@ def test_the_corpus_of_a_recipe_is_cleaned_before_anything_is_held_out(tmp_path,
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": "Cafe\u0301 of the validation"}) + "\n")
     path = write(tmp_path, f"{validation}\nclean: {{normalize: NFC, words: {{min: 3}}, exact_duplicates: true}}")
     loaded = load_recipe(path, ["pretrain.data={path: train.jsonl}"])
-    corpus = read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    corpus = read_corpus_of(loaded, tmp_path)
     assert corpus.cleaning.rows_in == 63
     if held_out == "drawn":
         assert sorted([*corpus.texts, *corpus.held_out]) == sorted([*texts, "Café of the validation"])
@@ -311,13 +318,13 @@ def test_a_stream_is_cleaned_as_it_is_read_and_resumes(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "clean: {normalize: NFC, words: {min: 2}}")
     loaded = load_recipe(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
-    corpus = read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    corpus = read_corpus_of(loaded, tmp_path)
     expected = [f"Café number {number}" for number in range(30) if number % 3]
     assert list(corpus.texts) == expected
     rows = iter(corpus.texts.dataset)
     first = [next(rows)["text"] for _ in range(7)]
     position = corpus.texts.dataset.state_dict()
-    again = read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl").texts.dataset
+    again = read_corpus_of(loaded, tmp_path).texts.dataset
     again.load_state_dict(position)
     assert [*first, *(row["text"] for row in again)] == expected
 
@@ -328,7 +335,7 @@ def test_what_is_held_out_of_a_stream_is_cleaned_like_the_stream(tmp_path, monke
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "validation: 0.3\nclean: {normalize: NFC, words: {min: 2}}")
     loaded = load_recipe(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
-    corpus = read_corpus(loaded, {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    corpus = read_corpus_of(loaded, tmp_path)
     assert len(corpus.held_out) > 3
     assert sorted([*corpus.texts, *corpus.held_out]) == sorted(
         f"Café number {number}" for number in range(60) if number % 3
@@ -343,7 +350,7 @@ def test_what_a_mixture_repeats_for_its_weight_is_no_duplicate(tmp_path, monkeyp
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path = write(tmp_path, "clean: {words: {min: 3}, exact_duplicates: true}")
     sets = ["pretrain.data=[{path: many.jsonl, weight: 1}, {path: few.jsonl, weight: 1}]"]
-    corpus = read_corpus(load_recipe(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+    corpus = read_corpus_of(load_recipe(path, sets), tmp_path)
     assert (corpus.cleaning.rows_in, corpus.cleaning.rows_out) == (252, 220)
     assert set(corpus.texts) == {*many, *few}
     drawn = [each.documents for each in corpus.given]
@@ -353,4 +360,4 @@ def test_what_a_mixture_repeats_for_its_weight_is_no_duplicate(tmp_path, monkeyp
         "pretrain.clean.words.min=99",
     ]
     with pytest.raises(DataError, match="leaves none of 252 documents"):
-        read_corpus(load_recipe(path, sets), {"pretrain"}, lambda text: None, tmp_path / "skipped.jsonl")
+        read_corpus_of(load_recipe(path, sets), tmp_path)

@@ -24,7 +24,7 @@ from hflm.data import (
     token_statistics,
 )
 from hflm.data import corpus as corpora
-from hflm.pipeline import provenance
+from hflm.pipeline import provenance, resolve_inputs
 from hflm.pipeline.reading import read_corpus
 from hflm.recipe import load_recipe
 
@@ -402,7 +402,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-10])
     loaded = load_recipe("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
     listed = tmp_path / "skipped.jsonl"
-    found = read_corpus(loaded, {"tokenizer", "pretrain"}, lambda said: None, listed)
+    found = read_corpus(loaded, resolve_inputs(loaded), {"tokenizer", "pretrain"}, lambda said: None, listed)
     trained_on = list(found.texts)
     assert set(trained_on) | set(found.held_out) <= set(written)
     assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents

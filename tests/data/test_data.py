@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,19 @@ from sources import source, zstd
 from hflm.core import DataError
 from hflm.data import (
     BadRow,
+    ResolvedData,
     Row,
     Sources,
     check_local,
-    data_fingerprint,
     describe_lengths,
     describe_source,
-    folder_splits,
-    is_hub_source,
     load_rows,
     read_documents,
-    source_files,
     warn_of_lines,
 )
-from hflm.recipe import Data
 
 
-def read(asked: Data, split: str = "train") -> list[Row]:
+def read(asked: ResolvedData, split: str = "train") -> list[Row]:
     """The rows of a split; its bad rows are an error, as for a task."""
     rows = list(load_rows(asked, split))
     if bad := [str(row) for row in rows if isinstance(row, BadRow)]:
@@ -38,7 +35,7 @@ def read(asked: Data, split: str = "train") -> list[Row]:
     return rows
 
 
-def values(column: str, asked: Data, split: str = "train") -> list[str]:
+def values(column: str, asked: ResolvedData, split: str = "train") -> list[str]:
     return [row[column] for row in read(asked, split)]
 
 
@@ -156,13 +153,13 @@ def test_a_path_that_is_not_there(path, split, message):
 
 
 def test_a_home_that_is_not_there_has_no_fingerprint():
-    for asked in (
-        source("~nosuch/x.txt"),
-        source("json", data_files="~nosuch/x.jsonl"),
-        source("json", data_dir="~nosuch"),
+    for path, options in (
+        ("~nosuch/x.txt", {}),
+        ("json", {"data_files": "~nosuch/x.jsonl"}),
+        ("json", {"data_dir": "~nosuch"}),
     ):
         with pytest.raises(DataError, match="no such home folder"):
-            data_fingerprint(asked)
+            source(path, **options)
 
 
 def test_an_unknown_split_lists_the_files(folder):
@@ -179,14 +176,14 @@ def test_a_single_file_has_no_other_split(folder):
 def test_fingerprints_follow_the_content(folder, tmp_path_factory):
     import shutil
 
-    first = data_fingerprint(source(folder))
+    first = source(folder).fingerprint
     moved = tmp_path_factory.mktemp("moved") / "elsewhere"
     shutil.copytree(folder, moved)
-    assert data_fingerprint(source(moved)) == first
+    assert source(moved).fingerprint == first
     write(moved / "train.jsonl", [{"text": "changed"}])
-    assert data_fingerprint(source(moved)) != first
-    toy = [data_fingerprint(source("toy", name="qa")), data_fingerprint(source("toy", name="qa", seed=1))]
-    hub = [data_fingerprint(source("a/b")), data_fingerprint(source("a/b", revision="v2"))]
+    assert source(moved).fingerprint != first
+    toy = [source("toy", name="qa").fingerprint, source("toy", name="qa", seed=1).fingerprint]
+    hub = [source("a/b").fingerprint, source("a/b", revision="v2").fingerprint]
     assert len({*toy, *hub, first}) == 5
 
 
@@ -204,20 +201,20 @@ def test_fingerprints_follow_the_content(folder, tmp_path_factory):
 )
 def test_fingerprints_follow_all_that_datasets_reads(tmp_path, name, asked):
     write(tmp_path / "json" / name, [{"text": "one"}])
-    asked = source(**json.loads(json.dumps(asked).replace("FOLDER", str(tmp_path / "json"))))
-    check_local(asked)
-    first = data_fingerprint(asked)
+    asked = json.loads(json.dumps(asked).replace("FOLDER", str(tmp_path / "json")))
+    check_local(source(**asked))
+    first = source(**asked).fingerprint
     write(tmp_path / "json" / ".hidden", [])
-    assert data_fingerprint(asked) == first
+    assert source(**asked).fingerprint == first
     write(tmp_path / "json" / name, [{"text": "one"}, {"text": "two"}])
-    assert data_fingerprint(asked) != first
+    assert source(**asked).fingerprint != first
 
 
 def test_a_folder_of_the_name_of_a_kind_is_not_read_for_named_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "json" / "a.jsonl", [])
     write(tmp_path / "b.jsonl", [])
-    assert [str(file) for file in source_files(source("json", data_files="b.jsonl"))] == ["b.jsonl"]
+    assert source("json", data_files="b.jsonl").files == (Path("b.jsonl"),)
 
 
 def test_a_card_alone_is_no_data(tmp_path):
@@ -236,10 +233,10 @@ def test_each_file_is_hashed_once(folder, monkeypatch):
         return digest(opened, name)
 
     monkeypatch.setattr(hashlib, "file_digest", counted)
-    first = data_fingerprint(source(folder))
-    assert data_fingerprint(source(folder)) == first and len(read) == 5
+    first = source(folder).fingerprint
+    assert source(folder).fingerprint == first and len(read) == 5
     write(folder / "dev.jsonl", [{"text": "dev, and more"}])
-    assert data_fingerprint(source(folder)) != first and len(read) == 6
+    assert source(folder).fingerprint != first and len(read) == 6
 
 
 @pytest.mark.parametrize(
@@ -310,7 +307,7 @@ def test_only_names_that_are_a_split_divide_a_folder(tmp_path, names, splits, le
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x\n")
-    found = folder_splits(tmp_path)
+    found = source(tmp_path).splits
     for split, expected in splits.items():
         files = [str(file.relative_to(tmp_path)) for file in found.splits[split]]
         assert len(files) == expected if isinstance(expected, int) else files == expected
@@ -358,9 +355,8 @@ def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch, name, path, nam
     asked = source("json", data_files=path) if named and not path.endswith("]") else source(path)
     assert values("text", asked) == ["right"]
     assert read_documents(Sources((asked,))).texts == ["right"]
-    first = data_fingerprint(asked)
     write(tmp_path / name, [{"text": "changed"}])
-    assert data_fingerprint(asked) != first
+    assert replace(asked).fingerprint != asked.fingerprint
 
 
 def test_the_rows_are_those_of_the_fingerprint(tmp_path):
@@ -368,12 +364,12 @@ def test_the_rows_are_those_of_the_fingerprint(tmp_path):
     file = tmp_path / "test.csv"
     file.write_text("text\nold\n")
     before, asked = file.stat(), source(tmp_path)
-    first = data_fingerprint(asked)
+    first = asked.fingerprint
     assert values("text", asked, "test") == ["old"]
     file.write_text("text\nnew\n")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert values("text", asked, "test") == ["new"]
-    assert data_fingerprint(asked) != first
+    assert source(tmp_path).fingerprint != first
 
 
 def test_a_kind_of_file_beside_a_folder_of_its_name(tmp_path, monkeypatch):
@@ -386,13 +382,13 @@ def test_a_kind_of_file_beside_a_folder_of_its_name(tmp_path, monkeypatch):
     assert values("text", source("csv", data_files="other.csv")) == ["named"]
     assert values("text", source("csv")) == ["inside"]
     assert values("text", source("csv", data_dir="csv")) == ["inside"]
-    assert source_files(source("csv", data_files="other.csv")) == [Path("other.csv")]
+    assert source("csv", data_files="other.csv").files == (Path("other.csv"),)
 
 
 def test_a_name_of_a_data_file_is_never_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("reviews.csv", "data/train.jsonl"):
-        assert not is_hub_source(source(path))
+        assert not source(path).is_hub
         with pytest.raises(DataError, match=f"no file or folder '{path}'"):
             load_rows(source(path))
 
@@ -425,7 +421,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("x\n")
     code = (
         "from hflm.data import *; from hflm.recipe import Data; "
-        f"read_documents(Sources((Data(path={str(tmp_path / 'a.txt')!r}),)))"
+        f"read_documents(Sources((resolve_data(Data(path={str(tmp_path / 'a.txt')!r})),)))"
     )
     env = {**os.environ, "HF_HOME": str(tmp_path / "file" / "x")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -71,7 +71,7 @@ def test_the_same_rows_in_every_format(tmp_path, kind, packed, shards):
         name = "test" if shards == 1 else f"test-{shard:05}-of-{shards:05}"
         write_format(tmp_path / f"{name}.{kind}{packed}", rows[shard * size : (shard + 1) * size])
     data = source(tmp_path)
-    task = Qa(data=data)
+    task = Qa(data=data.source)
     examples, skipped = tasks.read_examples(
         task, load_rows(data, "test", tasks.task_columns(task)), describe_source(data, "test")
     )
@@ -347,8 +347,8 @@ def test_malformed_json_of_a_task_is_skipped_or_an_error_by_line(tmp_path):
         '{"text": "a", "label": 0}\n{"text": "b",\n{"text": "c", "label": 7}\n{"text": "d", "label": "1"}\n'
     )
     for on_bad_row in ("skip", "error"):
-        task = Sentiment(data=source(tmp_path), labels=("no", "yes"), on_bad_row=on_bad_row)
-        rows = load_rows(task.data, "test", tasks.task_columns(task))
+        task = Sentiment(data=source(tmp_path).source, labels=("no", "yes"), on_bad_row=on_bad_row)
+        rows = load_rows(source(tmp_path), "test", tasks.task_columns(task))
         if on_bad_row == "error":
             with pytest.raises(
                 DataError, match=rf"(?s)test.jsonl: 2 of 4 .*\n  {file}:2 is not JSON.*\n  {file}:3: label is 7"

@@ -44,7 +44,7 @@ def model(tiny):
 def material(name, rows=ROWS):
     examples, skipped = tasks.read_examples(TASKS[name], rows, "rows.jsonl")
     shots = examples[:1] if name == "shots" else []
-    return TaskRows(TASKS[name], examples, shots, len(skipped), "rows.jsonl")
+    return TaskRows(TASKS[name], examples, shots, len(skipped), "rows.jsonl", "sha256:data")
 
 
 def measure(model, tokenizer, name, path, batch_tokens=None, rows=ROWS, key="a"):
@@ -119,7 +119,7 @@ def test_answers_to_other_inputs_are_not_used(model, tokenizer, tmp_path):
 def test_a_result_says_what_was_measured(model, tokenizer, tmp_path):
     result, lines = measure(model, tokenizer, "shots", tmp_path / "shots.jsonl")
     assert (result.shots, result.n, result.model_revision) == (1, len(ROWS), "sha256:0")
-    assert result.data_fingerprint
+    assert result.data_fingerprint == "sha256:data"
     assert result.decoding.startswith("greedy, at most 6 tokens")
     assert all(score.signature for score in result.metrics.values())
     assert lines[3]["prompt"].startswith(lines[0]["prompt"].split("\n\n")[0])

@@ -11,7 +11,9 @@ from download_hub import SHA, Hub
 from sources import COMPRESS, content
 
 import hflm
+from hflm.core import UserError
 from hflm.models import save_pretrained
+from hflm.pipeline import fetch_recipe
 from hflm.recipe import load_recipe
 
 ROOT = Path(hflm.__file__).parent.parent
@@ -133,8 +135,24 @@ def test_what_is_missing_is_told_together(tmp_path, hub):
         assert key in done.stderr
 
 
+def test_an_adapter_is_fetched_with_the_model_that_it_names_from_its_own_folder(tmp_path, tiny, tokenizer):
+    (tmp_path / "adapters" / "a").mkdir(parents=True)
+    config = {"base_model_name_or_path": "../../base"}
+    (tmp_path / "adapters" / "a" / "adapter_config.json").write_text(json.dumps(config))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"""
+name: tuned
+model: {{from: {tmp_path}/adapters/a}}
+tasks: {{text: {{kind: language_modeling, data: {{path: toy}}}}}}
+benchmark: {{tasks: [text]}}
+""")
+    with pytest.raises(UserError, match=r"model.from: '.*adapters/a' is an adapter for '../../base': no such file"):
+        fetch_recipe(load_recipe(str(path)), print)
+    save_pretrained(tmp_path / "base", tiny, tokenizer)
+    assert fetch_recipe(load_recipe(str(path)), print) == []
+
+
 def test_a_local_lock(tmp_path):
-    from hflm.core import UserError
     from hflm.pipeline import provenance, resolve_inputs
 
     (tmp_path / "a.jsonl").write_bytes(content("jsonl"))

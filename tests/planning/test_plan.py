@@ -253,6 +253,8 @@ def test_a_device_that_is_not_known(tmp_path):
         ({"m/config.json": GPT2}, "m", 186_176, None),
         ({"run/model/config.json": LLAMA}, "run", 193_472, None),
         ({"a/adapter_config.json": {"base_model_name_or_path": "m"}, "m/config.json": GPT2}, "a", 186_176, None),
+        ({"a/adapter_config.json": {"base_model_name_or_path": "../m"}, "m/config.json": GPT2}, "a", 186_176, None),
+        ({"a/adapter_config.json": {}}, "a", None, "does not say which model it belongs to"),
         ({"m.gguf": {}}, "m.gguf", None, "a .gguf file is read only when it runs"),
         ({}, "nobody/never", None, "the Hub's cache does not hold it"),
         ({}, "./no where", None, "the Hub's cache does not hold it"),

@@ -68,7 +68,7 @@ def streamed(files, tokenizer):
 
     def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48):
         options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
-        sources = tuple(Data.model_validate(each) for each in options)
+        sources = tuple(data.resolve_data(Data.model_validate(each)) for each in options)
         texts = data.stream_documents(data.Sources(sources), files / "skipped.jsonl")
         return pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
 

@@ -263,11 +263,12 @@ benchmark: {{tasks: [sst2_plain]}}
 """
     )
     from hflm import tasks
+    from hflm.pipeline import resolve_inputs
     from hflm.pipeline.reading import read_tasks
 
     found = []
     for loaded in (recipe.load_task_files([path], "org/model"), recipe.load_recipe(str(by_hand))):
-        task = read_tasks(loaded, {"benchmark/sst2_plain"}, print)["sst2_plain", "test"]
+        task = read_tasks(loaded, resolve_inputs(loaded), {"benchmark/sst2_plain"}, print)["sst2_plain", "test"]
         found.append(
             [(e.prompt, e.target, e.references) for e in tasks.with_shots(task.task, task.examples, task.shots)]
         )

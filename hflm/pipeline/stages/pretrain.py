@@ -57,7 +57,7 @@ def _packed(
     if streams_corpus(stage):
         if stage.args.get("max_steps", -1) <= 0 and stage.tokens is None:
             raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")
-        stream = open_stream(run.recipe, run.folder / SKIPPED_ROWS)
+        stream = open_stream(run.recipe, run.inputs, run.folder / SKIPPED_ROWS)
         packed = pack_stream(stream, tokenizer, block_size, stage.shuffle_buffer, run.recipe.seed)
         return packed, validation
     texts = corpus.texts if corpus else None

@@ -29,7 +29,7 @@ class Tokenizer(RecordedStage):
             tokenizer = load_tokenizer(section.from_, section.revision)
         else:
             started = time.monotonic()
-            texts = tokenizer_texts(run.recipe, run.corpus, run.rows, run.folder / SKIPPED_ROWS)
+            texts = tokenizer_texts(run.recipe, run.inputs, run.corpus, run.rows, run.folder / SKIPPED_ROWS)
             with phase(f"tokenizer: training {training.algorithm}"):
                 tokenizer = train_tokenizer(texts, training.algorithm, training.vocab_size, training.min_frequency)
             logger.info(f"tokenizer: {training.algorithm}, {len(tokenizer):,} entries")
