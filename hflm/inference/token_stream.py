@@ -1,5 +1,6 @@
 """One answer, token by token, for an interactive page."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,19 +46,11 @@ def stream_text(
     choose = _sampler(model, sampling, seed) if sampling else _most_likely
     ends, prompt_characters = end_tokens(model, tokenizer), len(_decode(tokenizer, ids))
     new: list[int] = []
-    inputs, cache, shown = ids, None, None
-    for _ in range(min(max_new_tokens, free)):
-        with torch.inference_mode():
-            output = model(
-                input_ids=torch.tensor([inputs], device=model.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            token = choose([*ids, *new], output.logits[:, -1].float())
+    shown = None
+    for token in itertools.islice(_next_tokens(model, ids, choose), min(max_new_tokens, free)):
         if token in ends:
             break
-        new, inputs, cache = [*new, token], [token], output.past_key_values
+        new.append(token)
         # Some tokenizers leave out a space at the beginning of a text, so that the answer is decoded after its prompt.
         text = _decode(tokenizer, [*ids, *new])[prompt_characters:]
         shown = cut_at_stop(text, stop)
@@ -68,6 +61,22 @@ def stream_text(
         yield ""
     elif shown.endswith("\ufffd"):
         yield shown
+
+
+def _next_tokens(model: "PreTrainedModel", ids: list[int], choose: Sampler) -> Iterator[int]:
+    """Yields what follows `ids` without an end, each token computed when it is asked for."""
+    inputs, cache = ids, None
+    while True:
+        with torch.inference_mode():
+            output = model(
+                input_ids=torch.tensor([inputs], device=model.device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            token = choose(ids, output.logits[:, -1].float())
+        yield token
+        ids, inputs, cache = [*ids, token], [token], output.past_key_values
 
 
 def _decode(tokenizer: "PreTrainedTokenizerFast", ids: list[int]) -> str:

@@ -129,11 +129,7 @@ def _llama(config: Mapping[str, Any]) -> Shape:
 
 
 def parameters(shape: Shape) -> dict[str, int]:
-    """{part: parameters} of the whole model, exact; a tied head is its embedding and counts once.
-
-    >>> sum(parameters(of({"n_layer": 12, "n_embd": 768, "n_head": 12})).values())
-    124439808
-    """
+    """{part: parameters} of the whole model, exact; a tied head is its embedding and counts once."""
     mlp = sum(linear.parameters for linear in shape.linears if linear.name.startswith("mlp."))
     return {
         "embeddings": shape.vocab_size * shape.n_embd + shape.position_table,
@@ -142,6 +138,15 @@ def parameters(shape: Shape) -> dict[str, int]:
         "norms": (2 * shape.n_layer + 1) * shape.norm + shape.n_layer * shape.head_norms,
         "head": 0 if shape.tied else shape.vocab_size * shape.n_embd,
     }
+
+
+def total_parameters(shape: Shape) -> int:
+    """Parameters of the whole model.
+
+    >>> total_parameters(of({"n_layer": 12, "n_embd": 768, "n_head": 12}))
+    124439808
+    """
+    return sum(parameters(shape).values())
 
 
 def adapted(shape: Shape, adapter: Mapping[str, Any]) -> Iterator[tuple[int, Linear, int]]:

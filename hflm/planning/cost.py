@@ -28,7 +28,7 @@ class Load:
 
     batch: int
     length: int
-    labelled: float = 1.0  # share of the tokens that are learnt: only they reach the head
+    labelled: float = 1.0  # fraction of the tokens that are labels: only they reach the head
     accumulation: int = 1
     processes: int = 1
     sharded: bool = False  # FSDP: weights, gradients and optimizer divided by the processes
@@ -67,11 +67,11 @@ class Peak:
 
 
 def memory(shape: Shape, load: Load) -> tuple[dict[str, int], dict[str, int]]:
-    """(parts, moments): bytes of each part in one process, and of all that stands at once at each moment of a step.
+    """(parts, moments): bytes of each part in one process, and of all that is held at each moment of a step.
 
     The largest moment is the peak. The parts are not all there at once: gradients grow while activations go.
     """
-    total, base = sum(architecture.parameters(shape).values()), load.adapter is None
+    total, base = architecture.total_parameters(shape), load.adapter is None
     trained = total if load.adapter is None else architecture.adapter_parameters(shape, load.adapter)
     each = load.processes if load.sharded else 1
     weights = weight_bytes(shape, load) / each + (0 if base else 4 * trained / each)
@@ -117,12 +117,12 @@ def trained_parameters(shape: Shape, load: Load) -> int:
     """Parameters that get a gradient: all, or those of the adapter."""
     if load.adapter is not None:
         return architecture.adapter_parameters(shape, load.adapter)
-    return sum(architecture.parameters(shape).values())
+    return architecture.total_parameters(shape)
 
 
 def weight_bytes(shape: Shape, load: Load) -> float:
     """Bytes of the model's own weights; with a quantization the blocks' matrices take 4 or 8 bits."""
-    total = sum(architecture.parameters(shape).values())
+    total = architecture.total_parameters(shape)
     if load.quantization is None:
         return load.weight_bytes * total
     matrices = shape.n_layer * sum(linear.inputs * linear.outputs for linear in shape.linears)
@@ -180,21 +180,21 @@ def activation_bytes(shape: Shape, load: Load) -> tuple[float, float]:
         stream = load.weight_bytes * load.rows * shape.n_embd
         mask = load.rows * load.length if load.masked else 0
         return (shape.n_layer + 1) * stream + mask, _block_bytes(shape, load, True)
-    learns = load.adapter is None
+    trains_all = load.adapter is None
     adapted = architecture.adapted(shape, load.adapter) if load.adapter is not None else ()
     layers = {layer for layer, _, _ in adapted}
     first = min(layers, default=0)
-    blocks = sum(_block_bytes(shape, load, layer > first or learns) for layer in range(first, shape.n_layer))
+    blocks = sum(_block_bytes(shape, load, layer > first or trains_all) for layer in range(first, shape.n_layer))
     ends = load.rows * shape.n_embd * load.weight_bytes  # the last norm's input
-    if shape.dropouts[2] and learns:
+    if shape.dropouts[2] and trains_all:
         ends += load.rows * shape.n_embd * (1 if load.gpu else load.weight_bytes)
     if shape.family != "gpt2":  # the last norm's, as in a block, and the rotary angles
-        ends += load.weight_bytes * load.rows * (shape.n_embd * learns + 2 * shape.head_dim)
+        ends += load.weight_bytes * load.rows * (shape.n_embd * trains_all + 2 * shape.head_dim)
     return blocks + ends, _block_bytes(shape, load, True)
 
 
 def _block_bytes(shape: Shape, load: Load, below: bool) -> float:
-    """Bytes that one block keeps. below: whether anything under it learns, so that its first norm has a gradient."""
+    """Bytes that one block keeps. below: whether anything under it is trained, so that its first norm has a gradient."""
     wide, inner, heads = load.rows * shape.n_embd, load.rows * shape.inner, load.rows * shape.n_head * shape.head_dim
     stream, compute = load.weight_bytes, load.compute_bytes
     names = {linear.name for linear in shape.linears}

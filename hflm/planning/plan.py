@@ -15,7 +15,7 @@ from hflm.core import UserError, hardware
 from hflm.models import architecture
 from hflm.planning import cost, inputs, speed
 from hflm.planning.cost import Load
-from hflm.recipe import PRESETS, Recipe, check_steps, stage_batch
+from hflm.recipe import PRESETS, FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,11 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
         rows_tokens, labelled = inputs.task_tokens(recipe, section, shape, notes)
         load = replace(load, labelled=labelled)
     per_step = load.rows * load.accumulation * load.processes
-    budget = section.token_budget(sum(architecture.parameters(shape).values())) if name == "pretrain" else None
-    steps = math.ceil(budget / per_step) if budget else _steps(section.args, name, rows_tokens, per_step, notes)
+    steps = _steps(section, name, shape, rows_tokens, per_step, notes)
     if rows_tokens is not None:
-        rows = math.ceil(rows_tokens / load.length)
-        check_steps(
-            rows,
-            stage_batch(section, load.length, load.processes, name),
-            section.args.get("dataloader_drop_last", False),
-            name,
-        )
+        batch = stage_batch(section, load.length, load.processes, name)
+        drop_last = section.args.get("dataloader_drop_last", False)
+        check_steps(math.ceil(rows_tokens / load.length), batch, drop_last, name)
     tokens = steps and steps * per_step
     parts, _ = cost.memory(shape, load)
     peak = cost.peak(shape, load)
@@ -156,12 +151,21 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
     )
 
 
-def _steps(args: dict[str, Any], stage: str, rows_tokens: int | None, per_step: int, notes: list[str]) -> int | None:
-    """Optimizer steps of a stage by its `args`, None with a note where the data's length is not known."""
-    steps = args.get("max_steps", -1)
+def _steps(
+    section: PretrainRecipe | FinetuneRecipe,
+    stage: str,
+    shape: architecture.Shape,
+    rows_tokens: int | None,
+    per_step: int,
+    notes: list[str],
+) -> int | None:
+    """Optimizer steps of a stage by its tokens or `args`, None with a note where the data's length is not known."""
+    if isinstance(section, PretrainRecipe) and (budget := section.token_budget(architecture.total_parameters(shape))):
+        return math.ceil(budget / per_step)
+    steps = section.args.get("max_steps", -1)
     if steps > 0:
         return steps
-    epochs = args.get("num_train_epochs", 3)
+    epochs = section.args.get("num_train_epochs", 3)
     if rows_tokens:
         return math.ceil(rows_tokens / per_step * epochs)
     notes.append(f"{stage}: {epochs} epochs of unknown length, so neither tokens nor time can be known")
@@ -208,7 +212,7 @@ def _optimal(shape: architecture.Shape, total: int, tokens: int | None) -> dict[
         for name, size in (alike or PRESETS).items():
             preset = architecture.of({**size, "vocab_size": shape.vocab_size})
             assert preset is not None  # presets are of known architectures
-            sizes[name] = sum(architecture.parameters(preset).values())
+            sizes[name] = architecture.total_parameters(preset)
         nearest = min(sizes, key=lambda name: abs(math.log(sizes[name] / wanted)))
         sizes_for |= {"tokens": tokens, "parameters_for_the_tokens": round(wanted), "nearest_preset": nearest}
     return sizes_for

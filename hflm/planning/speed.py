@@ -138,7 +138,7 @@ def predict_stage(
         load = replace(load, labelled=sum(map(sum, sample)) / sum(map(len, sample)))
     rate = tokens_per_second(recipe, stage, shape, load, device, config, earlier_run=False).tokens_per_second
     return Prediction(
-        parameters=sum(architecture.parameters(shape).values()),
+        parameters=architecture.total_parameters(shape),
         tokens_per_second=rate and math.floor(rate),
         memory_bytes=cost.peak(shape, load).bytes + (0 if device.gpu else round(hardware.LIBRARIES_BYTES)),
     )

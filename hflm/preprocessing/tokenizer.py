@@ -11,6 +11,7 @@ from hflm.core import DataError, ModelError, expand_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.trainers import Trainer
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
@@ -32,29 +33,10 @@ def train_tokenizer(
     The only special token is <|endoftext|>, which begins, ends and pads, as GPT-2's does.
     Raises DataError when there is no text.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    common = {"special_tokens": [END_OF_TEXT], "show_progress": False, "initial_alphabet": alphabet}
-    if algorithm == "bpe":
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = byte_level
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_frequency, **common)
-    elif algorithm == "unigram":
-        backend = Tokenizer(models.Unigram())
-        backend.pre_tokenizer = byte_level
-        trainer = trainers.UnigramTrainer(vocab_size=vocab_size, **common)
-    else:
-        backend = Tokenizer(models.WordPiece(unk_token=END_OF_TEXT, continuing_subword_prefix=INSIDE_WORD))
-        backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)])
-        # Each byte must also exist inside a word, or a text not seen in training could not be encoded. The trainer counts
-        # "special" tokens as entries, so that the vocabulary has the size asked for.
-        common["special_tokens"] = [END_OF_TEXT, *(INSIDE_WORD + byte for byte in alphabet)]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size, min_frequency=min_frequency, continuing_subword_prefix=INSIDE_WORD, **common
-        )
+    backend, trainer = _untrained(algorithm, vocab_size, min_frequency)
     count = 0
 
     def counted() -> Iterator[str]:
@@ -76,6 +58,30 @@ def train_tokenizer(
         pad_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _untrained(algorithm: str, vocab_size: int, min_frequency: int) -> "tuple[Tokenizer, Trainer]":
+    """An empty tokenizer of the algorithm and what trains it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    common = {"special_tokens": [END_OF_TEXT], "show_progress": False, "initial_alphabet": alphabet}
+    if algorithm == "bpe":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = byte_level
+        return backend, trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_frequency, **common)
+    if algorithm == "unigram":
+        backend = Tokenizer(models.Unigram())
+        backend.pre_tokenizer = byte_level
+        return backend, trainers.UnigramTrainer(vocab_size=vocab_size, **common)
+    backend = Tokenizer(models.WordPiece(unk_token=END_OF_TEXT, continuing_subword_prefix=INSIDE_WORD))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([byte_level, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)])
+    # Each byte must also exist inside a word, or a text not seen in training could not be encoded. The trainer counts
+    # "special" tokens as entries, so that the vocabulary has the size asked for.
+    common["special_tokens"] = [END_OF_TEXT, *(INSIDE_WORD + byte for byte in alphabet)]
+    options = {"vocab_size": vocab_size, "min_frequency": min_frequency, "continuing_subword_prefix": INSIDE_WORD}
+    return backend, trainers.WordPieceTrainer(**options, **common)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> "PreTrainedTokenizerFast":

@@ -141,7 +141,7 @@ def measure(name, spare):
     model = train(config, vocabulary, section, adapter, length, 3)
     most = resident("VmHWM") - before
     counted = sum(p.numel() for p in model.parameters())
-    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     counts = []
     for steps in (1, 2):  # their difference leaves out what is done once
         with FlopCounterMode(display=False) as counter:
@@ -152,7 +152,7 @@ def measure(name, spare):
     if adapter is None and not section.args.get("bf16"):
         # torch does not count addmm_, by which hflm.models.loss sums the output layer's gradient.
         flops += 2 * config["n_embd"] * vocabulary * (length - 2) / length
-    return {"parameters": [counted, learnt], "memory": most, "flops": flops}
+    return {"parameters": [counted, trained], "memory": most, "flops": flops}
 
 
 def predict(name):
@@ -168,7 +168,7 @@ def predict(name):
         recipe, stage, size, 1, hardware.Device("this CPU", 0, None, None, 1, gpu=False, format="fp32")
     )
     load = replace(load, labelled=(load.length - 2) / load.length)
-    counted = sum(shape.parameters(size).values())
+    counted = shape.total_parameters(size)
     added = shape.adapter_parameters(size, load.adapter) if load.adapter else 0
     return {
         "parameters": [counted + added, added or counted],

@@ -95,8 +95,8 @@ def test_an_adapters_parameters_are_those_of_peft(config, adapter):
     if config is LLAMA and adapter.get("lora_bias"):
         adapter = {**adapter, "lora_bias": False}  # peft wants a bias in the matrix for it
     wrapped = add_adapter(build(config), {"type": "lora", **adapter})
-    learnt = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-    assert shape.adapter_parameters(shape.of(config), adapter) == learnt > 0
+    trained = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+    assert shape.adapter_parameters(shape.of(config), adapter) == trained > 0
 
 
 def step(config, load):
@@ -129,9 +129,12 @@ STEPS = {  # config, load
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STEPS)
+MICRO = {"model_type": "gpt2", "vocab_size": 4096, **recipe.PRESETS["gpt2-micro"], **ZERO}
+
+
+@pytest.mark.parametrize("name", [*STEPS, "gpt2-micro"])
 def test_flops_are_those_that_torch_counts(name):
-    config, load = STEPS[name]
+    config, load = {**STEPS, "gpt2-micro": (MICRO, cost.Load(2, 128))}[name]
     model, inputs = step(config, load)
     with FlopCounterMode(display=False) as counter:
         model(**inputs).loss.backward()
@@ -173,8 +176,8 @@ def test_activations_are_those_that_autograd_keeps(name):
     del loss
     size = shape.of(config)
     labelled = load.rows * load.labelled
-    learns = load.adapter is None
-    head = 4 * (labelled * size.n_embd + learns * size.vocab_size * size.n_embd)  # the loss keeps its own gradients
+    trains_all = load.adapter is None
+    head = 4 * (labelled * size.n_embd + trains_all * size.vocab_size * size.n_embd)  # the loss keeps its own gradients
     expected = cost.activation_bytes(size, load)[0] + head
     assert expected == pytest.approx(sum(kept.values()), rel=0.04)
 
@@ -307,7 +310,7 @@ def test_what_does_not_fit_comes_with_changes_that_do(tmp_path, sets, advised):
     assert again.fits and again.advice == ()
 
 
-def test_an_unknown_corpus_has_unknown_epochs_unless_its_tokens_are_said(tmp_path):
+def test_an_unknown_corpus_has_unknown_epochs_unless_its_tokens_are_set(tmp_path):
     text = RECIPE.replace("{path: toy, name: stories, size: 100}", "{path: some/corpus}").replace(
         "max_steps: 100, ", ""
     )

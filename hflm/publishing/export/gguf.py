@@ -49,8 +49,6 @@ def write_gguf(
         import gguf
     except ImportError:
         raise MissingExtra("gguf", "writing a .gguf file") from None
-    import torch
-
     config = model.config
     describe = DESCRIBE.get(config.model_type)
     if describe is None:
@@ -69,18 +67,7 @@ def write_gguf(
         layout = describe(writer, config)
         for key, value in fields.items():
             getattr(writer, f"add_{key}")(value)
-        names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, config.model_type.upper()), layout.layers)
-        for key, tensor in model.named_parameters():  # a tied output matrix has no second name
-            target = names.get_name(key, try_suffixes=(".weight", ".bias"))
-            if target is None:
-                raise ModelError(f"{key} has no place in a GGUF file of a {config.model_type}")
-            array = layout.reorder(key, tensor.detach().float().cpu().numpy())
-            stored_as = _tensor_type(target, array, plain, quantize)
-            stored = gguf.quants.quantize(array, stored_as)
-            writer.add_tensor(target, stored, raw_dtype=stored_as)
-            if quantize is not None:
-                restored = layout.restore(key, gguf.quants.dequantize(stored, stored_as).reshape(array.shape))
-                tensor.data = torch.from_numpy(restored.copy()).to(tensor.device, tensor.dtype)
+        _add_tensors(writer, model, layout, plain, quantize)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -89,6 +76,28 @@ def write_gguf(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _add_tensors(
+    writer: "GGUFWriter", model: "PreTrainedModel", layout: Layout, plain: str, quantize: str | None
+) -> None:
+    """Add the weights under llama.cpp's names; with `quantize` the model takes those that the file then holds."""
+    import gguf
+    import torch
+
+    kind = model.config.model_type
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind.upper()), layout.layers)
+    for key, tensor in model.named_parameters():  # a tied output matrix has no second name
+        target = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise ModelError(f"{key} has no place in a GGUF file of a {kind}")
+        array = layout.reorder(key, tensor.detach().float().cpu().numpy())
+        stored_as = _tensor_type(target, array, plain, quantize)
+        stored = gguf.quants.quantize(array, stored_as)
+        writer.add_tensor(target, stored, raw_dtype=stored_as)
+        if quantize is not None:
+            restored = layout.restore(key, gguf.quants.dequantize(stored, stored_as).reshape(array.shape))
+            tensor.data = torch.from_numpy(restored.copy()).to(tensor.device, tensor.dtype)
 
 
 def _tensor_type(target: str, array: "np.ndarray", plain: str, quantize: str | None) -> "GGMLQuantizationType":
