@@ -76,8 +76,8 @@ class Repository:
 
     def commit(self, branch, tree, title, message=""):
         parent = self.branches.get(branch)
-        said = json.dumps([parent, title, message, {path: file.oid for path, file in sorted(tree.items())}])
-        oid = hashlib.sha1(said.encode()).hexdigest()
+        described = json.dumps([parent, title, message, {path: file.oid for path, file in sorted(tree.items())}])
+        oid = hashlib.sha1(described.encode()).hexdigest()
         self.commits[oid] = Commit(oid, tree, title, message, parent)
         self.branches[branch] = oid
         return oid

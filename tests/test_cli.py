@@ -48,7 +48,7 @@ def hflm(*arguments, cwd, **more):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def handed_on(monkeypatch):
     """The command line in this process; gives what a command hands on to `run` and `generate`."""
     calls = []
     monkeypatch.setitem(
@@ -84,7 +84,7 @@ def test_validate(folder):
     assert (done.returncode, done.stdout, done.stderr) == (0, "good.yaml: ok\n", "")
 
 
-def test_validate_tells_every_problem_of_every_recipe(folder):
+def test_validate_reports_every_problem_of_every_recipe(folder):
     done = hflm("validate", "bad.yaml", "good.yaml", "none.yaml", "--set", "seed=x", cwd=folder)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -222,7 +222,7 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
         (["generate", "m", "p", "--penalty-alpha", "0.6"], 2, "No such option: --penalty-alpha"),
     ],
 )
-def test_what_the_user_must_change_is_told_without_a_traceback(folder, arguments, code, words):
+def test_what_the_user_must_change_is_said_without_a_traceback(folder, arguments, code, words):
     done = hflm(*arguments, cwd=folder)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
@@ -299,9 +299,9 @@ def test_a_disk_that_is_really_full(folder):
         (["generate", "m", "Once upon"], ("m", "Once upon", {}, None, None, None)),
     ],
 )
-def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed):
+def test_what_the_commands_hand_on(folder, monkeypatch, handed_on, arguments, handed):
     monkeypatch.chdir(folder)
-    assert told(*arguments) == handed
+    assert handed_on(*arguments) == handed
 
 
 @pytest.mark.parametrize(
@@ -335,11 +335,11 @@ def test_what_the_commands_hand_on(folder, monkeypatch, told, arguments, handed)
     ],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["options first", "options last"])
-def test_generation_options(told, arguments, options, first):
+def test_generation_options(handed_on, arguments, options, first):
     if first and arguments[-1] == "--early-stopping":
         arguments = [*arguments, "--"]  # else the model would be its value
     command = [*arguments, "org/m", "A prompt"] if first else ["org/m", "A prompt", *arguments]
-    model, prompt, found, *more = told("generate", *command, *["--seed=3", "--revision", "main"] * (not first))
+    model, prompt, found, *more = handed_on("generate", *command, *["--seed=3", "--revision", "main"] * (not first))
     assert (model, prompt, more) == ("org/m", "A prompt", [None, None, None] if first else [3, "main", None])
     assert {name: (value, type(value)) for name, value in found.items()} == {
         name: (value, type(value)) for name, value in options.items()
@@ -390,22 +390,22 @@ def test_version(folder):
 
 @pytest.mark.parametrize(
     ("options", "shown"),
-    [([], {"told", "warned"}), (["-q"], {"warned"}), (["-v"], {"debugged", "told", "warned"})],
+    [([], {"informed", "warned"}), (["-q"], {"warned"}), (["-v"], {"debugged", "informed", "warned"})],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_verbosity(folder, options, shown, first):
-    act = "from hflm.core import logger; logger.debug('debugged'); logger.info('told'); logger.warning('warned')"
+    act = "from hflm.core import logger; logger.debug('debugged'); logger.info('informed'); logger.warning('warned')"
     arguments = [*options, "run", "good.yaml"] if first else ["run", "good.yaml", *options]
     done = process(sys.executable, "-c", WITH_RUN.format(act=act), *arguments, cwd=folder)
     assert (done.returncode, done.stdout) == (0, "")
-    assert {word for word in ("debugged", "told", "warned") if word in done.stderr} == shown
+    assert {word for word in ("debugged", "informed", "warned") if word in done.stderr} == shown
 
 
-def test_a_run_is_benchmarked_by_its_own_recipe(folder, monkeypatch, told):
+def test_a_run_is_benchmarked_by_its_own_recipe(folder, monkeypatch, handed_on):
     (folder / "run").mkdir()
     (folder / "run" / "recipe.yaml").write_text(RECIPE.replace("name: good", "name: own"))
     monkeypatch.chdir(folder)
-    assert told("bench", "run") == ("run", "own", None, None, False, None)
+    assert handed_on("bench", "run") == ("run", "own", None, None, False, None)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def _cpu_format() -> tuple[str, str]:
     import torch
 
     capabilities = torch.cpu.get_capabilities()
-    # get_capabilities tells what the CPU has. A limit on oneDNN may hide it, and on other CPUs than x86 a unit says
+    # get_capabilities reports what the CPU has. A limit on oneDNN may hide it, and on other CPUs than x86 a unit says
     # little about torch's kernels: there both products are timed.
     if capabilities["architecture"] != "x86_64" or any(name in os.environ for name in ISA_LIMITS):
         return _timed_format("cpu", "bf16")

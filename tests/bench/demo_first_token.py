@@ -4,7 +4,7 @@
 
 A server of its own on a free port, asked through Gradio's client as the page asks it: into the queue, answers as a
 stream of events. The seconds run from the request to the first text that goes beyond the prompt. The first request of
-the server is told apart from the others.
+the server is distinguished from the others.
 
 Prints one JSON line, in seconds: `first` of the first request, `median`, `worst` and `all` of those after it, and
 `ratio`, the median over the 0.5 s that are wanted; below 1 is faster.

@@ -30,15 +30,15 @@ def pools():
     right = [row < 0.7 * POOL for row in range(POOL)]
     labels = [source.choice(["good", "bad", "mixed"]) for _ in right]
     wrong = {"good": "mixed", "mixed": "bad", "bad": "good"}
-    said = [label if fine else wrong[label] for label, fine in zip(labels, right, strict=True)]
+    predicted = [label if fine else wrong[label] for label, fine in zip(labels, right, strict=True)]
     sentences = [[source.choice(WORDS) for _ in range(source.randint(5, 25))] for _ in range(POOL)]
     translated = [corrupted(sentence, source.betavariate(1, 2), source) for sentence in sentences]
     answers = [sentence[: source.randint(1, 5)] for sentence in sentences]
     answered = [corrupted(answer, source.betavariate(0.5, 0.5), source) for answer in answers]
     texts = [(" ".join(sentence),) for sentence in sentences]
     return {
-        "accuracy": (said, [(label,) for label in labels]),
-        "macro_f1": (said, [(label,) for label in labels]),
+        "accuracy": (predicted, [(label,) for label in labels]),
+        "macro_f1": (predicted, [(label,) for label in labels]),
         "f1": (answered, [(" ".join(answer),) for answer in answers]),
         "bleu": (translated, texts),
     }

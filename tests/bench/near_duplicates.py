@@ -73,7 +73,7 @@ def main():
     # Of a pair the later one goes, whichever of the two was the original.
     planted = {max(pair): min(pair) for pair in twins.items()}
     right = len(found.items() & planted.items())
-    told = {
+    figures = {
         "measures": "near_duplicates",
         "bar": {"mb_per_s": 5, "recall": 0.95, "precision": 0.98},
         "mb": round(size, 1),
@@ -88,11 +88,11 @@ def main():
         few = texts[: max(1, int(len(texts) / size))]
         started = time.perf_counter()
         near_duplicates._signatures(few)
-        told["signatures_of_1_mb"] = {
+        figures["signatures_of_1_mb"] = {
             "rensa_with_splitting_mb_per_s": round(sum(map(len, few)) / 1e6 / (time.perf_counter() - started), 2),
             "datasketch_mb_per_s": round(datasketch_speed(few), 2),
         }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python tests/bench/slow_cpu.py
 
-oneDNN and ATen are told by their documented environment variables to use no more than AVX2, so that a machine with wide
+oneDNN and ATen are limited by their documented environment variables to no more than AVX2, so that a machine with wide
 registers computes as most laptops do. Prints one JSON line: `ratio` is the seconds of both training stages with the
 limit over those without it, each the faster of two runs. Exits with 1 above 2.5: then something computes in a number
 format that the CPU does not have. On a CPU that has no more than AVX2 the ratio is about 1.

@@ -326,10 +326,10 @@ def test_the_record_of_a_run(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps({"data": {"pretrain.data.0": {"path": "a"}}, "stages": {}}))
     bad = BadRow("a.jsonl", 3, "is not JSON", ":", source="pretrain.data.0")
     append_skipped([bad, bad], tmp_path / SKIPPED_ROWS)
-    said = []
+    lines = []
     stats = [SourceStats("pretrain.data.0", 2, 4, ("ab", "cd"))]
-    provenance.note_sources(tmp_path, stats, lambda texts: [[1] for _ in texts], None, said.append)
-    provenance.note_skipped(tmp_path, said.append)
+    provenance.note_sources(tmp_path, stats, lambda texts: [[1] for _ in texts], None, lines.append)
+    provenance.note_skipped(tmp_path, lines.append)
     [described] = json.loads((tmp_path / "environment.json").read_text())["data"].values()
     assert described == {
         "path": "a",
@@ -341,7 +341,7 @@ def test_the_record_of_a_run(tmp_path):
         "listed": "skipped_rows.jsonl",
     }
     assert (tmp_path / SKIPPED_ROWS).read_text().count("\n") == 1
-    assert said == [f"pretrain: 1 rows were left out; {tmp_path}/skipped_rows.jsonl lists them"]
+    assert lines == [f"pretrain: 1 rows were left out; {tmp_path}/skipped_rows.jsonl lists them"]
 
 
 def test_a_stream_is_restored_where_it_was(three, tmp_path):
@@ -402,7 +402,7 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-10])
     loaded = load_recipe("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
     listed = tmp_path / "skipped.jsonl"
-    found = read_corpus(loaded, resolve_inputs(loaded), {"tokenizer", "pretrain"}, lambda said: None, listed)
+    found = read_corpus(loaded, resolve_inputs(loaded), {"tokenizer", "pretrain"}, lambda text: None, listed)
     trained_on = list(found.texts)
     assert set(trained_on) | set(found.held_out) <= set(written)
     assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents

@@ -82,7 +82,7 @@ def run(tmp_path_factory, loaded):
     (folder / "README.md").write_text(f"---\ntags: [hflm]\n---\n\n# tiny\n\nA model of \\[foxes\\] and {EVIL}.\n")
     (folder / "benchmark" / "predictions").mkdir(parents=True)
     for name, rows in PREDICTIONS.items():
-        lines = [json.dumps({"id": "0", "prompt": prompt, "prediction": said}) for prompt, said in rows]
+        lines = [json.dumps({"id": "0", "prompt": prompt, "prediction": answers}) for prompt, answers in rows]
         (folder / "benchmark" / "predictions" / f"{name}.jsonl").write_text("\n".join(lines))
     return folder
 
@@ -127,7 +127,7 @@ def test_a_model_alone_is_asked_by_the_kinds_own_prompts(run):
     assert prompts[3].endswith("\nQuestion: How tall is the tower?\nAnswer:")
 
 
-def test_a_recipe_that_cannot_be_read_is_told(run, tmp_path):
+def test_a_recipe_that_cannot_be_read_is_reported(run, tmp_path):
     shutil.copytree(run / "model", tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text("name: x\nmodle: {preset: gpt2}\n")
     with pytest.warns(UserWarning, match=r"recipe is ignored: .*recipe\.yaml"):
@@ -198,9 +198,9 @@ def test_the_stream_ends_in_the_benchmarks_answer(loaded, prompt):
     for stop in ((), (" ", "e")):
         with torch.inference_mode():
             [(_, [text])] = LocalModel(*loaded).texts([prompt], 30, stop)
-        said = list(stream_text(*loaded, prompt, 30, stop))
-        assert said[-1].strip() == text
-        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(said))
+        answers = list(stream_text(*loaded, prompt, 30, stop))
+        assert answers[-1].strip() == text
+        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(answers))
 
 
 def test_a_character_is_shown_when_it_is_whole(loaded, monkeypatch):
@@ -252,8 +252,8 @@ def test_attention_leaves_the_model_as_it_was_and_says_what_is_too_long(shown):
     assert "<img" not in strip
     assert "data:image/png;base64," in drawn
     assert shown.model.config._attn_implementation == usual
-    *_, told = shown.inside(LONG, True)
-    assert re.search(r"more than 63 cannot be drawn. Shorten it.</p>$", told)
+    *_, message = shown.inside(LONG, True)
+    assert re.search(r"more than 63 cannot be drawn. Shorten it.</p>$", message)
     assert len(list(shown.inside("The dog saw", False))) == 1
 
 
@@ -506,7 +506,7 @@ def test_a_request_from_elsewhere_than_the_page(server, given, message):
     assert len(list(client.submit("The", 1, 5, 0.9, 1, 1, api_name="/generate"))) > 1  # streamed
 
 
-def test_an_address_that_cannot_be_listened_at_is_told_before_the_model_is_loaded():
+def test_an_address_that_cannot_be_listened_at_is_reported_before_the_model_is_loaded():
     pytest.importorskip("gradio")
     from hflm.demo import serve as demo_page
 

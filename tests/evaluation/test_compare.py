@@ -52,10 +52,10 @@ def write(folder, tasks, model="m", **fields):
     return folder
 
 
-def sentiment(expected, said):
+def sentiment(expected, guesses):
     words = {"g": "good", "b": "bad"}
     odds = {"log_likelihoods": {"good": -1.0, "bad": -2.0}}
-    return [row(words[guess], [words[truth]], **odds) for truth, guess in zip(expected, said, strict=True)]
+    return [row(words[guess], [words[truth]], **odds) for truth, guess in zip(expected, guesses, strict=True)]
 
 
 @pytest.fixture
@@ -232,12 +232,12 @@ def test_equal_ids_are_paired_by_their_position(runs):
     assert after.pairs[0].metrics == before.pairs[0].metrics
 
 
-def test_rows_that_not_all_runs_have_are_left_out_and_told(runs):
+def test_rows_that_not_all_runs_have_are_left_out_and_noted(runs):
     edit(runs[1], "sentiment", lambda lines: [*lines[1:], {**lines[0], "id": "new"}])
-    told = "sentiment: 2 rows are left out, not every run has them; 9 are compared"
-    with pytest.warns(UserWarning, match=told):
+    note = "sentiment: 2 rows are left out, not every run has them; 9 are compared"
+    with pytest.warns(UserWarning, match=note):
         found = compare_runs(runs, resamples=100)
-    assert (found.tasks["sentiment"].n, found.tasks["sentiment"].left_out, found.notes) == (9, 2, (told,))
+    assert (found.tasks["sentiment"].n, found.tasks["sentiment"].left_out, found.notes) == (9, 2, (note,))
     assert found.tasks["sentiment"].pairs[0].metrics["accuracy"].reference == pytest.approx(6 / 9)
 
 
@@ -249,7 +249,7 @@ def test_rows_that_not_all_runs_have_are_left_out_and_told(runs):
         ({"data": "/home/alice/rows.jsonl"}, "sentiment: data differs: A toy, B rows.jsonl"),
     ],
 )
-def test_what_else_differs_is_told_and_allowed(runs, tmp_path, fields, note):
+def test_what_else_differs_is_noted_and_allowed(runs, tmp_path, fields, note):
     other = write(tmp_path / "other", {"sentiment": sentiment("ggggbbbbgb", "ggggbbbbbg")}, **fields)
     with pytest.warns(UserWarning, match=re.escape(note)):
         assert compare_runs([runs[0], other], resamples=100).notes == (note,)
@@ -262,7 +262,7 @@ def test_what_else_differs_is_told_and_allowed(runs, tmp_path, fields, note):
         ('"value": 0.8', '"value": 0.9', "the predictions of B give accuracy 0.800, but its results.json has 0.900"),
     ],
 )
-def test_results_that_were_made_otherwise_are_told(runs, old, new, note):
+def test_results_that_were_made_otherwise_are_noted(runs, old, new, note):
     path = runs[1] / "benchmark" / "results.json"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.warns(UserWarning, match=note):
@@ -392,7 +392,7 @@ def test_an_unknown_task_says_which_there_are(runs):
         compare_runs(runs, ["qa"])
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path):
+def test_runs_of_the_same_name_have_distinct_names(tmp_path):
     rows = sentiment("gb", "gg")
     runs = [write(tmp_path / path, {"sentiment": rows}) for path in ("a/run", "b/run")]
     assert compare_runs(runs, resamples=100).runs == {"A": "a/run", "B": "b/run"}
@@ -490,7 +490,7 @@ def test_the_command_prints_json_and_writes_the_page(runs):
         (["one", "two", "--resamples", "5"], "Invalid value for '--resamples'"),
     ],
 )
-def test_the_command_tells_what_to_change_without_a_traceback(runs, arguments, words):
+def test_the_command_says_what_to_change_without_a_traceback(runs, arguments, words):
     done = hflm(*arguments, cwd=runs[0].parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr and "Traceback" not in done.stderr

@@ -185,8 +185,8 @@ def finished(tmp_path_factory):
 def test_results_carry_the_share_and_the_score_on_the_clean_ones(finished):
     tasks = read_results(finished / "run" / "benchmark" / "results.json").tasks
     found = {name: task.contamination for name, task in tasks.items()}
-    told = {name: (each.of, each.n, each.words, each.contaminated, each.near_copies) for name, each in found.items()}
-    assert told == {
+    counts = {name: (each.of, each.n, each.words, each.contaminated, each.near_copies) for name, each in found.items()}
+    assert counts == {
         "sentiment": ("examples", 30, 12, 4, 4),  # the prompt's own words, the same in training, do not count
         "translation": ("examples", 20, 8, 0, 0),  # sentences of 5 words have no 8 in a row
         "documents": ("examples", 15, 13, 3, 3),
@@ -230,9 +230,9 @@ def test_the_card_says_it_beside_each_score(finished):
     assert "2005.14165" in card
 
 
-def test_a_run_tells_what_was_cleaned(finished):
-    told = json.loads((finished / "run" / "data" / "cleaning.json").read_text())
-    assert (told["rows_in"], told["rows_out"], told["steps"][0]["removed"]) == (12, 11, 1)
+def test_a_run_reports_what_was_cleaned(finished):
+    report = json.loads((finished / "run" / "data" / "cleaning.json").read_text())
+    assert (report["rows_in"], report["rows_out"], report["steps"][0]["removed"]) == (12, 11, 1)
     card = (finished / "run" / "README.md").read_text()
     assert "12 documents were read for pretraining, 11 were kept" in card
     assert "| words | \\<i\\>two | 2 words |" in card
@@ -245,7 +245,7 @@ def again(folder, output, *sets):
     return read_results(folder / output / "benchmark" / "results.json").tasks
 
 
-def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_learnt(finished):
+def test_a_benchmark_alone_is_compared_with_the_text_that_an_earlier_run_trained_on(finished):
     tasks = again(finished, "resampled", "benchmark.resamples=10")
     before = read_results(finished / "run" / "benchmark" / "results.json").tasks
     for name, task in tasks.items():

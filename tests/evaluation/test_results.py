@@ -143,7 +143,7 @@ def test_the_terminal_table_shows_interval_and_baselines_beside_the_value():
     ]
 
 
-def test_the_terminal_tells_what_is_contaminated_below_the_table():
+def test_the_terminal_shows_what_is_contaminated_below_the_table():
     console = Console(width=80, file=io.StringIO())
     console.print(results.results_table(RESULTS))
     assert "sentiment: 10.0 % of 872 examples; clean: accuracy 0.800" in console.file.getvalue()

@@ -32,9 +32,9 @@ def written(text):
     return 200, {}, json.dumps({"choices": [{"text": text, "message": {"role": "assistant", "content": text}}]})
 
 
-def failed(status, headers=(), said="no luck"):
+def failed(status, headers=(), message="no luck"):
     # Servers do quote what they were sent.
-    return status, dict(headers), json.dumps({"error": {"message": f"{said} for Bearer {SECRET}"}})
+    return status, dict(headers), json.dumps({"error": {"message": f"{message} for Bearer {SECRET}"}})
 
 
 OK = written(" Paris\nQuestion: and")
@@ -216,7 +216,7 @@ def test_a_redirect_is_not_followed(server):
 
 
 def test_a_servers_message_cannot_write_to_the_terminal(server):
-    server.answers = [failed(400, said="\x1b[2J\x1b]0;title\x07 no")]
+    server.answers = [failed(400, message="\x1b[2J\x1b]0;title\x07 no")]
     with pytest.raises(EndpointError) as raised:
         list(Endpoint("tiny", server.url).texts(["x"], 7, ()))
     assert str(raised.value).isprintable() and "u001b[2J" in str(raised.value)
@@ -228,10 +228,10 @@ def test_a_failure_is_one_clear_line_without_the_key(server, capfd, answer, requ
     server.answers = [answer]
     with pytest.raises(EndpointError) as raised:
         list(Endpoint("tiny", server.url, chat, timeout=0.3, retries=1).texts(["x"], 7, ()))
-    said = str(raised.value)
-    assert said.startswith(f"openai:tiny at {server.url}: {words}")
-    assert len(said.splitlines()) == 1 and len(said) < 400
-    assert SECRET not in said + "".join(capfd.readouterr())
+    message = str(raised.value)
+    assert message.startswith(f"openai:tiny at {server.url}: {words}")
+    assert len(message.splitlines()) == 1 and len(message) < 400
+    assert SECRET not in message + "".join(capfd.readouterr())
     assert len(server.log) == requests
 
 
@@ -386,7 +386,7 @@ def test_a_server_on_this_machine_is_sent_no_key_where_none_is_set(server, monke
     assert server.log[0][1]["Authorization"] == "Bearer none"
 
 
-def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):
+def test_without_the_package_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingExtra, match=r"uv sync --extra api \(or pip install 'hflm-recipes\[api\]'\)"):
         find_endpoint("openai:m", "http://localhost:1/v1")
@@ -501,7 +501,7 @@ def test_transformers_serve_writes_what_the_model_here_does_by_completions_and_b
         )
         assert there == [here, here]
         assert len({line["prediction"] for line in here}) > 6
-        # A person types the question alone; the template puts it into the prompt that the model has learnt.
+        # A person types the question alone; the template puts it into the prompt that the model was trained on.
         questions = [line["prompt"].removeprefix("Q: ").removesuffix("\nA:") for line in here]
         asked = dict(Endpoint(str(model), url, chat=True).texts(questions, 6, ("\n",)))
     assert asked == {number: line["prediction"] for number, line in enumerate(here)}

@@ -125,7 +125,7 @@ def test_a_lock_refuses_another_commit(tmp_path, hub):
     assert (tmp_path / "runs/fetched/model").is_dir()
 
 
-def test_what_is_missing_is_told_together(tmp_path, hub):
+def test_what_is_missing_is_reported_together(tmp_path, hub):
     (tmp_path / "fetched.yaml").write_text(RECIPE)
     changes = ["pretrain.data.path=./nowhere", "tasks.held_out.data.path=someone/else", "model.from=./gone"]
     sets = [part for change in changes for part in ("--set", change)]

@@ -63,13 +63,13 @@ def cluster(tmp_path):
     """A folder of commands in place of Slurm's; each writes down how it was called. Gives a function that runs the job."""
     bin = tmp_path / "bin"
     bin.mkdir()
-    told = {
+    expected = {
         "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; fi',
         "scancel": 'kill -TERM "$(cat accelerate.pid)"',
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; code=$?; done; exit $code',
         "accelerate": "$BEHAVIOUR",
     }
-    for name, does in told.items():
+    for name, does in expected.items():
         does = 'echo $$ > accelerate.pid; eval "$BEHAVIOUR"' if name == "accelerate" else does
         (bin / name).write_text(f'#!/bin/bash\necho {name} "$@" >> calls\n{does}\n')
         (bin / name).chmod(0o755)

@@ -35,9 +35,9 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == len(list((tmp_path / "run" / "plots").glob("*.png"))) + 1 > 2
-    told = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
-    assert "3: It was a sunny morning." in told
-    assert "log P(text) = -" in told
+    printed = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "3: It was a sunny morning." in printed
+    assert "log P(text) = -" in printed
     assert (tmp_path / "run" / "benchmark" / "results.json").is_file()
 
 

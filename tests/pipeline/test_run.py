@@ -126,13 +126,13 @@ def test_results_have_every_task_with_intervals_and_baselines(finished):
     assert first["prediction"] == best
 
 
-def test_the_environment_tells_versions_data_and_stages(finished):
-    told = json.loads((finished / "run" / "environment.json").read_text())
-    assert told["packages"]["transformers"]
-    assert told["data"]["pretrain.data.0"]["fingerprint"].startswith("sha256:")
-    assert told["stages"]["pretrain"]["steps"] == 12
-    assert told["stages"]["finetune"]["final_eval_loss"] > 0
-    assert told["model"]["parameters"] > 0
+def test_the_environment_has_versions_data_and_stages(finished):
+    recorded = json.loads((finished / "run" / "environment.json").read_text())
+    assert recorded["packages"]["transformers"]
+    assert recorded["data"]["pretrain.data.0"]["fingerprint"].startswith("sha256:")
+    assert recorded["stages"]["pretrain"]["steps"] == 12
+    assert recorded["stages"]["finetune"]["final_eval_loss"] > 0
+    assert recorded["model"]["parameters"] > 0
 
 
 def test_a_second_run_trains_nothing_and_imports_nothing_heavy(finished):
@@ -386,8 +386,8 @@ def test_two_processes_give_one_run(workplace, finished):
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "2 processes on cpu" in ended.stderr
     assert ended.stderr.count("tokenizer: bpe") == 1
-    told = json.loads((workplace / "two" / "environment.json").read_text())
-    assert told["processes"] == 2
+    recorded = json.loads((workplace / "two" / "environment.json").read_text())
+    assert recorded["processes"] == 2
     logs = {}
     for folder in ("two", "run"):  # 4 rows on each of 2 processes learn what 8 rows learn on one
         lines = read_json_lines(workplace / folder / "pretrain" / "metrics.jsonl")
@@ -501,10 +501,10 @@ def test_bad_input_is_one_clear_error_before_anything_is_trained(tmp_path, monke
     monkeypatch.setattr(sys, "argv", command("run", *arguments)[2:])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2, said
-    assert message in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2, printed
+    assert message in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "run" / "model").exists()
     assert not (tmp_path / "run" / "pretrain" / "model").exists(), "nothing was trained"
     assert (

@@ -117,10 +117,10 @@ def test_of_several_that_find_a_stale_lock_one_holds_it(tmp_path):
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **pipes) for _ in range(4)]
-    said = sorted(process.stdout.readline().strip() for process in started)
+    printed = sorted(process.stdout.readline().strip() for process in started)
     for process in started:
         process.communicate()
-    assert said == ["held", "refused", "refused", "refused"]
+    assert printed == ["held", "refused", "refused", "refused"]
 
 
 def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path):

@@ -356,22 +356,22 @@ def test_a_streamed_run_that_was_killed_ends_in_the_same_weights(files, processe
         with subprocess.Popen(
             [*command, output], cwd=files, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         ) as process:
-            said = []
+            output = []
             for line in process.stderr:
-                said.append(line)
+                output.append(line)
                 if until and line.startswith(until):
                     # The launcher's processes too, which it starts in groups of their own.
                     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
                         each.kill()
-        return process.returncode, "".join(said)
+        return process.returncode, "".join(output)
 
-    code, said = start("whole")
-    assert code == 0, said
-    code, said = start("killed", until="pretrain 30/")
-    assert code == -signal.SIGKILL, said
+    code, output = start("whole")
+    assert code == 0, output
+    code, output = start("killed", until="pretrain 30/")
+    assert code == -signal.SIGKILL, output
     assert not (files / "killed" / "model").exists()
-    code, said = start("killed")
-    assert code == 0, said
-    assert "continues from checkpoint-" in said
+    code, output = start("killed")
+    assert code == 0, output
+    assert "continues from checkpoint-" in output
     weights = [(files / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]

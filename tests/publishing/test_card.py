@@ -469,7 +469,7 @@ def test_the_hub_takes_the_card(run, load):
         ("NOTES.md", "---\nlicense: mit\n---\n", None),
     ],
 )
-def test_a_licence_is_told_where_the_data_tells_it(tmp_path, load, name, text, licence):
+def test_a_licence_is_stated_where_the_data_states_it(tmp_path, load, name, text, licence):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pairs.jsonl").write_text('{"en": "a", "de": "b"}\n')
     (tmp_path / "data" / name).write_text(text)
@@ -490,7 +490,7 @@ def test_a_licence_of_the_data_changes_no_stage(load):
 
 
 @pytest.mark.parametrize(
-    "hardware, processes, seconds, said",
+    "hardware, processes, seconds, expected",
     [
         ({"cores": 2, "gpus": []}, 1, 1800, "about 10 Wh"),
         ({"cores": 2, "gpus": []}, 2, 1800, "2 cores at 10 W, at full load for 30 min"),
@@ -500,9 +500,9 @@ def test_a_licence_of_the_data_changes_no_stage(load):
         ({"cores": 8, "gpus": ["Some GPU"] * 4}, 16, 3600, "32 cores at 10 W and 16 GPUs at 300 W"),
     ],
 )
-def test_energy_is_watts_times_hours(hardware, processes, seconds, said):
-    told = card_provenance.energy({"hardware": hardware, "processes": processes, "stages": {"a": {"seconds": seconds}}})
-    assert said in told and "An estimate, not a measurement" in told
+def test_energy_is_watts_times_hours(hardware, processes, seconds, expected):
+    line = card_provenance.energy({"hardware": hardware, "processes": processes, "stages": {"a": {"seconds": seconds}}})
+    assert expected in line and "An estimate, not a measurement" in line
 
 
 @pytest.mark.parametrize(
@@ -514,7 +514,7 @@ def test_energy_is_watts_times_hours(hardware, processes, seconds, said):
         {"hardware": {"cores": 2}, "stages": {"a": {}}},
     ],
 )
-def test_no_energy_is_told_of_nothing(described):
+def test_no_energy_is_stated_of_nothing(described):
     assert card_provenance.energy(described) is None
 
 

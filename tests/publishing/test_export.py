@@ -228,7 +228,7 @@ def test_quantization_is_for_gguf(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["gguf", "onnx"])
-def test_without_the_package_the_command_that_installs_it_is_told(gpt2, tokenizer, tmp_path, monkeypatch, form):
+def test_without_the_package_the_command_that_installs_it_is_named(gpt2, tokenizer, tmp_path, monkeypatch, form):
     save_pretrained(tmp_path / "m", gpt2, tokenizer)
     monkeypatch.setitem(sys.modules, form, None)
     with pytest.raises(MissingExtra, match=rf"hflm-recipes\[{form}\]"):

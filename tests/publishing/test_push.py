@@ -198,13 +198,13 @@ def hub():
 @pytest.mark.parametrize("xet, multipart", [(False, False), (False, True), (True, False)])
 def test_a_push_is_one_private_release_and_comes_back_as_it_was(run, xet, multipart):
     with Hub(xet=xet, multipart=multipart) as hub:
-        code, said, told = pushed(run, hub)
-        assert (code, said) == (0, f"{hub.url}/you/tiny"), told
+        code, printed, messages = pushed(run, hub)
+        assert (code, printed) == (0, f"{hub.url}/you/tiny"), messages
         repository = hub.repositories["you/tiny"]
         assert repository.private and repository.files() == expected(run)
         assert [commit.title for commit in repository.history()] == ["tiny: a run of hflm", "initial commit"]
         [(tag, commit)] = repository.tags.items()
-        assert commit == repository.branches["main"] and f"tag {tag}" in told
+        assert commit == repository.branches["main"] and f"tag {tag}" in messages
         assert b"alice" not in b"".join(repository.files().values())
 
         code = "from huggingface_hub import snapshot_download; print(snapshot_download('you/tiny'))"
@@ -223,8 +223,8 @@ def test_each_request_may_fail_once(run, fault, xet):
     with Hub(xet=xet) as clean:
         pushed(run, clean)
     with Hub(xet=xet, fail=fault) as hub:
-        code, _, told = pushed(run, hub)
-        assert code == 0, told
+        code, _, messages = pushed(run, hub)
+        assert code == 0, messages
         assert hub.repositories["you/tiny"].state() == clean.repositories["you/tiny"].state()
     # Each request of a clean push was made, and failed.
     assert {request[:2] for request in clean.log if "grant" not in request[1] and "/commit/" not in request[1]} <= {
@@ -235,9 +235,9 @@ def test_each_request_may_fail_once(run, fault, xet):
 def test_an_unchanged_run_makes_no_commit(run, hub):
     pushed(run, hub)
     before = hub.repositories["you/tiny"].state()
-    code, said, told = pushed(run, hub)
-    assert (code, said) == (0, f"{hub.url}/you/tiny")
-    assert "unchanged, no commit was made" in told and "released" not in told
+    code, printed, messages = pushed(run, hub)
+    assert (code, printed) == (0, f"{hub.url}/you/tiny")
+    assert "unchanged, no commit was made" in messages and "released" not in messages
     assert hub.repositories["you/tiny"].state() == before
     assert hub.asked("PUT /lfs/") == 2  # both files of weights, once
 
@@ -250,8 +250,8 @@ def test_a_changed_run_is_a_second_release_without_leftovers(run, hub):
     (run / "model" / "tokenizer.json").unlink()
     (run / "model" / "config.json").write_text('{"changed": true}')
     (run / "model" / "model.safetensors").rename(run / "model" / "model-00001-of-00001.safetensors")
-    code, _, told = pushed(run, hub)
-    assert code == 0 and "released" in told
+    code, _, messages = pushed(run, hub)
+    assert code == 0 and "released" in messages
     assert repository.files() == {**expected(run), "NOTES.md": b"by hand"}
     assert len(repository.history()) == 4 and len(repository.tags) == 2
     first, second = repository.tags
@@ -294,7 +294,7 @@ def test_more_than_250_files_are_still_one_commit(run, hub):
 
 
 @pytest.mark.parametrize(
-    "asked, there, code, said",
+    "asked, there, code, message",
     [
         ("true", False, 2, "you/tiny is a public repository, and the recipe says push.private: true. Nothing was sent"),
         ("false", True, 0, "you/tiny stays private"),
@@ -302,7 +302,7 @@ def test_more_than_250_files_are_still_one_commit(run, hub):
         ("false", None, 0, "(public)"),
     ],
 )
-def test_who_may_see_it(run, hub, asked, there, code, said):
+def test_who_may_see_it(run, hub, asked, there, code, message):
     (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {asked}"))
     if there is not None:
         (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {str(there).lower()}"))
@@ -310,48 +310,48 @@ def test_who_may_see_it(run, hub, asked, there, code, said):
         (run / "recipe.yaml").write_text(RECIPE.replace("private: true", f"private: {asked}"))
     commits = hub.asked("/commit/")
     (run / "model" / "config.json").write_text('{"changed": true}')
-    ended, _, told = pushed(run, hub)
-    assert ended == code and said in told
+    ended, _, messages = pushed(run, hub)
+    assert ended == code and message in messages
     assert hub.repositories["you/tiny"].private == bool(there)
     assert hub.asked("/commit/") - commits == (code == 0)
 
 
 def test_a_dry_run_lists_everything_and_asks_nothing(run, hub):
-    code, said, told = pushed(run, hub, "--dry-run", HF_TOKEN="")
-    assert (code, told, hub.log) == (0, "", [])
-    first, *files, last = said.splitlines()
+    code, printed, messages = pushed(run, hub, "--dry-run", HF_TOKEN="")
+    assert (code, messages, hub.log) == (0, "", [])
+    first, *files, last = printed.splitlines()
     assert first.startswith("you/tiny (private), tag tiny-") and ": 9 files, " in first
     assert {line.split()[-1] for line in files if not line.startswith("left out: ")} == SENT
     assert "left out: model/optimizer.pt (no file of a model)" in files
-    assert "290 kB  model.safetensors" in said and last == "A dry run: nothing was sent or asked."
+    assert "290 kB  model.safetensors" in printed and last == "A dry run: nothing was sent or asked."
 
 
 def test_a_space_beside_the_model(run, hub):
     pytest.importorskip("gradio")
-    code, said, told = pushed(run, hub, "--space")
-    assert (code, said) == (0, f"{hub.url}/spaces/you/tiny"), told
+    code, printed, messages = pushed(run, hub, "--space")
+    assert (code, printed) == (0, f"{hub.url}/spaces/you/tiny"), messages
     model, space = hub.repositories["you/tiny"], hub.repositories["spaces/you/tiny"]
     assert space.private and "model.safetensors" in model.files()
     assert {"app.py", "README.md", "requirements.txt", "hflm/demo/session.py"} <= space.files().keys()
     commits = len(space.commits)
     assert pushed(run, hub, "--space")[0] == 0
     assert len(space.commits) == commits, "an unchanged Space makes no commit"
-    code, said, _ = pushed(run, hub, "--space", "--dry-run")
-    assert (code, "the Space you/tiny:" in said, "app.py" in said) == (0, True, True)
+    code, printed, _ = pushed(run, hub, "--space", "--dry-run")
+    assert (code, "the Space you/tiny:" in printed, "app.py" in printed) == (0, True, True)
 
 
-def test_where_to_may_be_said_later(run, hub):
+def test_where_to_may_be_named_later(run, hub):
     recipe = RECIPE.replace("push:", "# push:")
     (run / "recipe.yaml").write_text(recipe)
     (run / "model" / "config.json").write_text('{"model_type": "gpt2"}')
     (run / "benchmark" / "results.json").unlink()
-    code, _, told = pushed(run, hub)
-    assert code == 2 and told.endswith(f"Say where to: hflm push '{run}' --repo-id YOU/tiny")
-    code, _, told = pushed(run, hub, "--repo-id", "nowhere")
-    assert code == 2 and "push.repo_id: expected namespace/name" in told
+    code, _, messages = pushed(run, hub)
+    assert code == 2 and messages.endswith(f"Say where to: hflm push '{run}' --repo-id YOU/tiny")
+    code, _, messages = pushed(run, hub, "--repo-id", "nowhere")
+    assert code == 2 and "push.repo_id: expected namespace/name" in messages
     assert (run / "recipe.yaml").read_text() == recipe
-    code, said, told = pushed(run, hub, "--repo-id", "you/other", "--public")
-    assert (code, said) == (0, f"{hub.url}/you/other"), told
+    code, printed, messages = pushed(run, hub, "--repo-id", "you/other", "--public")
+    assert (code, printed) == (0, f"{hub.url}/you/other"), messages
     assert not hub.repositories["you/other"].private
     assert b'"you/other"' in hub.repositories["you/other"].files()["README.md"]
     assert "unchanged" in pushed(run, hub)[2]  # the run remembers
@@ -374,10 +374,10 @@ def test_a_failed_push_keeps_the_run_and_says_how_to_retry(run, hub, environment
         environment = {"HF_ENDPOINT": closed_port()}
     environment = {"HF_TOKEN": TOKEN} | environment
     ended = started(run, [], hub.environment(run.parent / "hf", **environment), capture_output=True)
-    said = ended.stderr.strip().splitlines()[-1]
+    printed = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == code
-    assert said.startswith("The push to you/tiny failed: ") and reason in said
-    assert said.endswith(f"The run is complete in {run}; hflm push '{run}' retries.")
+    assert printed.startswith("The push to you/tiny failed: ") and reason in printed
+    assert printed.endswith(f"The run is complete in {run}; hflm push '{run}' retries.")
     assert "Traceback" not in ended.stderr and "hf_" not in ended.stderr and hub.repositories == {}
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -388,19 +388,19 @@ def closed_port():
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_refused_card_is_told_before_anything_is_sent(run, hub):
+def test_a_refused_card_is_reported_before_anything_is_sent(run, hub):
     pushed(run, hub, "--dry-run")  # its card is written, and left alone as long as it is current
     _, _, body = (run / "README.md").read_text().split("---\n", 2)
     (run / "README.md").write_text("---\nmodel-index: [{name: x, results: [{task: 1}]}]\n---\n" + body)
-    code, _, told = pushed(run, hub)
-    assert code == 2 and "Invalid metadata in README.md" in told
+    code, _, messages = pushed(run, hub)
+    assert code == 2 and "Invalid metadata in README.md" in messages
     assert hub.asked("PUT") == 0 and len(hub.repositories["you/tiny"].history()) == 1
 
 
 def test_a_file_with_the_token_is_not_sent(run, hub):
     (run / "model" / "tokenizer.json").write_text(f'{{"added": "{TOKEN}"}}')
-    code, _, told = pushed(run, hub)
-    assert code == 2 and told.startswith("tokenizer.json holds your Hub token. Nothing was sent.")
+    code, _, messages = pushed(run, hub)
+    assert code == 2 and messages.startswith("tokenizer.json holds your Hub token. Nothing was sent.")
     assert hub.log == []
 
 
@@ -436,11 +436,11 @@ def test_transformers_loads_what_was_pushed(run, tiny, tokenizer):
             "print(ids.tolist(), model(ids).logits.double().sum().item())"
         )
         environment = {**os.environ, **hub.environment(run.parent / "elsewhere")}
-        said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+        printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     ids = tokenizer("The dog saw the key", return_tensors="pt").input_ids
     with torch.no_grad():
         logits = tiny.eval()(ids).logits.double().sum().item()
-    listed, total = said.rsplit(" ", 1)
+    listed, total = printed.rsplit(" ", 1)
     assert json.loads(listed) == ids.tolist() and float(total) == pytest.approx(logits, rel=1e-5)
     assert hub.asked("/v2/reconstructions") == 1
 
@@ -465,23 +465,23 @@ def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
     (tmp_path / "tiny.yaml").write_text(WHOLE)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "hflm"]
     home = tmp_path / "hf"
-    said = []
+    printed = []
 
     def ran(hub, *command, **environment):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home), **environment}
         arguments = [sys.executable, *command, "run", "tiny.yaml", "--output", "out"]
         ended = subprocess.run(arguments, cwd=tmp_path, env=environment, timeout=600, capture_output=True, text=True)
-        said.append(ended.stdout + ended.stderr)
+        printed.append(ended.stdout + ended.stderr)
         return ended.returncode, ended.stderr
 
     with Hub(xet=True) as hub:
-        code, told = ran(hub, *launcher, HF_TOKEN=Hub.reader)
-        assert code == 1 and told.count("The push to you/tiny failed: ") == 1, told[-3000:]
-        assert "2 processes on cpu" in told and "hflm push out retries" in told
+        code, messages = ran(hub, *launcher, HF_TOKEN=Hub.reader)
+        assert code == 1 and messages.count("The push to you/tiny failed: ") == 1, messages[-3000:]
+        assert "2 processes on cpu" in messages and "hflm push out retries" in messages
         record = (tmp_path / "out" / "environment.json").read_bytes()
         assert (tmp_path / "out" / "README.md").is_file() and hub.repositories == {}
-        code, told = ran(hub, "-m", "hflm")
-        assert code == 0 and "pretrain" not in told, told[-3000:]
+        code, messages = ran(hub, "-m", "hflm")
+        assert code == 0 and "pretrain" not in messages, messages[-3000:]
         assert (tmp_path / "out" / "environment.json").read_bytes() == record
         repository = hub.repositories["you/tiny"]
         assert repository.private and len(repository.history()) == 2 and len(repository.tags) == 1
@@ -490,9 +490,9 @@ def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
             *("README.md", "recipe.yaml", "environment.json", "benchmark/results.json"),
             *("plots/benchmark.png", "plots/reliability.png"),
         } <= set(repository.files())
-        code, told = ran(hub, "-m", "hflm")
-        assert code == 0 and "nothing in the recipe or its data has changed" in told
+        code, messages = ran(hub, "-m", "hflm")
+        assert code == 0 and "nothing in the recipe or its data has changed" in messages
         written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        for content in [*written, *repository.files().values(), *(text.encode() for text in said)]:
+        for content in [*written, *repository.files().values(), *(text.encode() for text in printed)]:
             assert Hub.token.encode() not in content and Hub.reader.encode() not in content
     assert len(written) > 20 and len(hub.cas.xorbs) == 1

@@ -207,13 +207,13 @@ def test_wrong_task_files(tmp_path, monkeypatch, text, old, new, line, key, mess
 
 
 @pytest.mark.parametrize(("text", "old", "new", "message", "line"), WARNED)
-def test_what_is_left_out_is_said(tmp_path, text, old, new, message, line):
+def test_what_is_left_out_is_named(tmp_path, text, old, new, message, line):
     path = written(tmp_path, text, old, new)
     with pytest.warns(UserWarning) as caught:
         read_task_file(path)
-    [told] = [str(each.message) for each in caught]
-    assert f"t.yaml:{line}  " in told
-    assert message in told
+    [warning] = [str(each.message) for each in caught]
+    assert f"t.yaml:{line}  " in warning
+    assert message in warning
 
 
 def test_all_problems_of_all_files_at_once(tmp_path, monkeypatch):
