@@ -111,6 +111,11 @@ def announce(text: str) -> None:
         print(f"{_printable(text)} ...", file=sys.stderr, flush=True)
 
 
+def _print_json(result: Any) -> None:
+    """A dataclass as JSON."""
+    print(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False, allow_nan=False))
+
+
 def _set_verbosity(verbose: bool, quiet: bool) -> None:
     if verbose:
         configure_logging(logging.DEBUG)
@@ -167,7 +172,10 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "auto"] | None,
     typer.Option(help="Number format to compute in; auto: the fastest here. float32 by default.", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text and tables.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
+]
 
 
 @app.callback()
@@ -265,19 +273,19 @@ def plan(
     corpus_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of the corpus, where its files are not here.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Estimate what a recipe needs, and run nothing.
 
     Parameters, memory by part, FLOPs, time, whether it fits, and the compute-optimal sizes.
     """
     announce(f"{recipe}: reading the recipe")
-    from hflm.planning import plan_as_json, plan_recipe, print_plan
+    from hflm.planning import plan_recipe, print_plan
     from hflm.recipe import load_recipe
 
     planned = plan_recipe(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
     if as_json:
-        print(plan_as_json(planned))
+        _print_json(planned)
     else:
         from rich.console import Console
 
@@ -368,10 +376,8 @@ def compare(
         list[str] | None,
         typer.Option("--task", metavar="NAME", help="Only this; repeatable.", autocompletion=_complete_task),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
-    ] = None,
+    as_json: Json = False,
+    html: Html = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap and of the randomisation.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of both.")] = 0,
 ) -> None:
@@ -386,7 +392,7 @@ def compare(
     if html is not None:
         atomic_write_text(html, compare_view.page(comparison))
     if as_json:
-        print(json.dumps(dataclasses.asdict(comparison), indent=2, ensure_ascii=False, allow_nan=False))
+        _print_json(comparison)
     else:
         from rich.console import Console
 
@@ -397,10 +403,8 @@ def compare(
 def score(
     model: Model,
     text: Annotated[str, typer.Argument(help="The text; - reads it from stdin, as it is.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the coloured text.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
-    ] = None,
+    as_json: Json = False,
+    html: Html = None,
     attention: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", dir_okay=False, help="Also draw each head's attention.", show_default=False),
@@ -430,7 +434,7 @@ def score(
     if html is not None:
         atomic_write_text(html, score_view.page(scored, model, picture))
     if as_json:
-        print(json.dumps(dataclasses.asdict(scored), indent=2, ensure_ascii=False, allow_nan=False))
+        _print_json(scored)
     else:
         from rich.console import Console
 
@@ -525,7 +529,7 @@ def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: Json = False,
     revision: Revision = None,
     dtype: Dtype = None,
 ) -> None:

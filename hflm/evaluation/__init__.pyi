@@ -22,7 +22,6 @@ from .results import describe_clusters as describe_clusters
 from .results import format_baselines as format_baselines
 from .results import format_interval as format_interval
 from .results import format_value as format_value
-from .results import keep_tasks as keep_tasks
 from .results import main_metrics as main_metrics
 from .results import read_results as read_results
 from .results import results_table as results_table

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#4D4D4D"
+BLUE, GREY = "#0072B2", "#4D4D4D"
 OTHERS = ["#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00"]
 MARKERS = ["D", "s", "^", "v", "o"]
 MAX_LABEL = 14  # characters of a token

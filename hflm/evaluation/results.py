@@ -12,7 +12,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,12 +212,6 @@ def read_results(path: str | Path) -> Results:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: not a results.json: {place}: {first['msg']}") from None
-
-
-def keep_tasks(names: Iterable[str], path: str | Path) -> None:
-    """Keep only the tasks `names` in results.json, in this order: a recipe may have lost some since."""
-    results = read_results(path)
-    write_results(replace(results, tasks={name: results.tasks[name] for name in names}), path)
 
 
 def _not_finite(constant: str) -> None:

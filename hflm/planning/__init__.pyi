@@ -1,6 +1,5 @@
 from .plan import Plan as Plan
 from .plan import StagePlan as StagePlan
-from .plan import plan_as_json as plan_as_json
 from .plan import plan_recipe as plan_recipe
 from .speed import Prediction as Prediction
 from .speed import compare_prediction as compare_prediction

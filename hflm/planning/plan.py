@@ -4,8 +4,6 @@ Every number is either exact arithmetic (hflm.models.architecture, hflm.planning
 (hflm.planning.calibration), or an assumption; the plan's notes say which assumptions it made and what is not known.
 """
 
-import dataclasses
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -216,8 +214,3 @@ def _optimal(shape: architecture.Shape, total: int, tokens: int | None) -> dict[
         nearest = min(sizes, key=lambda name: abs(math.log(sizes[name] / wanted)))
         sizes_for |= {"tokens": tokens, "parameters_for_the_tokens": round(wanted), "nearest_preset": nearest}
     return sizes_for
-
-
-def plan_as_json(plan: Plan) -> str:
-    """The Plan as plain values, each with its unit in its name."""
-    return json.dumps(dataclasses.asdict(plan), indent=2)
