@@ -16,6 +16,7 @@ from hflm.evaluation import contamination, read_results
 from hflm.evaluation.contamination import Index
 from hflm.pipeline import benchmark_model, run_recipe
 from hflm.recipe import load_recipe
+from recipes import tiny_recipe
 
 DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
@@ -129,10 +130,7 @@ def test_small_batches_and_a_small_vocabulary_find_the_same(monkeypatch):
     assert np.array_equal(whole.fractions, again.fractions)
 
 
-RECIPE = """
-name: t
-tokenizer: {train: {vocab_size: 300}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 128}
+SECTIONS = """
 pretrain:
   data: {path: corpus.jsonl}
   clean: {words: {min: 3}}
@@ -176,7 +174,7 @@ def finished(tmp_path_factory):
         "corpus.jsonl",
         [{"text": f"{text(seed, 20)} {text(seed + 12, 30)}"} for seed in range(280, 291)] + [{"text": "<i>two"}],
     )
-    (folder / "t.yaml").write_text(RECIPE)
+    (folder / "t.yaml").write_text(tiny_recipe("t", SECTIONS, n_positions=128))
     with contextlib.chdir(folder):
         run_recipe(load_recipe("t.yaml"), "run")
     return folder

@@ -12,11 +12,9 @@ from hflm.core import paths
 from hflm.data import files
 from hflm.pipeline import resolve_inputs, run_recipe
 from hflm.recipe import load_recipe
+from recipes import tiny_recipe
 
-RECIPE = """
-name: looked-up
-tokenizer: {train: {vocab_size: 300, data: {path: "texts/*.txt"}}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 64}
+SECTIONS = """
 pretrain:
   data: [{path: corpus}, {path: texts/b.txt}]
   validation: {path: corpus, split: validation}
@@ -38,8 +36,8 @@ def recipe(tmp_path, monkeypatch):
     for name in ("corpus/train.txt", "corpus/dev.txt", "texts/a.txt", "texts/b.txt"):
         (tmp_path / name).write_text("The fox saw the cup in the mill. It was a very old cup.\n" * 40)
     (tmp_path / "qa.jsonl").write_text((json.dumps(QA) + "\n") * 6)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    return load_recipe("recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text(tiny_recipe("looked-up", SECTIONS))
+    return load_recipe("recipe.yaml", ["tokenizer.train.data={path: texts/*.txt}"])
 
 
 @contextmanager

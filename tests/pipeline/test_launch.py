@@ -13,18 +13,17 @@ import pytest
 import yaml
 
 from hflm import recipe
+from recipes import tiny_recipe
 
 HOME = Path(recipe.__file__).parents[2]
 LAUNCH = HOME / "recipes" / "launch"
-RECIPE = """
-name: launched
+SECTIONS = """
 processes: 2
-tokenizer: {train: {algorithm: bpe, vocab_size: 300}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
 pretrain:
   data: {path: toy, name: stories, size: 60}
   args: {max_steps: 3, per_device_train_batch_size: 2, logging_steps: 1}
 """
+RECIPE = tiny_recipe("launched", SECTIONS)
 
 
 def environment(**more):

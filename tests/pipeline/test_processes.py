@@ -9,14 +9,14 @@ import time
 import psutil
 import pytest
 
-LONG = """
-name: long
-tokenizer: {train: {vocab_size: 400}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+from recipes import tiny_recipe
+
+SECTIONS = """
 pretrain:
   data: {path: toy, name: stories, size: 40}
   args: {max_steps: 20000, per_device_train_batch_size: 1, logging_steps: 1, save_strategy: "no"}
 """
+LONG = tiny_recipe("long", SECTIONS)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from hflm.preprocessing import streaming as stream
 from hflm.recipe import Data, load_recipe
 from hflm.training import checkpoints
 from hflm.training import trainer as training
+from recipes import tiny_recipe
 
 FINITE = 240  # documents of a pass
 
@@ -302,15 +303,13 @@ def test_a_bad_row_of_a_stream_is_one_clear_error(fit, files, workers):
     assert "Traceback" not in str(error.value)
 
 
-RECIPE = """
-name: streamed
-tokenizer: {train: {vocab_size: 400}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64}
+SECTIONS = """
 pretrain:
   data: [{path: one, streaming: true, weight: 2}, {path: three, streaming: true, weight: 1}]
   shuffle_buffer: 50
   args: {max_steps: 60, save_steps: 7, logging_steps: 10, per_device_train_batch_size: 2}
 """
+RECIPE = tiny_recipe("streamed", SECTIONS)
 
 
 def test_a_recipe_that_streams_reports_what_it_packed(files, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from hflm.core import UserError, fingerprint_model
 from hflm.publishing import make_release, run_files, write_card
 from hflm.publishing.push_files import published_content
 from hflm.recipe import load_recipe
+from recipes import tiny_recipe
 
 TOKEN = Hub.token
 RECIPE = """
@@ -446,9 +447,6 @@ def test_transformers_loads_what_was_pushed(run, tiny, tokenizer):
 
 
 WHOLE = """
-name: tiny
-tokenizer: {train: {vocab_size: 300}}
-model: {preset: gpt2-nano, n_layer: 1, n_embd: 16, n_head: 1, n_positions: 64}
 pretrain:
   data: {path: toy, name: stories, size: 20}
   args: {max_steps: 2, per_device_train_batch_size: 2}
@@ -462,7 +460,7 @@ push: {repo_id: you/tiny}
 @pytest.mark.slow
 def test_two_processes_push_once_and_no_file_holds_the_token(tmp_path):
     """Refused first: nobody hangs, the run is whole, and the same command then pushes what was left to push."""
-    (tmp_path / "tiny.yaml").write_text(WHOLE)
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe("tiny", WHOLE))
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "hflm"]
     home = tmp_path / "hf"
     printed = []

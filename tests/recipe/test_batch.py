@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hflm.core import UserError
 from hflm.recipe import Batch, check_steps, derive_batch, load_recipe, stage_batch
+from recipes import tiny_recipe
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,7 @@ def test_data_without_a_step_is_refused(rows, batch, drop_last, message):
     assert message in str(error.value)
 
 
-FEW = """\
-name: few
-tokenizer: {train: {vocab_size: 300}}
-model: {preset: gpt2-nano, n_positions: 64, n_layer: 1, n_embd: 32}
-pretrain: {data: {path: few.txt}, args: {max_steps: 2, per_device_train_batch_size: 8}}
-"""
+FEW = tiny_recipe("few", "pretrain: {data: {path: few.txt}, args: {max_steps: 2, per_device_train_batch_size: 8}}")
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -120,10 +116,6 @@ def test_a_halved_micro_batch_keeps_the_rows_of_a_step(batch, expected):
 
 
 SAME = """
-name: same
-tokenizer: {train: {vocab_size: 400}}
-model:
-  {preset: gpt2-nano, n_layer: 1, n_embd: 32, n_head: 2, n_positions: 64, attn_pdrop: 0, embd_pdrop: 0, resid_pdrop: 0}
 pretrain:
   data: {path: toy, name: stories, size: 20}
   validation: 0.2
@@ -164,7 +156,9 @@ def test_two_processes_train_as_one_does(tmp_path):
     logs = {}
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
-        (tmp_path / str(processes) / "same.yaml").write_text(SAME)
+        (tmp_path / str(processes) / "same.yaml").write_text(
+            tiny_recipe("same", SAME, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)
+        )
         logs[processes] = run_on(processes, tmp_path / str(processes))
     assert "pretrain: 2 rows x 2 accumulated x 1 process x 64 tokens = 256 tokens a step" in logs[1]
     assert "pretrain: 2 rows x 1 accumulated x 2 processes x 64 tokens = 256 tokens a step" in logs[2]
