@@ -7,7 +7,7 @@ emulate bf16; so the device is asked, and timed where it does not answer. torch 
 import functools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 GAIN = 1.2  # a timed format is taken in place of fp32 when its product is so many times as fast
 LANES = 64  # GPU kernels are fastest where a matrix' sides are multiples of this
+Timed = Callable[[str, str], tuple[str, str]]  # as `_timed_format`
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN's documented limits on the instructions it uses
 
 
@@ -62,14 +63,17 @@ def at_hand() -> "torch.device":
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def choose(device: "torch.device", args: Mapping[str, Any], fp16: bool = True) -> Arithmetic:
+def choose(
+    device: "torch.device", args: Mapping[str, Any], fp16: bool = True, known: tuple[str, str] | None = None
+) -> Arithmetic:
     """The Arithmetic of training on `device` with TrainingArguments' keys `args`.
 
     `args`' own bf16, fp16 and tf32 are kept, and so is the mixed precision of an accelerate configuration; the rest
-    follows from the device. fp16: whether fp16, whose scaler leaves out steps, may be chosen.
+    follows from the device. fp16: whether fp16, whose scaler leaves out steps, may be chosen. known: what
+    `fastest_format` says of the device, where that is known.
     Raises UserError when `args` ask for bf16 and fp16 together.
     """
-    fastest, reason = fastest_format(device.type)
+    fastest, reason = known or fastest_format(device.type)
     asked = [name for name in ("bf16", "fp16") if args.get(name)]
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if len(asked) > 1:
@@ -112,12 +116,12 @@ def inference_dtype(device: "torch.device", asked: str | None) -> tuple[str, str
     return FORMATS[fastest], reason
 
 
-def slow_setting(chosen: Arithmetic, device: "torch.device") -> str | None:
+def slow_setting(chosen: Arithmetic, device: "torch.device", known: tuple[str, str] | None = None) -> str | None:
     """What to say of a number format that was asked for and is slow on `device`, or None.
 
     >>> slow_setting(Arithmetic("fp32", "fp32", False, 1, ""), torch.device("cpu"))
     """
-    fastest, reason = fastest_format(device.type)
+    fastest, reason = known or fastest_format(device.type)
     if chosen.autocast in ("fp32", fastest) or (device.type != "cpu" and fastest != "fp32"):
         return None
     return f"{chosen.autocast} is slow here, {fastest} is faster: {reason}. Leave out args.{chosen.autocast}"
@@ -162,21 +166,21 @@ def fastest_format(device_type: str) -> tuple[str, str]:
     return _timed_format(device_type, "bf16")
 
 
-def _cpu_format() -> tuple[str, str]:
+def _cpu_format(timed: Timed | None = None) -> tuple[str, str]:
     import torch
 
     capabilities = torch.cpu.get_capabilities()
     # get_capabilities reports what the CPU has. A limit on oneDNN may hide it, and on other CPUs than x86 a unit says
     # little about torch's kernels: there both products are timed.
     if capabilities["architecture"] != "x86_64" or any(name in os.environ for name in ISA_LIMITS):
-        return _timed_format("cpu", "bf16")
+        return (timed or _timed_format)("cpu", "bf16")
     units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities[unit]]
     if units:
         return "bf16", f"this CPU has {units[0].upper().replace('_', '-')}"
     return "fp32", f"this CPU has no bf16 unit, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _cuda_format() -> tuple[str, str]:
+def _cuda_format(timed: Timed | None = None) -> tuple[str, str]:
     import torch
 
     name = torch.cuda.get_device_name()
@@ -184,13 +188,18 @@ def _cuda_format() -> tuple[str, str]:
         return "bf16", f"{name} computes in bf16"
     if torch.cuda.get_device_capability() >= (7, 0):
         return "fp16", f"{name} emulates bf16 and has fp16 tensor cores"
-    return _timed_format("cuda", "fp16")
+    return (timed or _timed_format)("cuda", "fp16")
 
 
-def _timed_format(device_type: str, other: str) -> tuple[str, str]:
-    """`other` where its product is faster than fp32's on this machine, else "fp32"; takes some 50 ms."""
+def _timed_format(
+    device_type: str, other: str, product_seconds: Callable[[str, str], float] | None = None
+) -> tuple[str, str]:
+    """`other` where its product is faster than fp32's on this machine, else "fp32"; takes some 50 ms.
+
+    product_seconds: (device type, format) -> seconds of a product; measured by default.
+    """
     try:
-        seconds = {name: _product_seconds(device_type, name) for name in ("fp32", other)}
+        seconds = {name: (product_seconds or _product_seconds)(device_type, name) for name in ("fp32", other)}
     except RuntimeError as error:  # the device does not know the format
         return "fp32", f"{device_type} refuses {other} products: {str(error).splitlines()[0][:80]}"
     ratio = seconds["fp32"] / seconds[other]

@@ -127,13 +127,13 @@ def stream_documents(sources: Sources, skipped: Path, held_out: float | None = N
     return DocumentStream(mix_sources(sources, skipped, held_out=held_out), str(sources))
 
 
-def sample_stream(sources: Sources, held_out: float | None = None) -> Documents:
-    """The first STREAM_SAMPLE documents of a stream; `texts` are those of them that belong to validation."""
+def sample_stream(sources: Sources, held_out: float | None = None, count: int = STREAM_SAMPLE) -> Documents:
+    """The first `count` documents of a stream; `texts` are those of them that belong to validation."""
     with tempfile.TemporaryDirectory() as folder:
         skipped = Path(folder) / "skipped.jsonl"
         counter = SourceCounter(sources.keys)
         validation: list[str] = []
-        first = itertools.islice(mix_sources(sources, skipped), STREAM_SAMPLE)
+        first = itertools.islice(mix_sources(sources, skipped), count)
         for row in progress(first, f"reading the beginning of {sources}", "texts", step=100):
             counter.add(row["text"], row["source"])
             if held_out is not None and text_fraction(row["text"]) < held_out:

@@ -33,11 +33,11 @@ class SourceStats:
 class SourceCounter:
     """Counts the documents of several sources."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], counted_characters: int = COUNTED_CHARACTERS) -> None:
         self.keys = keys
         self.documents, self.characters = [0] * len(keys), [0] * len(keys)
         self.samples: list[list[str]] = [[] for _ in keys]
-        self._uncounted = [COUNTED_CHARACTERS] * len(keys)
+        self._uncounted = [counted_characters] * len(keys)
 
     def add(self, text: str, source: int) -> None:
         self.documents[source] += 1

@@ -114,12 +114,12 @@ class Index:
         return Overlap(self.n, contaminated, fractions, short_copies & ~contaminated, against, lines)
 
 
-def scan_texts(indexes: Iterable[Index], texts: Iterable[str]) -> None:
-    """Mark in each Index what occurs in the training texts, which are read once."""
+def scan_texts(indexes: Iterable[Index], texts: Iterable[str], characters: int = cleaning.BATCH) -> None:
+    """Mark in each Index what occurs in the training texts, read once, so many characters at a time."""
     indexes = list(indexes)
     short = set().union(*(index.short_texts for index in indexes))
     longest = 4 * max(map(len, short), default=0)  # characters: punctuation is not in `short`
-    for batch in cleaning.batch_texts(texts):
+    for batch in cleaning.batch_texts(texts, characters):
         words = cleaning.hash_words(batch)
         for n in {index.n for index in indexes}:
             hashes, _ = words.ngrams(n)

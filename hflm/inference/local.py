@@ -52,6 +52,8 @@ class _Prompts:
 class LocalModel:
     """A model on this machine, asked in batches of `batch_tokens` (None: as many as fit into memory).
 
+    `share_prefixes`: what several prompts have in common runs once.
+
     Each method yields (rows, answers) of one batch after the other, longest rows first. `done` are rows that have
     an answer already: they are left out, and the other batches stay as they would have been.
     The model computes in the number format of its weights (hflm.core.arithmetic.inference_dtype), without autocast.
@@ -61,6 +63,7 @@ class LocalModel:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerFast"
     batch_tokens: int | None = None
+    share_prefixes: bool = True
 
     def texts(
         self,
@@ -183,7 +186,7 @@ class LocalModel:
         # Each row keeps a token of its own to predict from.
         shared = min([shared, *(len(row) - 1 for row in ids)])
         cache = None
-        if shared < MIN_SHARED_PREFIX:
+        if shared < MIN_SHARED_PREFIX or not self.share_prefixes:
             shared = 0
         else:
             first = torch.tensor([ids[0][:shared]], device=self.model.device)
@@ -196,7 +199,7 @@ class LocalModel:
         ids, groups = [run.ids[row] for row in batch], [run.groups[row] for row in batch]
         cache = copy.deepcopy(run.cache)
         mask = torch.ones((1, run.shared), dtype=torch.int64, device=self.model.device)
-        prefixes = batch_prefixes(ids, groups, run.prefix_lengths)
+        prefixes = batch_prefixes(ids, groups, run.prefix_lengths) if self.share_prefixes else None
         if prefixes is not None:
             first = {group: place for place, group in enumerate(groups)}
             output, mask = self._forward([ids[place][: prefixes[place]] for place in first.values()], mask, cache)

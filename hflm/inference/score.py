@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TOP = 5  # of the most likely tokens at each position
 MAX_ATTENTION_TOKENS = 64  # a larger grid cannot be read
-POSITIONS = 256  # whose (V,) log-probabilities are in memory at a time
+POSITIONS = 256
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ class Score:
     bits_per_byte: float
 
 
-def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", text: str) -> Score:
+def score_text(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", text: str, positions: int = POSITIONS
+) -> Score:
     """Score `text` by a loaded model in eval mode. Raises UserError for an empty text.
+
+    positions: whose (V,) log-probabilities are in memory at a time.
 
     >>> scored = score_text(model, tokenizer, "The dog saw")                                    # doctest: +SKIP
     >>> [(token.text, round(token.p, 2)) for token in scored.tokens], round(scored.log_p, 2)    # doctest: +SKIP
@@ -73,7 +77,7 @@ def score_text(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", t
             ids = torch.tensor(window.ids, device=model.device)
             # The logits at position i predict the token at i + 1.
             logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=window.scored + 1).logits[0, :-1]
-            parts = zip(logits.split(POSITIONS), ids[-window.scored :].split(POSITIONS), strict=True)
+            parts = zip(logits.split(positions), ids[-window.scored :].split(positions), strict=True)
             for part, targets in parts:
                 own = spellings[len(tokens) :][: len(targets)]
                 tokens += _terms(tokenizer, part.float().log_softmax(-1), targets, own)

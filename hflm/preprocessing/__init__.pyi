@@ -9,7 +9,6 @@ from .packing import pack_examples as pack_examples
 from .packing import pack_ids as pack_ids
 from .packing import target_lengths as target_lengths
 from .streaming import PackedStream as PackedStream
-from .streaming import pack_stream as pack_stream
 from .token_cache import cache_folder as cache_folder
 from .token_cache import encode_in_batches as encode_in_batches
 from .tokenizer import begin_token as begin_token

@@ -69,8 +69,10 @@ class StreamProgress:
 
 
 class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
-    """Rows of a corpus stream; `Packed` for a corpus without known length. A training.BatchSource.
+    """A stream packed as it is read, pass after pass; `Packed` for a corpus without known length. A training.BatchSource.
 
+    `shuffle_buffer` is in documents, None keeps their order. So many `batch_texts` are encoded and `group_rows` packed at
+    a time.
     Iterated (in the process, or in each DataLoader worker), it yields (row, the position after it) of one reader.
     """
 
@@ -81,9 +83,12 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
         block_size: int,
         shuffle_buffer: int | None = None,
         seed: int = 0,
+        group_rows: int = GROUP_ROWS,
+        batch_texts: int = token_cache.BATCH_TEXTS,
     ) -> None:
         self.stream, self.tokenizer, self.block_size = stream, tokenizer, block_size
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.group_rows, self.batch_texts = group_rows, batch_texts
         self.progress = StreamProgress(0, 1, 0, [START])
 
     @property
@@ -184,9 +189,9 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
             position = after
 
     def _next_group(self, documents: Iterator[tuple[list[str], Position]]) -> tuple[Packed, Position]:
-        """The next documents that fill GROUP_ROWS rows, packed, and the position after them."""
+        """The next documents that fill `group_rows` rows, packed, and the position after them."""
         ids, lengths, size, after = [], [], 0, START
-        while size < GROUP_ROWS * self.block_size:
+        while size < self.group_rows * self.block_size:
             texts, after = next(documents)
             for of_batch, lengths_of_batch in token_cache.encode_in_batches(texts, self.tokenizer):
                 ids.append(of_batch)
@@ -206,7 +211,7 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
             for documents in self._blocks(dataset):
                 if self.shuffle_buffer:
                     random.Random(f"{self.seed} {reader} {number} {block}").shuffle(documents)
-                for batch in token_cache.batches(documents[used:]):
+                for batch in token_cache.batches(documents[used:], self.batch_texts):
                     used += len(batch)
                     yield batch, {**START, "pass": number, "dataset": state, "block": block, "used": used}
                 state, block, used = dataset.state_dict(), block + 1, 0
@@ -243,19 +248,8 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
     def _blocks(self, dataset: "datasets.IterableDataset") -> Iterator[list[str]]:
         texts = iter(replace(self.stream, dataset=_PlainRows(dataset)))
         if self.shuffle_buffer is None:
-            return token_cache.batches(texts)
+            return token_cache.batches(texts, self.batch_texts)
         return iter(lambda: list(islice(texts, self.shuffle_buffer)), [])
-
-
-def pack_stream(
-    stream: "DocumentStream",
-    tokenizer: "PreTrainedTokenizerFast",
-    block_size: int,
-    shuffle_buffer: int | None = None,
-    seed: int = 0,
-) -> PackedStream:
-    """Pack a stream as it is read, pass after pass; `shuffle_buffer` is in documents, None keeps their order."""
-    return PackedStream(stream, tokenizer, block_size, shuffle_buffer, seed)
 
 
 class _PlainRows:

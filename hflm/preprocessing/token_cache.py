@@ -47,13 +47,13 @@ def encode_in_batches(
         yield np.fromiter(ids, token_dtype(tokenizer), lengths.sum()), lengths
 
 
-def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of up to BATCH_TEXTS texts, fewer when they are long; no text is read before it is needed."""
+def batches(texts: Iterable[str], most: int = BATCH_TEXTS) -> Iterator[list[str]]:
+    """Lists of up to `most` texts, fewer when they are long; no text is read before it is needed."""
     batch, size = [], 0
     for text in texts:
         batch.append(text)
         size += len(text)
-        if len(batch) == BATCH_TEXTS or size >= BATCH_CHARACTERS:
+        if len(batch) == most or size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:

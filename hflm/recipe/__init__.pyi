@@ -11,7 +11,6 @@ from .kinds import kind_names as kind_names
 from .kinds import kind_sections as kind_sections
 from .library_options import NAMES as NAMES
 from .library_options import mismatch as mismatch
-from .lm_eval_import import read_task_file as read_task_file
 from .load import data_sources as data_sources
 from .load import dump_recipe as dump_recipe
 from .load import load_recipe as load_recipe

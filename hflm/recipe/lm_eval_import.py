@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hflm.core import FILE_KINDS, Problem, RecipeError, expand_path
+from hflm.core import FILE_KINDS, Problem, expand_path
 from hflm.recipe.library_options import show, suggest
 from hflm.recipe.lm_eval_keys import CANNOT, KNOWN, SILENT, TaskFileKeys, to_node
 from hflm.recipe.tasks import GENERATED
@@ -43,21 +43,6 @@ METRICS = {
 DEFAULT_METRIC = {"choice": "acc", "generation": "exact_match", "language_modeling": "bits_per_byte"}
 MAX_GEN_TOKS = 256  # lm-eval's default
 COLUMN = re.compile(r"(\w+)|\{\{-?\s*(?:translation\s*(?:\.|\[\s*['\"]))?(\w+)(?:['\"]\s*\])?\s*-?\}\}")
-
-
-def read_task_file(path: str | Path) -> dict[str, Any]:
-    """One task of a recipe, as `tasks: {NAME: ...}` holds it, from a task file.
-
-    Raises RecipeError with all that is wrong with the file's own keys; the recipe checks what they say.
-
-    >>> read_task_file("sst2_plain.yaml")["labels"]                                                     # doctest: +SKIP
-    ['negative', 'positive']
-    """
-    problems: list[Problem] = []
-    _, task = _task(path, problems)
-    if problems:
-        raise RecipeError(problems)
-    return task.plain()
 
 
 def read_task_files(files: Sequence[str | Path], model: str) -> tuple[Node, list[Problem]]:

@@ -15,7 +15,7 @@ import datasets
 
 from hflm import data
 from hflm.data import toy
-from hflm.preprocessing import encode_in_batches, pack_documents, pack_stream, train_tokenizer
+from hflm.preprocessing import PackedStream, encode_in_batches, pack_documents, train_tokenizer
 from hflm.preprocessing import streaming as stream
 
 BLOCKS = (256, 512, 1024)
@@ -49,7 +49,7 @@ def waste(counts, tokens):
 def streamed(texts, tokenizer, block_size):
     """Of three passes, so that groups of rows end where passes do not."""
     source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
-    packed = pack_stream(data.DocumentStream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
+    packed = PackedStream(data.DocumentStream(source, "texts"), tokenizer, block_size, shuffle_buffer=1000)
     rows = places = 0
     for row, place in packed.read(0, 1, stream.START):
         rows, places = rows + len(row["input_ids"]), places + block_size

@@ -38,7 +38,7 @@ def generate(folder, size):
 def read(folder):
     """{tokens, peak_above_start_mb} of one pass over the folder in this process."""
     from hflm import data
-    from hflm.preprocessing import pack_stream, train_tokenizer
+    from hflm.preprocessing import PackedStream, train_tokenizer
     from hflm.recipe import Data
 
     sources = data.Sources(
@@ -51,7 +51,7 @@ def read(folder):
     rows = (
         row
         for row, place in itertools.takewhile(
-            lambda pair: pair[1]["pass"] == 0, pack_stream(texts, trained, 1024).read(0, 1)
+            lambda pair: pair[1]["pass"] == 0, PackedStream(texts, trained, 1024).read(0, 1)
         )
     )
     tokens = len(next(rows)["input_ids"])  # the libraries are imported, the buffers filled

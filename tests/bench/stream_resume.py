@@ -28,7 +28,7 @@ from transformers.utils import logging
 from hflm import data
 from hflm.data import toy
 from hflm.models import build_model, patch_loss
-from hflm.preprocessing import collate, pack_stream, token_cache, train_tokenizer
+from hflm.preprocessing import PackedStream, collate, token_cache, train_tokenizer
 from hflm.preprocessing import streaming as stream
 from hflm.recipe import Data
 from hflm.training import trainer as train
@@ -134,7 +134,7 @@ def fit(folder, run, tokenizer, rank, workers, steps):
         for name, weight in (("a", 2.0), ("b", 1.0))
     )
     texts = data.stream_documents(data.Sources(sources), folder / "skipped.jsonl")
-    packed = pack_stream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
+    packed = PackedStream(texts, tokenizer, 128, shuffle_buffer=100, seed=0)
     train.train_model(
         patch_loss(build_model({"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 128}, tokenizer)),
         train.TrainingData(packed.rows, partial(collate, pad_token_id=tokenizer.pad_token_id)),

@@ -31,11 +31,10 @@ FASTEST = {"bf16": ("bf16", "it has a unit"), "fp16": ("fp16", "tensor cores"), 
     ],
 )
 def test_what_is_chosen(monkeypatch, fastest, args, launcher, rollback, autocast, orthogonalization):
-    monkeypatch.setattr(arithmetic, "fastest_format", lambda device_type: FASTEST[fastest])
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launcher:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    chosen = arithmetic.choose(CPU, args, fp16=not rollback)
+    chosen = arithmetic.choose(CPU, args, fp16=not rollback, known=FASTEST[fastest])
     assert (chosen.autocast, chosen.orthogonalization) == (autocast, orthogonalization)
 
 
@@ -53,9 +52,9 @@ def test_two_formats_at_once_are_refused():
         ("bf16", {"bf16": False}, None),
     ],
 )
-def test_a_slow_format_is_warned_of(monkeypatch, fastest, args, warned):
-    monkeypatch.setattr(arithmetic, "fastest_format", lambda device_type: FASTEST[fastest])
-    assert arithmetic.slow_setting(arithmetic.choose(CPU, args), CPU) == warned
+def test_a_slow_format_is_warned_of(fastest, args, warned):
+    known = FASTEST[fastest]
+    assert arithmetic.slow_setting(arithmetic.choose(CPU, args, known=known), CPU, known) == warned
 
 
 @pytest.mark.parametrize(
@@ -72,21 +71,19 @@ def test_a_cpus_capabilities_decide_and_where_they_do_not_products_are_timed(
     monkeypatch, capabilities, limit, expected
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(arithmetic, "_timed_format", lambda device_type, other: ("timed", ""))
     for name in arithmetic.ISA_LIMITS:
         monkeypatch.delenv(name, raising=False)
     if limit:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    assert arithmetic._cpu_format()[0] == expected
+    assert arithmetic._cpu_format(lambda device_type, other: ("timed", ""))[0] == expected
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [({"fp32": 1.0, "bf16": 0.6}, "bf16"), ({"fp32": 1.0, "bf16": 0.9}, "fp32"), ({"fp32": 1.0, "bf16": 50.0}, "fp32")],
 )
-def test_a_timed_format_must_be_clearly_faster(monkeypatch, seconds, expected):
-    monkeypatch.setattr(arithmetic, "_product_seconds", lambda device_type, name: seconds[name])
-    assert arithmetic._timed_format("cpu", "bf16")[0] == expected
+def test_a_timed_format_must_be_clearly_faster(seconds, expected):
+    assert arithmetic._timed_format("cpu", "bf16", lambda device_type, name: seconds[name])[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -98,8 +95,7 @@ def test_a_gpu_before_ampere_computes_in_fp16(monkeypatch, native_bf16, capabili
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native_bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(arithmetic, "_timed_format", lambda device_type, other: ("timed", ""))
-    assert arithmetic._cuda_format()[0] == expected
+    assert arithmetic._cuda_format(lambda device_type, other: ("timed", ""))[0] == expected
 
 
 @pytest.mark.skipif(torch.cpu.get_capabilities()["architecture"] != "x86_64", reason="the limit is oneDNN's for x86")

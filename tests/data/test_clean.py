@@ -13,10 +13,10 @@ from rich.console import Console
 from hflm.core import DataError, RecipeError
 from hflm.data.cleaning import (
     CleaningReport,
-    clean_texts,
     cleaning_table,
     find_failures,
     hash_words,
+    select_documents,
     split_words,
     write_report,
 )
@@ -29,7 +29,7 @@ WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" fo
 
 
 def cleaned(texts: list[str], held_out: Sequence[str] = (), **section: Any) -> tuple[list[str], CleaningReport]:
-    return clean_texts(texts, Clean.model_validate(section), held_out)
+    return select_documents(texts, Clean.model_validate(section), held_out)[1:]
 
 
 def sentence(source: random.Random, count: int) -> list[str]:
@@ -111,7 +111,7 @@ def test_a_document_is_judged_alone_as_it_is_among_others():
     assert together == [find_failures([text], section)[0] for text in texts]
     assert {step for step, _ in filter(None, together)} >= {"characters", "letters", "digits", "symbols", "repetition"}
     everything = {**section.model_dump(), "normalize": "NFKC", "exact_duplicates": True, "near_duplicates": 0.4}
-    kept, report = clean_texts(texts, Clean.model_validate(everything))
+    _, kept, report = select_documents(texts, Clean.model_validate(everything))
     assert report.rows_out == len(kept) == 302 - sum(step.removed for step in report.steps)
 
 

@@ -23,7 +23,6 @@ from hflm.data import (
     stream_documents,
     token_statistics,
 )
-from hflm.data import corpus as corpora
 from hflm.pipeline import provenance, resolve_inputs
 from hflm.pipeline.reading import read_corpus
 from hflm.recipe import load_recipe
@@ -311,9 +310,8 @@ def test_what_each_source_gave_is_counted(three):
     assert sum(each["share"] for each in counts.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_more_text_than_is_counted_stands_in_proportion(monkeypatch):
-    monkeypatch.setattr(source_stats, "COUNTED_CHARACTERS", 100)
-    counts = source_stats.SourceCounter(["x"])
+def test_more_text_than_is_counted_counts_in_proportion():
+    counts = source_stats.SourceCounter(["x"], counted_characters=100)
     for text in ["abcde"] * 1000:
         counts.add(text, 0)
     [stats] = counts.statistics()
@@ -367,14 +365,13 @@ def test_a_held_out_document_stays_held_out_when_data_is_added():
     assert 150 < len(more_validation) < 250
 
 
-def test_a_stream_holds_out_the_same_documents_as_a_list(three, tmp_path, monkeypatch):
+def test_a_stream_holds_out_the_same_documents_as_a_list(three, tmp_path):
     train, validation = split_held_out(read_documents(three()).texts, 0.1, "documents")
     streamed = three(streaming=True)
     assert list(stream_documents(streamed, tmp_path / "none", held_out=0.1)) != train  # other draws of the sources ...
     assert set(stream_documents(streamed, tmp_path / "none", held_out=0.1)) == set(train)  # ... of the same documents
     assert sample_stream(streamed, 0.1).texts == validation
-    monkeypatch.setattr(corpora, "STREAM_SAMPLE", 100)
-    assert 0 < len(sample_stream(streamed, 0.1).texts) < 30
+    assert 0 < len(sample_stream(streamed, 0.1, count=100).texts) < 30
 
 
 def test_the_end_of_a_running_text_is_held_out():

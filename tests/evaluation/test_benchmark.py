@@ -83,16 +83,17 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(model, tokenizer, name, t
     path = tmp_path / "task.jsonl"
     expected = measure(model, tokenizer, name, tmp_path / "whole.jsonl", batch_tokens=20)
     asked = []
-    whole = LocalModel._batches
 
-    def pull_the_plug(*arguments):
-        for number, batch in enumerate(whole(*arguments)):
+    def pull_the_plug(batches):
+        for number, batch in enumerate(batches):
             if number == stop_after:
                 raise Pulled
             asked.append(batch[0])
             yield batch
 
-    monkeypatch.setattr(LocalModel, "_batches", pull_the_plug)
+    for method in ("texts", "likelihoods", "nats"):
+        ask = getattr(LocalModel, method)
+        monkeypatch.setattr(LocalModel, method, lambda *args, ask=ask, **more: pull_the_plug(ask(*args, **more)))
     for stop_after in (2, 1):
         with pytest.raises(Pulled):
             measure(model, tokenizer, name, path, batch_tokens=20)

@@ -34,7 +34,7 @@ def saved(folder, **config):
 
 
 def values(encoder, predictions=PREDICTIONS, references=REFERENCES):
-    return metrics.per_example(["bertscore"], predictions, references, bertscore_model=str(encoder))["bertscore"]
+    return metrics.measure(["bertscore"], predictions, references, bertscore_model=str(encoder)).each()["bertscore"]
 
 
 def test_it_is_the_packages_own_score(encoder):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hflm.core import read_json_lines
-from hflm.data.cleaning import shingles
+from hflm.data.cleaning import hash_words
 from hflm.evaluation import contamination, read_results
 from hflm.evaluation.contamination import Index
 from hflm.pipeline import benchmark_model, run_recipe
@@ -22,9 +22,9 @@ DATA = Path(os.environ.get("HFLM_DATA", Path(__file__).parents[3] / "shared" / "
 WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in ("la", "mi", "no", "ru")]
 
 
-def overlap(inputs, training, references=None):
+def overlap(inputs, training, references=None, **options):
     index = Index(inputs, references or [()] * len(inputs))
-    contamination.scan_texts([index], training)
+    contamination.scan_texts([index], training, **options)
     return index.overlap(("pretrain",))
 
 
@@ -116,13 +116,16 @@ def test_copies_with_every_tenth_word_changed_are_near_copies():
     assert not near[30:].any()
 
 
-def test_small_batches_and_a_small_vocabulary_find_the_same(monkeypatch):
+def test_words_have_the_same_hashes_when_few_are_kept():
+    texts = [text(seed, 20) for seed in range(9)]
+    assert len({tuple(hash_words(texts, most_words=most).hashes.tolist()) for most in (0, 5, 500_000)}) == 1
+
+
+def test_small_batches_find_the_same():
     examples = [text(seed, seed % 20 + 1) for seed in range(100)]
     training = [text(seed, seed % 20 + 1) for seed in range(50, 150)]
     whole = overlap(examples, training)
-    monkeypatch.setattr(shingles, "BATCH", 10)
-    monkeypatch.setattr(shingles, "MOST_WORDS", 5)
-    again = overlap(examples, training)
+    again = overlap(examples, training, characters=10)
     assert (whole.contaminated | whole.short_copies).sum() == 50
     assert whole.short_copies.any() and whole.contaminated.any()
     assert np.array_equal(whole.contaminated, again.contaminated)

@@ -352,7 +352,7 @@ def test_per_example_values():
     from sacrebleu import sentence_bleu
 
     names = ["exact_match", "bleu", "rougeL", "accuracy"]
-    values = metrics.per_example(names, ENGLISH, ENGLISH_REFERENCES)
+    values = metrics.measure(names, ENGLISH, ENGLISH_REFERENCES).each()
     assert list(values) == names
     expected = [
         sentence_bleu(prediction, list(refs), use_effective_order=True).score
@@ -378,7 +378,7 @@ def test_degenerate_samples_have_an_interval_of_no_width(names, predictions, ref
     "call",
     [
         lambda: metrics.score(["bleu"], [], []),
-        lambda: metrics.per_example(["accuracy"], [], []),
+        lambda: metrics.measure(["accuracy"], [], []),
         lambda: metrics.score(["accuracy"], ["a"], [("c",)], labels=["a", "b"]),
         lambda: metrics.score(["blue"], ["a"], [("a",)]),
         lambda: metrics.measure([], [], []),

@@ -8,7 +8,7 @@ import torch
 from conftest import LABELS_THAT_BEGIN_ANOTHER, SIZES, TEXTS
 
 from hflm.core import ModelError
-from hflm.inference import LocalModel, batching, cut_at_stop, local, text_windows
+from hflm.inference import LocalModel, batching, cut_at_stop, text_windows
 from hflm.preprocessing import collate, encode, load_tokenizer, pack_examples, train_tokenizer
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
@@ -239,13 +239,13 @@ def test_a_row_ends_at_any_of_the_models_end_tokens(model, tokenizer):
 SHOTS = "The dog saw the key in the barn. The cat saw the hat in the mill. A fox saw the cup in the house.\n\n"
 
 
-def asked(model, tokenizer, prompts, batch_tokens):
+def asked(model, tokenizer, prompts, batch_tokens, share_prefixes=True):
     """(texts, label likelihoods, how many tokens the model read for both)."""
     sizes = []
     hook = model.register_forward_pre_hook(
         lambda _, args, options: sizes.append(options["input_ids"].numel()), with_kwargs=True
     )
-    answerer = LocalModel(model, tokenizer, batch_tokens)
+    answerer = LocalModel(model, tokenizer, batch_tokens, share_prefixes)
     found = (
         in_order(answerer.texts(prompts, 6, [])),
         in_order(answerer.likelihoods(prompts, ["hat", "key in the barn"])),
@@ -256,12 +256,10 @@ def asked(model, tokenizer, prompts, batch_tokens):
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
 @pytest.mark.parametrize("prompts", [[SHOTS + prompt for prompt in PROMPTS], [SHOTS], [SHOTS, SHOTS]])
-def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, prompts, batch_tokens, monkeypatch):
+def test_what_all_prompts_share_runs_once_and_changes_nothing(model, tokenizer, prompts, batch_tokens):
     with torch.inference_mode():
         texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
-        monkeypatch.setattr(local, "MIN_SHARED_PREFIX", 10_000)
-        monkeypatch.setattr(local, "batch_prefixes", lambda *_: None)
-        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
+        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens, False)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
     assert read < everything or len(prompts) == 1
@@ -273,13 +271,10 @@ QUESTIONS = [f"{n} {SHOTS}The fox saw the {what} in the" for n in range(3) for w
 @pytest.mark.parametrize("architecture", SIZES)
 @pytest.mark.parametrize("batch_tokens", [1, 300, 700, 10_000])
 @pytest.mark.parametrize("prompts", [QUESTIONS, [*QUESTIONS[::-1], *PROMPTS], [PROMPTS[0], QUESTIONS[4], QUESTIONS[3]]])
-def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(
-    model, tokenizer, prompts, batch_tokens, monkeypatch
-):
+def test_what_some_rows_share_runs_once_a_batch_and_changes_nothing(model, tokenizer, prompts, batch_tokens):
     with torch.inference_mode():
         texts, logs, read = asked(model, tokenizer, prompts, batch_tokens)
-        monkeypatch.setattr(local, "batch_prefixes", lambda *_: None)
-        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens)
+        expected_texts, expected_logs, everything = asked(model, tokenizer, prompts, batch_tokens, False)
     assert texts == expected_texts
     np.testing.assert_allclose(logs, expected_logs, atol=1e-4)
     assert read < everything or batch_tokens < 700
@@ -295,21 +290,21 @@ def test_answered_rows_are_left_out_and_the_other_batches_stay(model, tokenizer)
         assert list(answerer.texts(PROMPTS, 12, [], frozenset(range(len(PROMPTS))))) == []
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer, monkeypatch):
+def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer):
     asked = []
-    whole = LocalModel._continue
+    most = 2
 
-    def small_memory(self, started, batch, *rest):
-        asked.append(len(batch))
-        if len(batch) > 2:
+    def small_memory(_, args, options):
+        rows = len(options["input_ids"])
+        asked.append(rows)
+        if rows > most and options.get("attention_mask") is not None:  # only a common prefix is read without one
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, started, batch, *rest)
 
     with torch.inference_mode():
         expected = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
-        monkeypatch.setattr(LocalModel, "_continue", small_memory)
+        model.register_forward_pre_hook(small_memory, with_kwargs=True)
         assert texts_of(model, tokenizer, PROMPTS, 12, [], 1000) == expected
-        assert asked[0] == len(PROMPTS)
-        monkeypatch.setattr(LocalModel, "_continue", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        assert len(PROMPTS) in asked
+        most = 0
         with pytest.raises(ModelError, match="too small for a single row"):
             texts_of(model, tokenizer, PROMPTS, 12, [], 1000)

@@ -51,9 +51,8 @@ def test_the_sum_is_the_models_own_loss(model, tokenizer):
     assert score_text(model, tokenizer, text).log_p == pytest.approx(-loss * (ids.shape[1] - 1), rel=1e-5)
 
 
-def test_a_token_has_its_rank_and_what_was_more_likely(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(score, "POSITIONS", 2)
-    found = score_text(model, tokenizer, "The dog saw the key.")
+def test_a_token_has_its_rank_and_what_was_more_likely(model, tokenizer):
+    found = score_text(model, tokenizer, "The dog saw the key.", positions=2)
     ids = [tokenizer.bos_token_id, *(token.id for token in found.tokens)]
     with torch.inference_mode():
         order = model(input_ids=torch.tensor([ids])).logits[0].argsort(descending=True).tolist()

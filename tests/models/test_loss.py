@@ -9,13 +9,13 @@ from hflm.models import patch_loss
 
 
 @pytest.fixture
-def parts(monkeypatch):
-    """300 rows of 16 dimensions, an output layer of 131 entries, targets; several chunks, the last one short."""
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 128)
+def parts():
+    """600 rows of 16 dimensions, an output layer of 131 entries, targets; several chunks, the last one short."""
+    assert losses.CHUNK_ROWS == 256
     torch.manual_seed(0)
-    hidden = torch.randn(300, 16, requires_grad=True)
+    hidden = torch.randn(600, 16, requires_grad=True)
     weight = (torch.randn(131, 16) * 0.5).requires_grad_()
-    return hidden, weight, torch.randint(0, 131, (300,))
+    return hidden, weight, torch.randint(0, 131, (600,))
 
 
 def plain(hidden, weight, targets, z_loss=0.0, smoothing=0.0):

@@ -141,16 +141,19 @@ def same(found, expected):
     return [row["input_ids"].tolist() for row in found.rows] == [row["input_ids"].tolist() for row in expected.rows]
 
 
-def test_the_same_text_is_encoded_once(tokenizer, tmp_path, monkeypatch):
-    first = pack_documents(TEXTS, tokenizer, 64, cache=tmp_path / "kept")
+def test_the_same_text_is_encoded_once(tokenizer, tmp_path):
+    first = pack_documents(TEXTS, tokenizer, 64, cache=tmp_path)
     assert first.cached is None
-    monkeypatch.setattr(token_cache, "encode", None)  # from now on nothing may be encoded
     for block_size in (64, 32):
-        again = pack_documents(TEXTS, tokenizer, block_size, cache=tmp_path / "kept")
-        assert again.cached.parent == tmp_path / "kept"
-    monkeypatch.undo()
+        again = pack_documents(TEXTS, tokenizer, block_size, cache=tmp_path)
+        assert again.cached.parent == tmp_path
     assert same(again, pack_documents(TEXTS, tokenizer, 32))
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == [again.cached.name]
+    assert [path.name for path in tmp_path.iterdir()] == [again.cached.name]
+    ids = np.fromfile(again.cached / "ids.bin", np.uint16)
+    ids[:] = 7
+    ids.tofile(again.cached / "ids.bin")
+    rows = pack_documents(TEXTS, tokenizer, 32, cache=tmp_path).rows
+    assert {token for row in rows for token in row["input_ids"].tolist()} == {7}, "the ids are read, not computed"
 
 
 @pytest.mark.parametrize("change", ["text", "border", "rows", "tokenizer"])
@@ -172,10 +175,10 @@ def test_another_text_or_tokenizer_is_encoded_again(tokenizer, tmp_path, change)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_nothing_is_cached_of_an_encoding_that_fails(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "BATCH_TEXTS", 10)
+def test_nothing_is_cached_of_an_encoding_that_fails(tokenizer, tmp_path):
+    several_batches = TEXTS * (2 + token_cache.BATCH_TEXTS // len(TEXTS))
     with pytest.raises(TypeError):
-        pack_documents([*TEXTS, "\ud800"], tokenizer, 64, cache=tmp_path)
+        pack_documents([*several_batches, "\ud800"], tokenizer, 64, cache=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ from hflm.core import DataError, UserError
 from hflm.data.readers import base
 from hflm.models import build_model, patch_loss
 from hflm.pipeline import run_recipe
-from hflm.preprocessing import PackingCounts, collate, pack_stream, token_cache
+from hflm.preprocessing import PackedStream, PackingCounts, collate
 from hflm.preprocessing import streaming as stream
 from hflm.recipe import Data, load_recipe
 from hflm.training import checkpoints
@@ -46,13 +46,6 @@ def files(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Many groups and blocks in a pass."""
-    monkeypatch.setattr(stream, "GROUP_ROWS", 6)
-    monkeypatch.setattr(token_cache, "BATCH_TEXTS", 10)
-
-
 SOURCES = {
     "jsonl": [{"path": "one"}],
     "three files": [{"path": "three"}],
@@ -65,13 +58,13 @@ SOURCES = {
 
 @pytest.fixture
 def streamed(files, tokenizer):
-    """The PackedStream of one of SOURCES."""
+    """The PackedStream of one of SOURCES, with many groups and blocks in a pass."""
 
-    def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48):
+    def make(name="jsonl", shuffle_buffer=None, seed=0, block_size=48, group_rows=6):
         options = [{**source, "path": str(files / source["path"]), "streaming": True} for source in SOURCES[name]]
         sources = tuple(data.resolve_data(Data.model_validate(each)) for each in options)
         texts = data.stream_documents(data.Sources(sources), files / "skipped.jsonl")
-        return pack_stream(texts, tokenizer, block_size, shuffle_buffer, seed)
+        return PackedStream(texts, tokenizer, block_size, shuffle_buffer, seed, group_rows=group_rows, batch_texts=10)
 
     return make
 
@@ -101,9 +94,8 @@ def documents(rows, tokenizer):
 
 @pytest.mark.parametrize("shuffle_buffer", [None, 50])
 @pytest.mark.parametrize(("name", "readers"), [("jsonl", 1), ("jsonl", 2), ("three files", 3)])
-def test_the_readers_divide_every_document_of_a_pass(streamed, tokenizer, monkeypatch, name, readers, shuffle_buffer):
-    monkeypatch.setattr(stream, "GROUP_ROWS", 2)
-    packed = streamed(name, shuffle_buffer, block_size=160)
+def test_the_readers_divide_every_document_of_a_pass(streamed, tokenizer, name, readers, shuffle_buffer):
+    packed = streamed(name, shuffle_buffer, block_size=160, group_rows=2)
     found = []
     for reader in range(readers):
         passed = []
@@ -133,7 +125,7 @@ def test_each_of_seven_files_is_read_by_one_of_four_readers(tokenizer, tmp_path)
     dataset = datasets.IterableDataset.from_generator(lines, gen_kwargs={"files": files})
     seen = []
     for reader in range(4):
-        packed = pack_stream(data.DocumentStream(dataset, "seven files"), tokenizer, 48)
+        packed = PackedStream(data.DocumentStream(dataset, "seven files"), tokenizer, 48)
         packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
         for row, position in packed.read(reader, 4):
             if position["pass"]:

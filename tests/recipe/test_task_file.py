@@ -10,7 +10,7 @@ import pytest
 
 from hflm import recipe
 from hflm.core import RecipeError
-from hflm.recipe import read_task_file
+from hflm.recipe.lm_eval_import import read_task_files
 
 CHOICE = """\
 task: sst2_plain
@@ -189,7 +189,10 @@ def test_what_a_task_file_becomes(tmp_path, text, old, new, task, change):
     more = change.get("text", "")
     path = written(tmp_path, text + more, old, new)
     expected = {**task, **{key: value for key, value in change.items() if key != "text"}}
-    assert read_task_file(path) == json.loads(json.dumps(expected).replace("FOLDER", str(tmp_path)))
+    tree, problems = read_task_files([path], "org/model")
+    assert not problems
+    [task_of_file] = tree.plain()["tasks"].values()
+    assert task_of_file == json.loads(json.dumps(expected).replace("FOLDER", str(tmp_path)))
     loaded = recipe.load_task_files([path], "org/model", ["seed=7"])
     [name] = loaded.tasks
     assert (loaded.name, loaded.seed, loaded.model.from_, loaded.benchmark.tasks) == (name, 7, "org/model", (name,))
@@ -210,7 +213,7 @@ def test_wrong_task_files(tmp_path, monkeypatch, text, old, new, line, key, mess
 def test_what_is_left_out_is_named(tmp_path, text, old, new, message, line):
     path = written(tmp_path, text, old, new)
     with pytest.warns(UserWarning) as caught:
-        read_task_file(path)
+        recipe.load_task_files([path], "org/model")
     [warning] = [str(each.message) for each in caught]
     assert f"t.yaml:{line}  " in warning
     assert message in warning
@@ -237,7 +240,7 @@ def test_no_task_file(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        read_task_file(path)
+        recipe.load_task_files([path], "org/model")
 
 
 def test_the_same_examples_as_a_written_recipe(tmp_path):

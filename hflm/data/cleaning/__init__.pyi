@@ -1,5 +1,4 @@
 from .clean import clean_stream as clean_stream
-from .clean import clean_texts as clean_texts
 from .clean import select_documents as select_documents
 from .filters import find_failures as find_failures
 from .filters import normalize_texts as normalize_texts
@@ -8,6 +7,7 @@ from .report import CleaningReport as CleaningReport
 from .report import cleaning_table as cleaning_table
 from .report import describe_setting as describe_setting
 from .report import write_report as write_report
+from .shingles import BATCH as BATCH
 from .shingles import Words as Words
 from .shingles import batch_texts as batch_texts
 from .shingles import hash_words as hash_words

@@ -18,7 +18,7 @@ import numpy as np
 from hflm.core import UNSEPARATED
 
 EMOJI = "\U0001f000-\U0001faff"
-MOST_WORDS = 500_000  # hashes kept at a time, about 100 MB
+MOST_WORDS = 500_000
 BATCH = 1 << 20  # characters whose n-grams are in memory together
 
 
@@ -63,8 +63,8 @@ def split_words(text: str) -> list[str]:
     return _pattern().findall(text.lower())
 
 
-def hash_words(texts: Iterable[str]) -> Words:
-    """The Words of some texts.
+def hash_words(texts: Iterable[str], most_words: int = MOST_WORDS) -> Words:
+    """The Words of some texts. Between calls the hashes of up to about `most_words` are kept, 100 MB by default.
 
     >>> hash_words(["a b", "", "b c"]).starts.tolist()
     [0, 2, 2, 4]
@@ -72,20 +72,20 @@ def hash_words(texts: Iterable[str]) -> Words:
     words = [split_words(text) for text in texts]
     starts = np.cumsum([0, *map(len, words)])
     total = int(starts[-1])
-    if len(_HASHES) > MOST_WORDS:
+    if len(_HASHES) > most_words:
         _HASHES.clear()
     hashes = np.fromiter(map(_HASHES.__getitem__, chain.from_iterable(words)), np.uint64, total)
     lengths = np.fromiter(map(len, chain.from_iterable(words)), np.int64, total)
     return Words(hashes, lengths, starts)
 
 
-def batch_texts(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of consecutive texts, of BATCH characters or a little more each."""
+def batch_texts(texts: Iterable[str], characters: int = BATCH) -> Iterator[list[str]]:
+    """Lists of consecutive texts, of so many characters or a little more each."""
     batch, size = [], 0
     for text in texts:
         batch.append(text)
         size += len(text) + 1
-        if size >= BATCH:
+        if size >= characters:
             yield batch
             batch, size = [], 0
     if batch:

@@ -3,5 +3,4 @@ from .bootstrap import resampled_sums as resampled_sums
 from .scoring import Measured as Measured
 from .scoring import language_modeling as language_modeling
 from .scoring import measure as measure
-from .scoring import per_example as per_example
 from .scoring import score as score

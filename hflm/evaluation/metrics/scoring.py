@@ -103,13 +103,6 @@ def score(
     return measure(names, predictions, references, **options).scores(resamples=resamples, seed=seed)
 
 
-def per_example(
-    names: Iterable[str], predictions: "Sequence[str]", references: "Sequence[References]", **options: Any
-) -> dict[str, list[float]]:
-    """`measure` and its value on each example alone."""
-    return measure(names, predictions, references, **options).each()
-
-
 def language_modeling(nats: Any, tokens: Any, bytes: Any, *, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
     """perplexity and bits_per_byte of documents or windows, with intervals from resampling them.
 

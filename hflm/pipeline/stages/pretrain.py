@@ -46,7 +46,7 @@ def _packed(
     run: Run, tokenizer: "PreTrainedTokenizerFast", block_size: int
 ) -> "tuple[Packed | PackedStream, Packed | None]":
     """Rows to train on and those to evaluate on. The main process packs; each process reads its part of a stream."""
-    from hflm.preprocessing import cache_folder, pack_documents, pack_stream
+    from hflm.preprocessing import PackedStream, cache_folder, pack_documents
 
     stage, corpus = run.recipe.pretrain, run.corpus
     assert stage is not None
@@ -58,7 +58,7 @@ def _packed(
         if stage.args.get("max_steps", -1) <= 0 and stage.tokens is None:
             raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")
         stream = open_stream(run.recipe, run.inputs, run.folder / SKIPPED_ROWS)
-        packed = pack_stream(stream, tokenizer, block_size, stage.shuffle_buffer, run.recipe.seed)
+        packed = PackedStream(stream, tokenizer, block_size, stage.shuffle_buffer, run.recipe.seed)
         return packed, validation
     texts = corpus.texts if corpus else None
     assert not isinstance(texts, DocumentStream)  # a stream has returned above
