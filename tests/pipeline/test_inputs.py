@@ -1,10 +1,10 @@
 """A recipe's data are looked up once, at the start of a run, and handed from package to package."""
 
+import inspect
 import json
 import os
 import sys
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 
@@ -25,6 +25,7 @@ tasks:
 finetune: {tasks: [qa], args: {max_steps: 1}}
 benchmark: {tasks: [qa, again], resamples: 10}
 """
+SETS = ["tokenizer.train.data={path: texts/*.txt}"]
 QA = {"context": "The cat is in the barn.", "question": "Where is the cat?", "answers": "barn"}
 
 
@@ -37,31 +38,37 @@ def recipe(tmp_path, monkeypatch):
         (tmp_path / name).write_text("The fox saw the cup in the mill. It was a very old cup.\n" * 40)
     (tmp_path / "qa.jsonl").write_text((json.dumps(QA) + "\n") * 6)
     (tmp_path / "recipe.yaml").write_text(tiny_recipe("looked-up", SECTIONS))
-    return load_recipe("recipe.yaml", ["tokenizer.train.data={path: texts/*.txt}"])
+    return load_recipe("recipe.yaml", SETS)
 
 
-@contextmanager
-def calls_of(*functions):
-    """Counts the calls of some functions with the same first argument, by whatever name they were imported."""
-    codes = {function.__code__: function.__name__ for function in functions}
-    counts = Counter()
+class Calls:
+    """What is called in a block: some functions by their first argument, and which package is entered after which."""
 
-    def profile(frame, event, argument):
-        if event == "call" and frame.f_code in codes:
-            code = frame.f_code
-            counts[codes[code], os.path.relpath(frame.f_locals[code.co_varnames[0]])] += 1
+    def __init__(self, *functions):
+        self.names = {function.__code__: function.__name__ for function in functions}
+        self.counts, self.packages = Counter(), []
 
-    sys.setprofile(profile)
-    try:
-        yield counts
-    finally:
+    def __enter__(self):
+        sys.setprofile(self._called)
+        return self
+
+    def __exit__(self, *_):
         sys.setprofile(None)
 
+    def _called(self, frame, event, argument):
+        code, module = frame.f_code, frame.f_globals.get("__name__", "")
+        if event != "call" or not code.co_flags & inspect.CO_OPTIMIZED:  # the body of a module or class is no call
+            return
+        if code in self.names:
+            self.counts[self.names[code], os.path.relpath(frame.f_locals[code.co_varnames[0]])] += 1
+        if module.startswith("hflm.") and (package := module.split(".")[1]) not in self.packages:
+            self.packages.append(package)
 
-def test_no_path_is_looked_up_twice(recipe):
-    with calls_of(paths.expand_path, files.match_files, files.folder_files) as calls:
-        run_recipe(recipe, "run")
-    of_data = {call: count for call, count in calls.items() if not call[1].startswith("run")}
+
+def test_no_path_is_looked_up_twice_from_the_recipe_to_the_packed_rows(recipe):
+    with Calls(paths.expand_path, files.match_files, files.folder_files) as calls:
+        run_recipe(load_recipe("recipe.yaml", SETS), "run")
+    of_data = {call: count for call, count in calls.counts.items() if not call[1].startswith("run")}
     assert of_data == {
         ("expand_path", "texts/*.txt"): 1,
         ("match_files", "texts/*.txt"): 1,
@@ -73,6 +80,8 @@ def test_no_path_is_looked_up_twice(recipe):
         ("expand_path", "qa.jsonl"): 1 + 1,  # a pattern of train and one of test
         ("match_files", "qa.jsonl"): 1 + 1,
     }
+    from_yaml_to_rows = ("recipe", "data", "tasks", "preprocessing")
+    assert [each for each in calls.packages if each in from_yaml_to_rows] == [*from_yaml_to_rows]
 
 
 def test_a_file_that_appears_later_is_not_read(recipe, tmp_path):
