@@ -7,6 +7,9 @@ import io
 import json
 import lzma
 import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -393,3 +396,34 @@ def test_a_line_without_end_is_refused(tmp_path):
 def test_compressed_text_that_repeats_itself_is_no_bomb(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(COMPRESS[".gz"](b'{"text": "again"}\n' * 200_000))
     assert sum(1 for _ in read_texts(str(tmp_path / "a.jsonl.gz"), make_options("json", {}), "text")) == 200_000
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """Serves a folder; its first answer to a GET is cut short."""
+
+    cut = True
+
+    def do_GET(self):
+        if Flaky.cut:
+            Flaky.cut = False
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_an_address_is_read_through_datasets_which_repeats_a_request_that_fails(tmp_path, monkeypatch, packed):
+    """The only use of `datasets.utils.file_utils.xopen`, which is undocumented: this fails when it changes."""
+    monkeypatch.setattr("datasets.config.STREAMING_OPEN_RETRY_INTERVAL", 0)
+    monkeypatch.setattr("datasets.config.STREAMING_READ_RETRY_INTERVAL", 0)
+    monkeypatch.setattr(Flaky, "cut", True)
+    (tmp_path / f"a.jsonl{packed}").write_bytes(COMPRESS[packed](b'{"text": "one"}\n{"text": "two"}\n'))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.jsonl{packed}"
+        rows = list(read_rows(address, make_options("json", {})))
+        server.shutdown()
+    assert [row["text"] for row in rows] == ["one", "two"] and not Flaky.cut

@@ -266,6 +266,16 @@ def test_a_quantized_model_learns_by_an_adapter_and_is_merged_into_plain_safeten
     torch.testing.assert_close(*places, atol=0.01, rtol=0)
 
 
+def test_the_attribute_that_keeps_4bit_weights_unpacked_is_still_bitsandbytes_own(tokenizer, tiny, tmp_path):
+    """`load_model` sets it, since bitsandbytes has no option; renamed or removed there, that would have no effect."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    assert hasattr(bitsandbytes.nn.Linear4bit(8, 8), "support_avx512bf16_for_cpu")
+    save_pretrained(tmp_path / "base", tiny, tokenizer)
+    model, _ = load_model(str(tmp_path / "base"), quantization={"load_in_4bit": True})
+    quantized = [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert quantized and not any(module.support_avx512bf16_for_cpu for module in quantized)
+
+
 def test_quantization_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="uv sync --extra quant"):
