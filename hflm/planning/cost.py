@@ -239,6 +239,8 @@ def flops_per_token(shape: Shape, load: Load) -> dict[str, float]:
 
     A matrix of P weights costs 2P forward and 4P backward (2P when it is frozen); attention, which is counted over the
     full square as profilers do, 4 T E forward and 10 T E backward, since the fused kernel computes the scores again.
+    A formula, since torch's FlopCounterMode on a model of meta tensors takes 5 s of CPU time before it counts, the whole
+    plan 2 s; the tests compare the two.
     """
     adapter, width = load.adapter, shape.n_head * shape.head_dim
     found = list(architecture.adapted(shape, adapter)) if adapter is not None else []
