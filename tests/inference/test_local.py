@@ -304,7 +304,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(model, tokenizer):
         expected = texts_of(model, tokenizer, PROMPTS, 12, [], 1000)
         model.register_forward_pre_hook(small_memory, with_kwargs=True)
         assert texts_of(model, tokenizer, PROMPTS, 12, [], 1000) == expected
-        assert len(PROMPTS) in asked
+        assert max(asked) > most
         most = 0
         with pytest.raises(ModelError, match="too small for a single row"):
             texts_of(model, tokenizer, PROMPTS, 12, [], 1000)

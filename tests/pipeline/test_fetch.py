@@ -143,7 +143,7 @@ def test_an_adapter_is_fetched_with_the_model_that_it_names_from_its_own_folder(
     path.write_text(f"""
 name: tuned
 model: {{from: {tmp_path}/adapters/a}}
-tasks: {{text: {{kind: language_modeling, data: {{path: toy}}}}}}
+tasks: {{text: {{kind: language_modeling, data: {{path: toy, name: stories}}}}}}
 benchmark: {{tasks: [text]}}
 """)
     with pytest.raises(UserError, match=r"model.from: '.*adapters/a' is an adapter for '../../base': no such file"):
