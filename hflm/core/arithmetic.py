@@ -99,7 +99,7 @@ def choose(
     )
 
 
-def inference_dtype(device: "torch.device", asked: str | None) -> tuple[str, str]:
+def inference_dtype(device: "torch.device", asked: str | None, known: tuple[str, str] | None = None) -> tuple[str, str]:
     """(dtype, reason) of a model that is asked and not trained: float32 unless `asked` names another one.
 
     "auto" is the fastest format of the device. It is not the default: in a narrower format than float32 a likelihood
@@ -112,7 +112,7 @@ def inference_dtype(device: "torch.device", asked: str | None) -> tuple[str, str
         return "float32", "scores do not depend on the batch"
     if asked != "auto":
         return asked, "asked for"
-    fastest, reason = fastest_format(device.type)
+    fastest, reason = known or fastest_format(device.type)
     return FORMATS[fastest], reason
 
 

@@ -119,6 +119,5 @@ def test_a_cpu_whose_wide_registers_are_hidden_computes_in_fp32():
         ("fp32", "bfloat16", "bfloat16"),
     ],
 )
-def test_a_model_is_asked_in_float32_unless_something_else_is_named(monkeypatch, fastest, asked, dtype):
-    monkeypatch.setattr(arithmetic, "fastest_format", lambda _: (fastest, "the device"))
-    assert arithmetic.inference_dtype(torch.device("cpu"), asked)[0] == dtype
+def test_a_model_is_asked_in_float32_unless_something_else_is_named(fastest, asked, dtype):
+    assert arithmetic.inference_dtype(CPU, asked, FASTEST[fastest])[0] == dtype
