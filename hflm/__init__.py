@@ -88,7 +88,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
 
     data/                 read data
       load.py               rows of tasks: of local files as they are written, of the Hub as datasets loads them
-      source.py             a recipe's data: its files by split, its name in messages, its fingerprint
+      source.py             a recipe's data, looked up once: its files by split, its name in messages, its fingerprint
       corpus.py             the documents of any number of sources, in memory or streamed; mixture.py: mixed by weight
       held_out.py           which documents are held out for validation
       readers/              the rows of one file and the fault of each bad row: text.py, json.py, csv.py, arrow.py

@@ -42,8 +42,8 @@ def main():
 
 
 def waste(counts, tokens):
-    padded, lost = counts["padding"], tokens - counts["tokens"]
-    return round((padded + lost) / (counts["rows"] * counts["block_size"]), 5)
+    padded, lost = counts.padding, tokens - counts.tokens
+    return round((padded + lost) / (counts.rows * counts.block_size), 5)
 
 
 def streamed(texts, tokenizer, block_size):
