@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hflm.core import BUILDER_BY_SUFFIX, DataError, logger
 from hflm.data.hub_cache import METADATA_FILES
 from hflm.data.readers.base import COMPRESSED
@@ -129,7 +131,7 @@ def card_configs(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         stated = metadata_load(card) or {}
-    except ValueError:
+    except (ValueError, yaml.YAMLError):  # the Hub would not read it either
         return []
     configs = stated.get("configs") if isinstance(stated, dict) else None
     return [each for each in configs if isinstance(each, dict)] if isinstance(configs, list) else []

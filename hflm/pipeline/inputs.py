@@ -102,10 +102,11 @@ def _license(data: ResolvedData) -> str | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.repocard import metadata_load
 
+    card = None
     if data.is_hub:
         revision = data.source.options.get("revision")
         card = try_to_load_from_cache(data.source.path, "README.md", repo_type="dataset", revision=revision)
-    else:
+    elif data.files and data.place.exists():  # not where data_files alone says what is read
         card = (data.place if data.place.is_dir() else data.place.parent) / "README.md"
     try:
         stated = (metadata_load(card) or {}).get("license") if isinstance(card, str | Path) else None

@@ -469,7 +469,9 @@ def test_the_hub_takes_the_card(run, load):
         ("NOTES.md", "---\nlicense: mit\n---\n", None),
     ],
 )
-def test_a_licence_is_stated_where_the_data_states_it(tmp_path, load, name, text, licence):
+def test_a_licence_is_stated_where_the_data_states_it(tmp_path, monkeypatch, load, name, text, licence):
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\nOf the working folder, not of the data.")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pairs.jsonl").write_text('{"en": "a", "de": "b"}\n')
     (tmp_path / "data" / name).write_text(text)
@@ -478,6 +480,8 @@ def test_a_licence_is_stated_where_the_data_states_it(tmp_path, load, name, text
         described = provenance.describe(asked, resolve_inputs(asked), 1)
         assert described["data"]["tasks.translation.data"].get("license") == licence
         assert "license" not in described["data"]["pretrain.data.0"]
+    asked = load(RECIPE.replace("/home/alice/secret project/pairs.jsonl", "json, data_files: data/pairs.jsonl"))
+    assert "license" not in provenance.describe(asked, resolve_inputs(asked), 1)["data"]["tasks.translation.data"]
 
 
 def test_a_licence_of_the_data_changes_no_stage(load):
