@@ -39,7 +39,6 @@ from .redaction import last_path_part as last_path_part
 from .redaction import mask_tokens as mask_tokens
 from .redaction import redact as redact
 from .run_files import LossCurves as LossCurves
-from .run_files import is_finite_number as is_finite_number
 from .run_files import read_json as read_json
 from .run_files import read_json_lines as read_json_lines
 from .run_files import read_loss_curves as read_loss_curves

@@ -8,7 +8,6 @@ from .corpus import sample_stream as sample_stream
 from .corpus import stream_documents as stream_documents
 from .corpus import warn_of_lines as warn_of_lines
 from .held_out import split_held_out as split_held_out
-from .hub_cache import cached_folder as cached_folder
 from .hub_cache import fetch_dataset as fetch_dataset
 from .hub_cache import fetch_model as fetch_model
 from .hub_cache import is_hub_id as is_hub_id

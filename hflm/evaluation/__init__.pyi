@@ -10,7 +10,6 @@ from .compare import compare_runs as compare_runs
 from .contamination import Overlap as Overlap
 from .contamination import check_contamination as check_contamination
 from .results import LOWER_IS_BETTER as LOWER_IS_BETTER
-from .results import UNITS as UNITS
 from .results import Bin as Bin
 from .results import Calibration as Calibration
 from .results import Contamination as Contamination
@@ -22,7 +21,6 @@ from .results import describe_clusters as describe_clusters
 from .results import format_baselines as format_baselines
 from .results import format_interval as format_interval
 from .results import format_value as format_value
-from .results import main_metrics as main_metrics
 from .results import read_results as read_results
 from .results import results_table as results_table
 from .results import tasks_of_other_weights as tasks_of_other_weights

@@ -21,7 +21,6 @@ from .presets import ARCHITECTURES as ARCHITECTURES
 from .presets import CONFIG_DEFAULTS as CONFIG_DEFAULTS
 from .presets import PRESETS as PRESETS
 from .presets import TIED_MODULES as TIED_MODULES
-from .presets import preset_training_args as preset_training_args
 from .reference_page import reference_page as reference_page
 from .schema import Recipe as Recipe
 from .section import Prompt as Prompt
@@ -37,7 +36,6 @@ from .tasks import PromptedTask as PromptedTask
 from .tasks import Task as Task
 from .tokenizer import LEAST_VOCAB_SIZE as LEAST_VOCAB_SIZE
 from .trackers import require_trackers as require_trackers
-from .trackers import tracker_names as tracker_names
 from .trackers import unknown_tracker as unknown_tracker
 from .training import FinetuneRecipe as FinetuneRecipe
 from .training import PretrainRecipe as PretrainRecipe

@@ -1,4 +1,3 @@
 from .folder import export_model as export_model
 from .folder import trim_vocabulary as trim_vocabulary
 from .gguf import write_gguf as write_gguf
-from .onnx import to_onnx as to_onnx
