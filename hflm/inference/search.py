@@ -76,11 +76,12 @@ def search_texts(
     lengths = {"max_new_tokens": max_new_tokens, "eos_token_id": sorted(ends), "pad_token_id": padding}
     config = GenerationConfig(**options, **lengths)
     processors = LogitsProcessorList()
+    generate: Any = model.generate
     if config.do_sample:
-        processors = model.generate(**inputs, generation_config=config, custom_generate=_processors)
+        processors = generate(**inputs, generation_config=config, custom_generate=_processors)
         processors.append(GumbelNoise(seeds))
         config = GenerationConfig(**lengths)
-    sequences = model.generate(
+    sequences = generate(
         **inputs,
         generation_config=config,
         logits_processor=processors,

@@ -170,7 +170,7 @@ class GeneratingTask(PromptedTask):
     bertscore_model: str | None = None
     """The folder of the encoder that bertscore compares with."""
     generation: Annotated[dict[str, Any], WithJsonSchema(GENERATION_SCHEMA)] | None = Field(
-        None,
+        default=None,
         exclude_if=lambda value: value is None,  # absent from keys of earlier runs
     )
     """How an answer is chosen in a benchmark, such as `num_beams: 5`; by default greedily."""
