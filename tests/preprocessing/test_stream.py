@@ -154,8 +154,8 @@ def test_each_byte_of_seven_files_is_read_once_by_two_processes_of_two_workers(t
     for number in range(7):
         rows = [{"text": f"{number}-{line} {TEXTS[line % len(TEXTS)]}"} for line in range(30 + 9 * number)]
         (tmp_path / f"{number:05}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = Data.model_validate({"path": str(tmp_path), "streaming": True})
-    packed = pack_stream(data.stream_documents(data.Sources((source,)), tmp_path / "skipped"), tokenizer, 48)
+    source = data.resolve_data(Data.model_validate({"path": str(tmp_path), "streaming": True}))
+    packed = PackedStream(data.stream_documents(data.Sources((source,)), tmp_path / "skipped"), tokenizer, 48)
     monkeypatch.setattr(base, "open", Counted, raising=False)
     for reader in range(4):
         packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
