@@ -37,7 +37,7 @@ def recipe(tmp_path, monkeypatch):
     for name in ("corpus/train.txt", "corpus/dev.txt", "texts/a.txt", "texts/b.txt"):
         (tmp_path / name).write_text("The fox saw the cup in the mill. It was a very old cup.\n" * 40)
     (tmp_path / "qa.jsonl").write_text((json.dumps(QA) + "\n") * 6)
-    (tmp_path / "recipe.yaml").write_text(tiny_recipe("looked-up", SECTIONS))
+    (tmp_path / "recipe.yaml").write_text(tiny_recipe("looked-up", SECTIONS, n_positions=256))
     return load_recipe("recipe.yaml", SETS)
 
 
