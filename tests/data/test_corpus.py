@@ -117,7 +117,7 @@ def test_what_a_corpus_cannot_do_is_an_error(tmp_path, name, options, message):
     (tmp_path / name).write_bytes(content("csv"))
     asked = source(tmp_path / name, **options)
     with pytest.raises(DataError, match=message):
-        texts(asked, streamed=asked.options.get("streaming", False), rows="lines" if "rows" in message else "documents")
+        texts(asked, streamed=options.get("streaming", False), rows="lines" if "rows" in message else "documents")
 
 
 GOOD = [json.dumps({"text": f"row {n}"}) for n in range(3000)]

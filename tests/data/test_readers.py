@@ -254,7 +254,7 @@ def test_booleans_and_numbers_are_labels(tmp_path):
     )
     data = source(tmp_path / "a.jsonl")
     for labels, expected in ((("false", "true"), ["true", "false", "true"]), (("0", "true", "1"), ["true", "0", "1"])):
-        task = Sentiment(data=data, labels=labels)
+        task = Sentiment(data=data.source, labels=labels)
         examples, _ = tasks.read_examples(task, load_rows(data, "train", tasks.task_columns(task)), "a")
         assert [example.target for example in examples] == expected
 
