@@ -101,7 +101,7 @@ class LocalModel:
         generation: Mapping[str, Any],
         seeds: Sequence[int],
     ) -> Iterator[tuple[list[int], list[str]]]:
-        ids = encode(self.tokenizer, list(prompts))
+        ids = encode_prompts(self.tokenizer, list(prompts))
         ends = end_tokens(self.model, self.tokenizer)
 
         def answer(batch: list[int]) -> list[str]:

@@ -54,6 +54,14 @@ def test_beams_are_the_same_in_any_batch_and_on_any_process(trained, tokenizer, 
         assert not any(" in" in text or "." in text for text in found["1"])
 
 
+def test_an_empty_prompt_begins_a_text(trained, tokenizer):
+    [found] = texts_of(trained, tokenizer, [""], BEAMS)
+    begin = torch.tensor([[tokenizer.eos_token_id]])
+    with torch.inference_mode():
+        ids = trained.generate(begin, attention_mask=torch.ones_like(begin), max_new_tokens=12, do_sample=False, **BEAMS)
+    assert found and found == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+
 def test_beams_are_those_of_generate_for_each_row_alone(trained, tokenizer):
     found = texts_of(trained, tokenizer, PROMPTS[:6], BEAMS)
     for prompt, text in zip(PROMPTS, found, strict=False):
