@@ -58,7 +58,9 @@ def test_an_empty_prompt_begins_a_text(trained, tokenizer):
     [found] = texts_of(trained, tokenizer, [""], BEAMS)
     begin = torch.tensor([[tokenizer.eos_token_id]])
     with torch.inference_mode():
-        ids = trained.generate(begin, attention_mask=torch.ones_like(begin), max_new_tokens=12, do_sample=False, **BEAMS)
+        ids = trained.generate(
+            begin, attention_mask=torch.ones_like(begin), max_new_tokens=12, do_sample=False, **BEAMS
+        )
     assert found and found == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 
 
