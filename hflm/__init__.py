@@ -36,8 +36,9 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       cost.py               memory and FLOPs of an optimizer step
 
     evaluation/           the benchmark
-      benchmark.py          one task: its rows answered, scored and written; answers.py: by all processes, kept as they
-                            come
+      benchmark.py          one task: its rows answered, scored and written
+      questions.py          what a task asks, and the scores of the answers; answers.py: by all processes, kept as they
+                            come; training_scores.py: while a model trains
       results.py            results.json, and the terminal's table
       slices.py             scores of parts of a task's rows
       contamination.py      which benchmark examples occur in the training text
@@ -60,6 +61,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       arguments.py          TrainingArguments, and what follows from the data and the processes
       batch_source.py       what the trainer needs of rows that are read as they come
       processes.py          the process group; work that the first process does while the others wait
+      evaluation.py         the loss of validation sets and the scores of tasks; best_model.py: the kept checkpoint,
+                            early stopping
       divergence.py         what stops a stage: a signal, a loss that is not finite, a spike
       recovery.py           what follows a failed step: a smaller micro-batch, back to a valid checkpoint
       checkpoints.py        checksums; the newest valid checkpoint; a full disk
@@ -102,8 +105,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     recipe/               a recipe
       load.py               YAML -> a frozen Recipe, or all its problems with file and line
       schema.py             the Recipe and the rules between its sections; section.py: what all sections have in common
-      tokenizer.py, model.py, training.py, cleaning.py, benchmark.py: one section each; tasks.py: data and what all
-                            tasks say; kinds.py: the kinds of task, found in hflm/tasks
+      tokenizer.py, model.py, training.py, evaluation.py, cleaning.py, benchmark.py: one section each; tasks.py: data
+                            and what all tasks say; kinds.py: the kinds of task, found in hflm/tasks
       yaml_reader.py        YAML with line numbers; yaml_tree.py: `extends` and `--set`; shipped.py: shipped recipes
       generation_options.py the options of `hflm generate`
       library_options.py    the names of the options that are passed through, listed in names.json, which

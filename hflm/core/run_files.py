@@ -4,17 +4,21 @@ import json
 import math
 import re
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
 class LossCurves:
-    """A stage's losses, {"training": {step: loss}, "validation": ...}, and its median speed in tokens per second."""
+    """A stage's losses, {"training": {step: loss}, "validation": ...}, and its median speed in tokens per second.
+
+    `scores` are the other metrics of its evaluations: {"sentiment_accuracy": {step: value}, "bits_per_byte": ...}.
+    """
 
     curves: dict[str, dict[int, float]]
     tokens_per_second: float | None
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def read_loss_curves(path: Path) -> LossCurves:
     """The LossCurves of a metrics.jsonl. A resumed run logs some steps twice: the last value counts."""
     curves: dict[str, dict[int, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     speeds = []
     for row in read_json_lines(path):
         for key, value in row.items():
@@ -44,9 +49,11 @@ def read_loss_curves(path: Path) -> LossCurves:
             if name and "step" in row and is_finite_number(value):
                 name += f" ({validation[1]})" if validation and validation[1] else ""
                 curves.setdefault(name, {})[row["step"]] = value
+            elif key.startswith("eval_") and key != "eval_runtime" and "step" in row and is_finite_number(value):
+                scores.setdefault(key.removeprefix("eval_"), {})[row["step"]] = value
         if is_finite_number(row.get("tokens_per_second")):
             speeds.append(row["tokens_per_second"])
-    return LossCurves(curves, statistics.median(speeds) if speeds else None)
+    return LossCurves(curves, statistics.median(speeds) if speeds else None, scores)
 
 
 def is_finite_number(value: object) -> TypeGuard[int | float]:

@@ -34,7 +34,8 @@ Cleaner = Callable[[list[str]], "tuple[list[int], list[str], CleaningReport]"]
 class Sources:
     """What `pretrain:` says about its data: its sources, their text column, how rows become texts.
 
-    `key` is where the recipe says it: "pretrain.data", "pretrain.validation", "tokenizer.train.data".
+    `key` is where the recipe says it: "pretrain.data", "pretrain.validation" or, of several sets, "pretrain.validation.NAME",
+    "tokenizer.train.data".
     """
 
     data: tuple[ResolvedData, ...]
@@ -51,7 +52,7 @@ class Sources:
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of the single sources, as environment.json names them."""
-        if self.key == "pretrain.validation":
+        if self.key.startswith("pretrain.validation"):
             return (self.key,)
         return tuple(f"{self.key}.{number}" for number in range(len(self.data)))
 

@@ -16,14 +16,31 @@ from hflm.core import atomic_write_text, read_json_lines
 Answer = Callable[[list[int], set[int]], Iterator[tuple[list[int], list[Any]]]]
 
 
-def collect_answers(name: str, order: Iterable[int], answer: Answer, folder: Path, key: list[Any]) -> list[Any] | None:
+def collect_answers(
+    name: str, order: Iterable[int], answer: Answer, folder: Path | None, key: list[Any]
+) -> list[Any] | None:
     """The answer to each of the rows in `order`, by row number; None on processes other than the first.
 
     Under n processes each takes every n-th row. Each batch becomes a line of this process's file in `folder`; what an
-    earlier, stopped benchmark of the same `key` answered is read from there.
+    earlier, stopped benchmark of the same `key` answered is read from there. Without a folder nothing is kept.
     """
     state = PartialState()
     own = list(order)[state.process_index :: state.num_processes]
+    answers = _answer_here(answer, own) if folder is None else _answer_and_keep(name, answer, own, folder, key)
+    everything = dict(gather_object(list(answers.items())))
+    return [everything[row] for row in range(len(everything))] if state.is_main_process else None
+
+
+def _answer_here(answer: Answer, own: list[int]) -> dict[int, Any]:
+    answers: dict[int, Any] = {}
+    for places, batch in answer(own, set()):
+        answers |= zip([own[place] for place in places], batch, strict=True)
+    return answers
+
+
+def _answer_and_keep(name: str, answer: Answer, own: list[int], folder: Path, key: list[Any]) -> dict[int, Any]:
+    """The answers to this process's rows, by number: earlier ones from `folder`, and new ones written there."""
+    state = PartialState()
     earlier: dict[int, Any] = {}
     for path in sorted(folder.glob("*.jsonl")):
         lines: list[Any] = read_json_lines(path)
@@ -43,8 +60,7 @@ def collect_answers(name: str, order: Iterable[int], answer: Answer, folder: Pat
             file.flush()
             answers |= dict(zip(rows, batch, strict=True))
             progress.update(len(batch))
-    everything = dict(gather_object(list(answers.items())))
-    return [everything[row] for row in range(len(everything))] if state.is_main_process else None
+    return answers
 
 
 def _progress_bar(name: str, total: int, done: int) -> tqdm:

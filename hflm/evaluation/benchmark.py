@@ -5,50 +5,39 @@ says. Under several processes each
 takes every n-th row, by length, and the first one scores.
 """
 
-import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hflm import tasks
-from hflm.core import ModelError, atomic_write_text
+from hflm.core import atomic_write_text
 from hflm.evaluation import metrics
-from hflm.evaluation.answers import collect_answers
 from hflm.evaluation.contamination import Overlap
 from hflm.evaluation.metrics.calibration import calibration
+from hflm.evaluation.questions import (
+    BenchmarkRows,
+    Questions,
+    answer_questions,
+    hash_prompts,
+    measure_texts,
+    passage_sums,
+    prepare_passages,
+    prepare_questions,
+    read_passages,
+    texts_of,
+)
 from hflm.evaluation.results import Contamination, Score, TaskResult
 from hflm.evaluation.slices import MIN_ROWS, score_slices
-from hflm.inference import Endpoint, LocalModel, request_options, text_windows
-from hflm.preprocessing import TruncatedPrompts, encode, truncate_prompts
-from hflm.recipe import GeneratingTask, LabellingTask, describe_generation
+from hflm.inference import Endpoint, LocalModel
 
 if TYPE_CHECKING:
-    from hflm.recipe import Task
     from hflm.tasks import Example
-
-
-class BenchmarkRows(Protocol):
-    """The rows of a task: `shots` are solved examples before each prompt, `skipped` counts rows that were left out."""
-
-    @property
-    def task(self) -> Any: ...  # the recipe's task, of any kind
-    @property
-    def examples(self) -> "Sequence[Example]": ...
-    @property
-    def shots(self) -> "Sequence[Example]": ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def data_fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -110,146 +99,26 @@ def run_benchmark(
     )
 
 
-@dataclass(frozen=True)
-class _Questions:
-    """The prompts of a task as the model gets them: `answer_length` in tokens, `truncated` prompts were cut to fit."""
-
-    examples: "list[Example]"
-    prompts: list[str]
-    choices: tuple[str, ...]
-    include_end: bool
-    stop: tuple[str, ...]
-    answer_length: int
-    truncated: int
-    decoding: str
-    generation: dict[str, Any]
-
-
-def _questions(model: LocalModel | Endpoint, rows: BenchmarkRows, context_length: int | None) -> _Questions:
-    task = rows.task
-    choices = tasks.choices(task) or ()
-    include_end = isinstance(model, LocalModel) and isinstance(task, LabellingTask) and task.label_end
-    max_new_tokens, stop, _ = tasks.task_settings(task)
-    generation = (task.generation if isinstance(task, GeneratingTask) else None) or {}
-    if isinstance(model, Endpoint):  # its tokens and its context are unknown here: prompts are sent whole
-        examples, truncated, answer_length = list(rows.examples), 0, max_new_tokens or 0
-    else:
-        assert context_length is not None, "a local model has a context length"
-        fitted, answer_length = fit_rows(model.tokenizer, rows, context_length)
-        examples, truncated = fitted.examples, fitted.cut
-    if choices:
-        method = "the text begins with one" if isinstance(model, Endpoint) else "log-likelihood"
-        decoding = f"{method} of {', '.join(choices)}"
-        if include_end:
-            decoding += ", each with the end of text"
-    else:
-        method = describe_generation(generation, transformers=isinstance(model, LocalModel))
-        decoding = f"{method}, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
-    prompts = [example.prompt for example in tasks.with_shots(task, examples, list(rows.shots))]
-    return _Questions(examples, prompts, choices, include_end, stop, answer_length, truncated, decoding, generation)
-
-
-def fit_rows(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple[TruncatedPrompts, int]":
-    """The examples whose prompts leave room for shots and answer, and the tokens of the longest answer.
-
-    Raises DataError for prompts that do not fit, unless the task leaves bad rows out.
-    """
-    budget, answer_length = _budget(tokenizer, rows, context_length)
-    budgets = [budget] * len(rows.examples)
-    full = f"the answer and the shots fill the {context_length} tokens of the model. Use fewer shots or max_new_tokens"
-    return truncate_prompts(rows.task, rows.examples, tokenizer, budgets, rows.where, full), answer_length
-
-
-def _budget(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> tuple[int, int]:
-    """Tokens of (a prompt without shots, the longest answer)."""
-    task, first = rows.task, rows.examples[0]
-    max_new_tokens, _, _ = tasks.task_settings(task)
-    if choices := tasks.choices(task):
-        ids = encode(tokenizer, [f" {choice}" for choice in choices])
-        same = [choice for choice, each in zip(choices, ids, strict=True) if ids.count(each) > 1]
-        if same:
-            raise ModelError(
-                f"{rows.where}: the labels {' and '.join(same)} are the same tokens for this tokenizer, so that the model "
-                "cannot tell them apart. Choose other labels, or a tokenizer that knows them"
-            )
-        answer_length = max(map(len, ids))
-    else:
-        answer_length = min(max_new_tokens or 0, context_length // 2)
-    shots = tasks.with_shots(task, [first], list(rows.shots))[0].prompt.removesuffix(first.prompt)
-    budget = context_length - answer_length - len(encode(tokenizer, [shots])[0])
-    return budget, answer_length
-
-
 def _measure_rows(
     model: LocalModel | Endpoint, name: str, rows: BenchmarkRows, settings: BenchmarkSettings, partial: Path
 ) -> _Measured | None:
     """Prompts in, answers and their scores out."""
-    questions = _questions(model, rows, settings.context_length)
-    all_seeds = _row_seeds(settings.seed, questions.prompts)
-
-    def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[Any]]]:
-        own = [questions.prompts[number] for number in numbers]
-        seeds = [all_seeds[number] for number in numbers]
-        if isinstance(model, LocalModel) and questions.choices:
-            return model.likelihoods(own, questions.choices, done, include_end=questions.include_end)
-        if isinstance(model, LocalModel):
-            options = {"generation": questions.generation, "seeds": seeds}
-            return model.texts(own, questions.answer_length, questions.stop, done, **options)
-        return _ask_endpoint(model, questions, own, seeds, done)
-
-    order = sorted(range(len(questions.prompts)), key=lambda number: len(questions.prompts[number]))
-    key = [settings.key, _hash(questions.prompts), questions.decoding]
-    answers = collect_answers(name, order, answer, partial, key)
+    tokenizer = model.tokenizer if isinstance(model, LocalModel) else None
+    questions = prepare_questions(tokenizer, rows, settings.context_length)
+    answers = answer_questions(model, name, questions, settings.seed, partial, settings.key)
     if answers is None:
         return None
-    if questions.choices and isinstance(model, LocalModel):
-        return _score_rows(
-            rows.task, questions, [questions.choices[int(np.argmax(each))] for each in answers], answers, settings
-        )
-    return _score_rows(rows.task, questions, answers, None, settings)
-
-
-def _row_seeds(seed: int, prompts: Sequence[str]) -> list[int]:
-    """The seed of each sampled row, whatever its place, batch and process; below 2**31, which every endpoint takes.
-
-    Rows of the same prompt have different ones.
-    """
-    seen: Counter[str] = Counter()
-    seeds = []
-    for prompt in prompts:
-        digest = hashlib.sha256(f"{seed} {seen[prompt]} {prompt}".encode("utf-8", "surrogatepass")).digest()
-        seeds.append(int.from_bytes(digest[:4]) // 2)
-        seen[prompt] += 1
-    return seeds
-
-
-def _ask_endpoint(
-    endpoint: Endpoint, questions: _Questions, prompts: list[str], seeds: list[int], done: set[int]
-) -> Iterator[tuple[list[int], list[str]]]:
-    waiting = [place for place in range(len(prompts)) if place not in done]
-    own = [prompts[place] for place in waiting]
-    if questions.choices:
-        answers = endpoint.choices(own, questions.choices)
-    else:
-        options = request_options(questions.generation)
-        own_seeds = [seeds[place] for place in waiting] if "temperature" in options else ()
-        answers = endpoint.texts(own, questions.answer_length, questions.stop, options, own_seeds)
-    return (([waiting[index]], [text]) for index, text in answers)
+    log_likelihoods = answers if questions.choices and isinstance(model, LocalModel) else None
+    return _score_rows(questions, texts_of(questions, answers), log_likelihoods, settings)
 
 
 def _score_rows(
-    task: "Task",
-    questions: _Questions,
-    texts: list[str],
-    log_likelihoods: list[list[float]] | None,
-    settings: BenchmarkSettings,
+    questions: Questions, texts: list[str], log_likelihoods: list[list[float]] | None, settings: BenchmarkSettings
 ) -> _Measured:
-    if task.kind == "qa":  # the word that stands for "no answer" is scored as the empty answer
-        texts = ["" if text == tasks.UNANSWERABLE else text for text in texts]
-    examples, names, options = questions.examples, tasks.task_settings(task)[2], tasks.metric_options(task)
+    task, examples = questions.task, questions.examples
     references = [example.references for example in examples]
     clusters = _clusters(examples)
-    measured = metrics.measure(names, texts, references, clusters=clusters, **options)
+    measured = measure_texts(questions, texts, clusters)
     each = measured.each()
     lines = [
         {
@@ -270,8 +139,7 @@ def _score_rows(
     ]
     baselines = {
         baseline: {
-            metric: score.value
-            for metric, score in metrics.score(names, guesses, references, resamples=1, **options).items()
+            metric: score.value for metric, score in measure_texts(questions, guesses).scores(resamples=1).items()
         }
         for baseline, guesses in tasks.baseline_predictions(task, examples).items()
     }
@@ -284,7 +152,7 @@ def _score_rows(
         "slices": score_slices(task, examples, measured, [len(prompt) for prompt in questions.prompts], **bootstrap),
         "calibration": calibration(log_likelihoods, right) if log_likelihoods else None,
         "baselines": baselines,
-        "prompt_hash": _hash(questions.prompts),
+        "prompt_hash": questions.prompt_hash,
         "decoding": questions.decoding,
         "truncated": questions.truncated,
         "clusters": len(set(clusters)) if clusters else None,
@@ -303,25 +171,12 @@ def _measure_text(
 ) -> _Measured | None:
     """Perplexity and bits per byte of held-out text."""
     assert settings.context_length is not None, "a local model has a context length"
-    windows = [
-        (document, window)
-        for document, example in enumerate(rows.examples)
-        for window in text_windows(model.tokenizer, example.target, settings.context_length)
-    ]
-    decoding = f"log-likelihood in windows of {settings.context_length} tokens that overlap by half"
-
-    def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[float]]]:
-        return model.nats([windows[number][1] for number in numbers], done)
-
-    nats = collect_answers(name, range(len(windows)), answer, partial, [settings.key, decoding])
+    passages = prepare_passages(model.tokenizer, rows, settings.context_length)
+    nats = read_passages(model, name, passages, partial, settings.key)
     if nats is None:
         return None
-    # One long text has no other parts to resample than its windows.
-    by_window = len(rows.examples) == 1
-    sums = np.zeros((len(windows) if by_window else len(rows.examples), 3))
-    for number, (document, window) in enumerate(windows):
-        sums[number if by_window else document] += nats[number], window.scored, window.bytes
-    texts = [window.text for _, window in windows] if by_window else [example.target for example in rows.examples]
+    sums, by_window = passage_sums(passages, nats), passages.documents == 1
+    texts = [window.text for _, window in passages.windows] if by_window else [each.target for each in rows.examples]
     lines = [
         {
             "id": str(unit),
@@ -343,8 +198,8 @@ def _measure_text(
         "metrics": scores,
         "contamination": _contamination(settings.overlap, scores, scores_of),
         "baselines": {},
-        "prompt_hash": _hash([]),
-        "decoding": decoding,
+        "prompt_hash": hash_prompts([]),
+        "decoding": passages.decoding,
         "truncated": 0,
     }
     return _Measured(lines, fields)
@@ -380,7 +235,3 @@ def _contamination(
         clean=clean_scores,
         short_copies=int(overlap.short_copies.sum()),
     )
-
-
-def _hash(prompts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(prompts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -24,13 +24,13 @@ from hflm.evaluation.metrics import paired
 from hflm.evaluation.metrics.bootstrap import sum_clusters
 from hflm.evaluation.prediction_files import Row, read_predictions
 from hflm.evaluation.results import (
-    LOWER_IS_BETTER,
     Results,
     TaskResult,
     format_value,
     read_results,
     tasks_of_other_weights,
 )
+from hflm.recipe import LOWER_IS_BETTER
 
 LETTERS = string.ascii_uppercase
 MAX_CHANGES = 5  # rows shown of those that got better, and of those that got worse

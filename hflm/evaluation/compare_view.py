@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import plain_text, render_html, shorten
 from hflm.evaluation import plots
 from hflm.evaluation.compare import Change, Comparison, TaskComparison
-from hflm.evaluation.results import LOWER_IS_BETTER, format_value
+from hflm.evaluation.results import format_value
+from hflm.recipe import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.console import Console

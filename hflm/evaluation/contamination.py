@@ -24,7 +24,7 @@ from hflm import tasks
 from hflm.data import cleaning
 
 if TYPE_CHECKING:
-    from hflm.evaluation.benchmark import BenchmarkRows
+    from hflm.evaluation.questions import BenchmarkRows
     from hflm.recipe import Task
     from hflm.recipe.schema import Recipe
     from hflm.tasks import Example

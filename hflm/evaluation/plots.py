@@ -21,18 +21,25 @@ MARKERS = ["D", "s", "^", "v", "o"]
 MAX_LABEL = 14  # characters of a token
 
 
-def learning_curves(stages: Mapping[str, Mapping[str, Mapping[int, float]]]) -> bytes:
-    """Loss by step, a panel for each stage.
+def learning_curves(
+    stages: Mapping[str, Mapping[str, Mapping[int, float]]],
+    scores: Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]] | None = None,
+) -> bytes:
+    """Loss by step, a panel for each stage, and the scores of tasks during training, a panel for each unit.
 
     `stages`: {"pretrain": {"training": {step: loss}, "validation": {step: loss}}, ...}, losses in nats per token.
+    `scores`: {("finetune", "0 to 1"): {"sentiment accuracy": {step: value}}, ...}.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(stages), 3.6), dpi=150, layout="constrained")
-    for axes, (stage, curves) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+    panels = [(stage, "loss (nats per token)", curves) for stage, curves in stages.items()]
+    panels += [(f"{stage}: tasks", unit, curves) for (stage, unit), curves in (scores or {}).items()]
+    figure = Figure(figsize=(5.2 * len(panels), 3.6), dpi=150, layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, label, curves) in zip(grid, panels, strict=True):
         others = iter(OTHERS * len(curves))
-        for name, losses in curves.items():
-            steps = sorted(losses)
+        for name, values in curves.items():
+            steps = sorted(values)
             style = (
                 {"color": BLUE, "linewidth": 1.3}
                 if name == "training"
@@ -40,10 +47,10 @@ def learning_curves(stages: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
             )
             if len(steps) == 1:
                 style["marker"] = "o"
-            axes.plot(steps, [losses[step] for step in steps], label=name, **style)
-        axes.set_title(stage)
+            axes.plot(steps, [values[step] for step in steps], label=name, **style)
+        axes.set_title(title)
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("loss (nats per token)")
+        axes.set_ylabel(label)
         _plain_axes(axes)
         axes.legend(frameon=False)
     return _png(figure)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text, fingerprint_model, plain_text
-from hflm.tasks import default_metrics
+from hflm.recipe import LOWER_IS_BETTER, kind_metrics
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -33,7 +33,6 @@ MAIN = {
     "qa": ("f1", "exact_match"),
     "language_modeling": ("perplexity", "bits_per_byte"),
 }
-LOWER_IS_BETTER = {"ter", "perplexity", "bits_per_byte"}
 UNITS = {
     "accuracy": "0 to 1",
     "macro_f1": "0 to 1",
@@ -146,7 +145,7 @@ class TaskResult:
 
     def shown(self) -> tuple[str, ...]:
         """The metrics in the terminal's table and the plot: the main ones, or all where the recipe chose them."""
-        chosen = set(self.metrics) != set(default_metrics(self.kind))
+        chosen = set(self.metrics) != set(kind_metrics(self.kind))
         return tuple(dict.fromkeys([*self.main(), *self.metrics])) if chosen else self.main()
 
 

@@ -56,7 +56,8 @@ class LocalModel:
 
     Each method yields (rows, answers) of one batch after the other, longest rows first. `done` are rows that have
     an answer already: they are left out, and the other batches stay as they would have been.
-    The model computes in the number format of its weights (hflm.core.arithmetic.inference_dtype), without autocast.
+    The model computes in the number format of its weights (hflm.core.arithmetic.inference_dtype), without autocast;
+    with `widens`, weights in float32 are searched in float64 (hflm.inference.search), which a model in training is not.
     Call the methods under torch.inference_mode(), with the model in eval mode.
     """
 
@@ -64,6 +65,7 @@ class LocalModel:
     tokenizer: "PreTrainedTokenizerFast"
     batch_tokens: int | None = None
     share_prefixes: bool = True
+    widens: bool = True
 
     def texts(
         self,
@@ -110,7 +112,7 @@ class LocalModel:
 
         beams = generation.get("num_beams", 1)
         lengths = [beams * (len(row) + max_new_tokens) for row in ids]
-        with reproducible(self.model):
+        with reproducible(self.model, self.widens):
             yield from self._batches(lengths, range(len(ids)), answer, done, CPU_BATCH_TOKENS)
 
     def likelihoods(

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def reproducible(model: "PreTrainedModel") -> Iterator[None]:
+def reproducible(model: "PreTrainedModel", widen: bool = True) -> Iterator[None]:
     """Let `model` compute in float64 where its weights are float32, and ignore its own generation settings.
 
-    On MPS, which has no float64, and for weights in 16 bits the number format stays as it is.
+    On MPS, which has no float64, for weights in 16 bits and without `widen` the number format stays as it is.
     """
-    widened = model.dtype == torch.float32 and model.device.type != "mps"
+    widened = widen and model.dtype == torch.float32 and model.device.type != "mps"
     settings = model.generation_config
     # The end tokens are given with each batch.
     model.generation_config = GenerationConfig()
@@ -78,7 +78,7 @@ def search_texts(
     processors = LogitsProcessorList()
     generate: Any = model.generate
     if config.do_sample:
-        processors = generate(**inputs, generation_config=config, custom_generate=_processors)
+        processors = generate(**inputs, generation_config=config, custom_generate=_processors, synced_gpus=False)
         processors.append(GumbelNoise(seeds))
         config = GenerationConfig(**lengths)
     sequences = generate(
@@ -86,6 +86,7 @@ def search_texts(
         generation_config=config,
         logits_processor=processors,
         stopping_criteria=StoppingCriteriaList([AtStopString(tokenizer, length, stop)] if stop else []),
+        synced_gpus=False,  # each process answers rows of its own, also with a model that FSDP2 divides
     )
     texts = tokenizer.batch_decode(sequences[:, length:], skip_special_tokens=True)
     return [cut_at_stop(text, stop).strip() for text in texts]

@@ -36,8 +36,8 @@ def find_missing_inputs(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield from _missing_texts(("tokenizer", "train", "data"), training.data or (), text)
     if stage is not None:
         yield from _missing_texts(("pretrain", "data"), stage.data, text)
-        if isinstance(stage.validation, Data):
-            yield from _missing_text(("pretrain", "validation"), stage.validation, text)
+        for key, source in stage.validation_sets.items():
+            yield from _missing_text(tuple(key.split(".")), source, text)
     for name, task in recipe.tasks.items():
         problem = _task_problem(task, _used_splits(recipe, name, task))
         if problem is not None:
@@ -83,10 +83,12 @@ def _used_splits(recipe: Recipe, name: str, task: Task) -> list[str]:
     """The splits of a task that the recipe reads."""
     tuned = recipe.finetune is not None and name in recipe.finetune.tasks
     measured = recipe.benchmark is not None and name in recipe.benchmark.tasks
-    shots = measured and getattr(task, "shots", 0) > 0
+    stages = [stage for stage in (recipe.pretrain, recipe.finetune) if stage is not None]
+    evaluated = any(stage.evaluate is not None and name in stage.evaluate.tasks for stage in stages)
+    shots = (measured or evaluated) and getattr(task, "shots", 0) > 0
     used = [
         task.splits.train if tuned or shots else None,
-        task.splits.validation if tuned else None,
+        task.splits.validation if tuned or evaluated else None,
         task.splits.test if measured else None,
     ]
     return [split for split in dict.fromkeys(used) if split is not None]

@@ -32,6 +32,7 @@ from hflm.pipeline.inputs import Inputs
 from hflm.recipe import Recipe, Task
 from hflm.recipe.training import PretrainRecipe
 
+TRAINING = ("pretrain", "finetune")
 STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
 
 Say = Callable[[str], None]
@@ -49,13 +50,15 @@ class TaskRows:
     data_fingerprint: str
 
 
-# By task name and what the rows are for: "train", "validation" or "test".
+# By task name and what the rows are for: "train", "validation" (of fine-tuning), "evaluation" or "test".
 RowsByUse = dict[tuple[str, str], TaskRows]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text to pretrain on: `texts` is a list of strings or a DocumentStream, `held_out` a list or None.
+    """Text to pretrain on: `texts` is a list of strings or a DocumentStream; `held_out` are the validation texts.
+
+    Those are by the name of their set, "" where there is only one, {} where nothing is evaluated.
 
     `cleaning` is the report of what cleaned a list. `given` holds what each source gives: over the whole corpus as it
     was cleaned and mixed, or over the beginning of a stream as it was read. `skipped` are the bad rows that were left
@@ -63,7 +66,7 @@ class Corpus:
     """
 
     texts: list[str] | DocumentStream
-    held_out: list[str] | None
+    held_out: dict[str, list[str]]
     cleaning: Any
     given: tuple[SourceStats, ...]
     skipped: tuple[BadRow, ...]
@@ -78,21 +81,29 @@ def read_tasks(recipe: Recipe, inputs: Inputs, todo: Collection[str], say: Say) 
         needed = {
             "train": trained and ("finetune" in todo or _trains_tokenizer(recipe, todo) or _compares(recipe, todo)),
             "validation": trained and "finetune" in todo and task.splits.validation is not None,
+            "evaluation": any(stage in todo and name in evaluated_tasks(recipe, stage) for stage in TRAINING),
             "test": f"benchmark/{name}" in todo,
         }
         for use in (use for use, needs in needed.items() if needs):
-            rows[name, use] = found = _task_rows(task, inputs.data[f"tasks.{name}.data"], use, recipe.seed, say)
+            rows[name, use] = found = _task_rows(task, inputs.data[f"tasks.{name}.data"], use, recipe, name, say)
             say(f"read {len(found.examples):,} rows of {found.where} for {name}")
     return rows
 
 
-def _task_rows(task: Task, data: ResolvedData, use: str, seed: int, say: Say) -> TaskRows:
-    examples, skipped, where = _read(task, data, use)
+def evaluated_tasks(recipe: Recipe, stage: str) -> dict[str, int]:
+    """The tasks that each evaluation of a stage measures, and how many rows of each."""
+    evaluate = getattr(getattr(recipe, stage), "evaluate", None)
+    return dict.fromkeys(evaluate.tasks, evaluate.limit) if evaluate is not None else {}
+
+
+def _task_rows(task: Task, data: ResolvedData, use: str, recipe: Recipe, name: str, say: Say) -> TaskRows:
+    examples, skipped, where = _read(task, data, "validation" if use == "evaluation" else use)
     shots = []
-    if use == "test":
+    if use in ("test", "evaluation"):
         check_metrics(task)
-        examples = examples[: task.limit]
-        shots = _shots(task, data, seed)
+        limits = [evaluated_tasks(recipe, stage).get(name, 0) for stage in TRAINING]
+        examples = examples[: task.limit if use == "test" else max(limits)]
+        shots = _shots(task, data, recipe.seed)
     for line in skipped[:10]:
         say(f"left out: {line}")
     return TaskRows(task, examples, shots, len(skipped), where, data.fingerprint)
@@ -108,25 +119,25 @@ def read_corpus(recipe: Recipe, inputs: Inputs, todo: Collection[str], say: Say,
         return None
     sources = _sources(recipe, stage, inputs)
     fraction = stage.validation if isinstance(stage.validation, float) else None
-    validation = _validation(recipe, stage, inputs) if stage.validation is not None and fraction is None else None
-    held_out = validation and _normalized(stage, validation.texts)
+    validation = {key: _validation(recipe, stage, inputs, key) for key in stage.validation_sets}
+    held_out = {_set_name(key): _normalized(stage, read.texts) for key, read in validation.items()}
     if sources.streamed:
         say(f"streams {sources}")
         corpus = _streamed(stage, sources, fraction, held_out, open_stream(recipe, inputs, listed))
     else:
-        read = read_documents(sources, _cleaner(stage, held_out or ()))
+        read = read_documents(sources, _cleaner(stage, [text for texts in held_out.values() for text in texts]))
         say(f"read {len(read.texts):,} texts of {sources}: {describe_lengths(read.texts)}")
         if warning := warn_of_lines(sources, read.texts):
             say(f"warning: {warning}")
         texts = read.texts
         if fraction is not None:
-            texts, held_out = split_held_out(texts, fraction, stage.rows)
-            if not texts or not held_out:
+            texts, own = split_held_out(texts, fraction, stage.rows)
+            if not texts or not own:
                 raise _too_few(f"{len(read.texts):,} texts", fraction)
+            held_out = {"": own}
         corpus = Corpus(texts, held_out, read.cleaning, read.statistics, read.skipped, None)
-    if validation is not None:
-        corpus = dataclasses.replace(corpus, skipped=(*corpus.skipped, *validation.skipped))
-    return corpus
+    skipped = [row for each in validation.values() for row in each.skipped]
+    return dataclasses.replace(corpus, skipped=(*corpus.skipped, *skipped))
 
 
 def streams_corpus(stage: PretrainRecipe) -> bool:
@@ -156,26 +167,30 @@ def _streamed(
     stage: PretrainRecipe,
     sources: Sources,
     fraction: float | None,
-    held_out: list[str] | None,
+    held_out: dict[str, list[str]],
     texts: DocumentStream,
 ) -> Corpus:
     begun = sample_stream(sources, fraction)
     if fraction is not None:
         cleaner = _cleaner(stage)
-        held_out = cleaner(begun.texts)[1] if cleaner and begun.texts else begun.texts
-        if not held_out:
+        held_out = {"": cleaner(begun.texts)[1] if cleaner and begun.texts else begun.texts}
+        if not held_out[""]:
             raise _too_few(f"the first {STREAM_SAMPLE:,} documents", fraction)
     documents = sum(each.documents for each in begun.statistics)
     return Corpus(texts, held_out, None, begun.statistics, begun.skipped, documents)
 
 
-def _validation(recipe: Recipe, stage: PretrainRecipe, inputs: Inputs) -> Documents:
-    """The data set that `pretrain.validation` names."""
-    data = (inputs.data["pretrain.validation"],)
-    sources = Sources(data, "pretrain.validation", stage.text, stage.rows, recipe.seed, stage.on_bad_row)
+def _validation(recipe: Recipe, stage: PretrainRecipe, inputs: Inputs, key: str) -> Documents:
+    """The data set that `pretrain.validation` names, or one of several."""
+    sources = Sources((inputs.data[key],), key, stage.text, stage.rows, recipe.seed, stage.on_bad_row)
     if sources.streamed:
-        raise DataError(f"pretrain.validation: {sources} is a stream. Read it without `streaming`")
+        raise DataError(f"{key}: {sources} is a stream. Read it without `streaming`")
     return read_documents(sources)
+
+
+def _set_name(key: str) -> str:
+    """`pretrain.validation.wiki` -> wiki, `pretrain.validation` -> ""."""
+    return key.removeprefix("pretrain.validation").removeprefix(".")
 
 
 def _too_few(seen: str, fraction: float) -> DataError:

@@ -6,12 +6,12 @@ where it reports to, how many checkpoints it keeps...) are no part of them.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from hflm.inference import Endpoint
 from hflm.pipeline.inputs import Inputs, ResolvedModel
-from hflm.recipe import Data, Recipe
+from hflm.recipe import Data, Recipe, metric_task
 from hflm.recipe.section import Section
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
 
@@ -54,7 +54,7 @@ def stage_dependencies(recipe: Recipe, inputs: Inputs, endpoint: Endpoint | None
         stages["tokenizer"] = _tokenizer(recipe, inputs)
         base |= {"tokenizer": dependencies_key(stages["tokenizer"])}
     if recipe.pretrain is not None:
-        stages["pretrain"] = {**base, **_pretrain(recipe.pretrain, inputs)}
+        stages["pretrain"] = {**base, **_pretrain(recipe, recipe.pretrain, inputs)}
         base = {"pretrain": dependencies_key(stages["pretrain"])}
     if recipe.finetune is not None:
         stages["finetune"] = {"seed": recipe.seed, **base, **_finetune(recipe, recipe.finetune, inputs)}
@@ -141,17 +141,25 @@ def _corpus(stage: PretrainRecipe, inputs: Inputs) -> Dependencies:
     """The text that pretraining reads."""
     found = _mixture("pretrain.data", stage.data, inputs)
     found |= _flat("pretrain", {key: _plain(stage).get(key) for key in ("text", "rows", "clean")})
-    if isinstance(stage.validation, Data):
+    if stage.validation_sets:
         # Cleaning leaves out what is in the validation data, too.
-        return {**found, **_data("pretrain.validation", stage.validation, inputs)} if stage.clean else found
+        return {**found, **_validation_sets(stage, inputs)} if stage.clean else found
     return {**found, **_flat("pretrain", {"validation": stage.validation})}
 
 
-def _pretrain(stage: PretrainRecipe, inputs: Inputs) -> Dependencies:
+def _validation_sets(stage: PretrainRecipe, inputs: Inputs) -> Dependencies:
+    found: Dependencies = {}
+    for key, source in stage.validation_sets.items():
+        found |= _data(key, source, inputs)
+    return found
+
+
+def _pretrain(recipe: Recipe, stage: PretrainRecipe, inputs: Inputs) -> Dependencies:
     found = {**_corpus(stage, inputs), **_training("pretrain", stage)}
     found |= _flat("pretrain", {"shuffle_buffer": stage.shuffle_buffer, "tokens": stage.tokens})
-    if _chooses_by_evaluation(stage) and isinstance(stage.validation, Data):
-        found |= _data("pretrain.validation", stage.validation, inputs)
+    if _chooses_by_evaluation(stage):
+        found |= _validation_sets(stage, inputs)
+        found |= _choosing_task(recipe, "pretrain", stage, inputs)
     return found
 
 
@@ -163,7 +171,25 @@ def _finetune(recipe: Recipe, stage: FinetuneRecipe, inputs: Inputs) -> Dependen
         found |= _trained_task(recipe, inputs, name)
         if _chooses_by_evaluation(stage):
             found |= _flat(f"tasks.{name}", {"splits": {"validation": recipe.tasks[name].splits.validation}})
+    if _chooses_by_evaluation(stage):
+        found |= _choosing_task(recipe, "finetune", stage, inputs)
     return found
+
+
+def _choosing_task(recipe: Recipe, name: str, stage: PretrainRecipe | FinetuneRecipe, inputs: Inputs) -> Dependencies:
+    """What the score of a task depends on that chooses the model; nothing where a loss does."""
+    metric = stage.args.get("metric_for_best_model")
+    task = metric_task(metric, stage.evaluate.tasks) if stage.evaluate and isinstance(metric, str) else None
+    if task is None or stage.evaluate is None:
+        return {}
+    splits = {"validation": recipe.tasks[task].splits.validation}
+    if getattr(recipe.tasks[task], "shots", 0):
+        splits["train"] = recipe.tasks[task].splits.train
+    return {
+        **_measured_task(recipe, inputs, task, ("limit", "splits", "cluster")),
+        **_flat(f"tasks.{task}", {"splits": splits}),
+        **_flat(name, {"evaluate": {"limit": stage.evaluate.limit}}),
+    }
 
 
 def _training(name: str, stage: PretrainRecipe | FinetuneRecipe) -> Dependencies:
@@ -178,20 +204,14 @@ def _training(name: str, stage: PretrainRecipe | FinetuneRecipe) -> Dependencies
     own = {"block_size": stage.block_size, "batch_tokens": stage.batch_tokens, "z_loss": stage.z_loss or None}
     own["average_checkpoints"] = stage.average_checkpoints
     rollback = {"on_spike": "rollback" if stage.on_spike == "rollback" else None}
-    return _flat(name, {**own, **rollback, **_evaluation(stage, chooses), "args": args})
-
-
-def _evaluation(stage: PretrainRecipe | FinetuneRecipe, chooses: bool) -> Mapping[str, Any]:
-    """The section's own keys about evaluation, where these choose the model."""
-    keys = ("evaluate", "early_stopping")
-    return {key: value for key, value in _plain(stage).items() if key in keys} if chooses else {}
+    early = {"early_stopping": _plain(stage).get("early_stopping")}
+    return _flat(name, {**own, **rollback, **early, "args": args})
 
 
 def _chooses_by_evaluation(stage: PretrainRecipe | FinetuneRecipe) -> bool:
     """Whether the scores of the evaluations choose the weights or the learning rate."""
-    stops = getattr(stage, "early_stopping", None) is not None
     plateau = stage.args.get("lr_scheduler_type") == "reduce_lr_on_plateau"
-    return bool(stage.args.get("load_best_model_at_end")) or plateau or stops
+    return bool(stage.args.get("load_best_model_at_end")) or plateau or stage.early_stopping is not None
 
 
 def _streams(stage: PretrainRecipe | FinetuneRecipe) -> bool:
@@ -207,19 +227,26 @@ def _trained_task(recipe: Recipe, inputs: Inputs, name: str) -> Dependencies:
 
 
 def _benchmark(recipe: Recipe, inputs: Inputs, name: str) -> Dependencies:
-    task, benchmark = recipe.tasks[name], recipe.benchmark
+    benchmark = recipe.benchmark
     assert benchmark is not None
-    own = {key: value for key, value in _plain(task).items() if key not in ("data", "bertscore_model", *CHECKS)}
+    return {
+        **_measured_task(recipe, inputs, name),
+        **_flat("model", {"dtype": recipe.model.dtype}),
+        # Absent where it is not set, as before this key existed.
+        **_flat("benchmark", {"dtype": benchmark.dtype}),
+        **_flat("benchmark", {"resamples": benchmark.resamples, "contamination": benchmark.contamination}),
+    }
+
+
+def _measured_task(recipe: Recipe, inputs: Inputs, name: str, without: tuple[str, ...] = ()) -> Dependencies:
+    """What the score of a task depends on, apart from the model; `without` some of the task's keys."""
+    task = recipe.tasks[name]
+    left_out = ("data", "bertscore_model", *CHECKS, *without)
+    own = {key: value for key, value in _plain(task).items() if key not in left_out}
     found = {**_flat(f"tasks.{name}", own), **_data(f"tasks.{name}.data", task.data, inputs)}
     if "bertscore" in (own.get("metrics") or ()):
         found |= _weights(f"tasks.{name}.bertscore_model", inputs.encoders[name])
-    found |= _flat("model", {"dtype": recipe.model.dtype})
-    if benchmark.dtype is not None:  # left out as before this key existed, so that earlier runs stay finished
-        found |= _flat("benchmark", {"dtype": benchmark.dtype})
-    return {
-        **found,
-        **_flat("benchmark", {"resamples": benchmark.resamples, "contamination": benchmark.contamination}),
-    }
+    return found
 
 
 def _mixture(key: str, sources: tuple[Data, ...], inputs: Inputs) -> Dependencies:

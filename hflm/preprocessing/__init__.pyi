@@ -4,6 +4,7 @@ from .packing import PackedRows as PackedRows
 from .packing import PackingCounts as PackingCounts
 from .packing import Row as Row
 from .packing import collate as collate
+from .packing import count_bytes as count_bytes
 from .packing import pack_documents as pack_documents
 from .packing import pack_examples as pack_examples
 from .packing import pack_ids as pack_ids

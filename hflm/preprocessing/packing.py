@@ -7,6 +7,7 @@ positions, none attends to one. No token is lost: a text that is longer than a r
 The ids of all texts are one array of 2 or 4 bytes a token; a row is built from it when it is indexed.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -97,7 +98,10 @@ class PackingCounts:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows ready for training. `cached` is the folder whose token ids were reused, None where texts were encoded."""
+    """Rows ready for training. `cached` is the folder whose token ids were reused, None where texts were encoded.
+
+    `bytes` is the UTF-8 length of what the labelled tokens spell, where it was counted.
+    """
 
     rows: PackedRows
     block_size: int
@@ -105,6 +109,7 @@ class Packed:
     cut: int
     tokens: int
     cached: Path | None = None
+    bytes: int | None = None
 
     @property
     def tokens_per_row(self) -> float:
@@ -152,6 +157,14 @@ def pack_ids(
     starts, segments = split_into_segments(lengths, block_size)
     cut = int((lengths > block_size).sum())
     return _pack(ids, starts, segments, np.ones_like(starts), block_size, len(lengths), cut, cached, in_order)
+
+
+def count_bytes(packed: Packed, texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> Packed:
+    """The same, with the UTF-8 bytes of the texts; those of each segment's first token, which has no label, left out."""
+    first = packed.rows.ids[packed.rows.starts].tolist()
+    unlabelled = tokenizer.batch_decode([[token] for token in first], skip_special_tokens=True)
+    size = sum(len(text.encode()) for text in texts) - sum(len(text.encode()) for text in unlabelled)
+    return dataclasses.replace(packed, bytes=size)
 
 
 def pack_examples(

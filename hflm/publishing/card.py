@@ -6,14 +6,15 @@ machine it was made on. Whatever a run did not produce is left out: a benchmark 
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hflm.core import atomic_write_bytes, atomic_write_text, code_block, escape_markdown, mask_tokens, read_json
-from hflm.evaluation import TaskResult, plots
+from hflm.evaluation import UNITS, TaskResult, main_metrics, plots
 from hflm.publishing import card_benchmark, card_metadata, card_provenance
 from hflm.publishing.run_record import RunRecord, read_run
-from hflm.recipe import Data, Recipe
+from hflm.recipe import Data, Recipe, metric_task
 
 TEMPLATE = Path(__file__).with_name("card.md")
 LONGEST_PROMPT = 4000  # characters of the example's prompt
@@ -55,13 +56,26 @@ def _marker(record: RunRecord) -> str:
 def _pictures(record: RunRecord) -> dict[Path, Callable[[], bytes] | None]:
     """Each picture's path and what draws it, None where there is nothing to draw."""
     folder, found = record.run / "plots", record.results
-    curves = {stage: each.curves for stage, each in record.loss_curves.items()}
+    curves = {stage: each.curves for stage, each in record.loss_curves.items() if each.curves}
+    scores = _training_scores(record)
     calibrated = {name: task for name, task in found.tasks.items() if task.calibration}
     return {
-        folder / "learning_curve.png": (lambda: plots.learning_curves(curves)) if curves else None,
+        folder / "learning_curve.png": (lambda: plots.learning_curves(curves, scores)) if curves else None,
         folder / "benchmark.png": (lambda: plots.benchmark(found)) if found.tasks else None,
         folder / "reliability.png": (lambda: plots.reliability(calibrated)) if calibrated else None,
     }
+
+
+def _training_scores(record: RunRecord) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
+    """{(stage, unit): {"sentiment accuracy": {step: value}}}: the main metrics of tasks that training measured."""
+    scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for stage, log in record.loss_curves.items():
+        for name, task in record.recipe.tasks.items():
+            measured = [each.removeprefix(f"{name}_") for each in log.scores if metric_task(each, (name,))]
+            for metric in main_metrics(task.kind, measured):
+                unit = UNITS.get(metric, "0 to 100")
+                scores.setdefault((stage, unit), {})[f"{name} {metric}"] = log.scores[f"{name}_{metric}"]
+    return scores
 
 
 def _render(record: RunRecord, marker: str) -> str:
@@ -150,18 +164,21 @@ def _uses(record: RunRecord) -> list[str]:
 
 def _losses(record: RunRecord) -> str:
     """The losses of the model that each stage kept: its last, or its best with load_best_model_at_end."""
-    parts = []
+    parts, measured = [], _training_scores(record)
     for stage, log in record.loss_curves.items():
         spent = (record.environment.get("stages") or {}).get(stage) or {}
         kept = spent.get("kept_step")
         losses = []
-        for name, by_step in log.curves.items():
+        scores = {name: curve for (of, _), curves in measured.items() if of == stage for name, curve in curves.items()}
+        for name, by_step in {**{f"{name} loss": curve for name, curve in log.curves.items()}, **scores}.items():
             steps = [step for step in by_step if kept is None or step <= kept]
             if steps:
-                losses.append(f"{name} loss {by_step[max(steps)]:.3f}")
+                losses.append(f"{name} {by_step[max(steps)]:.3f}")
         speed = f", {log.tokens_per_second:,.0f} tokens/s (median)" if log.tokens_per_second else ""
-        best = kept is not None and kept < spent.get("steps", kept)
-        where = f"At step {kept:,} of {stage}, whose model was kept" if best else f"At the end of {stage}"
+        best = kept is not None and (kept < spent.get("steps", kept) or spent.get("kept"))
+        where = (
+            f"At step {kept:,} of {stage}, whose model was kept{_why_kept(spent)}" if best else f"At the end of {stage}"
+        )
         parts.append(f"{where}: {escape_markdown(', '.join(losses))}{speed}.")
         if averaged := spent.get("averaged_steps"):
             loss = spent.get("final_eval_loss")
@@ -169,6 +186,16 @@ def _losses(record: RunRecord) -> str:
             steps = ", ".join(f"{step:,}" for step in averaged)
             parts.append(f"The model of {stage} is the mean of the weights after steps {steps}{its_loss}.")
     return " ".join(parts)
+
+
+def _why_kept(spent: Mapping[str, Any]) -> str:
+    """Which metric chose the step, and whether training went on: of a stage's entry in environment.json."""
+    kept = spent.get("kept")
+    if not kept:
+        return ""
+    metric = kept["metric"].removeprefix("eval_")
+    stopped = f"; training stopped early, at step {spent['steps']:,}" if spent.get("stopped_early") else ""
+    return f" because its {metric} of {kept['value']:.4g} was the best of the evaluations{stopped}"
 
 
 def _example(record: RunRecord) -> tuple[str, str]:
@@ -210,10 +237,23 @@ def _limits(record: RunRecord) -> list[str]:
     longest = record.config.get("n_positions") or record.config.get("max_position_embeddings")
     if longest:
         limits.append(f"It reads at most {longest:,} tokens, prompt and answer together.")
-    limits += _unchecked(record)
+    limits += [*_unchecked(record), *_chosen_by_test_rows(recipe)]
     if found.tasks:
         limits.append("The intervals cover the choice of test rows, not the variation between training seeds.")
     return [*limits, "It repeats the mistakes and prejudices of its training text, and can state falsehoods fluently."]
+
+
+def _chosen_by_test_rows(recipe: Recipe) -> list[str]:
+    """A warning where the kept checkpoint was chosen by the rows that the benchmark measures."""
+    limits = []
+    for stage in (recipe.pretrain, recipe.finetune):
+        chooses = stage is not None and (stage.args.get("load_best_model_at_end") or stage.early_stopping)
+        if stage is None or stage.evaluate is None or not chooses:
+            continue
+        task = metric_task(str(stage.args.get("metric_for_best_model")), stage.evaluate.tasks)
+        if task is not None and recipe.tasks[task].splits.validation == recipe.tasks[task].splits.test:
+            limits.append(f"Its weights were chosen by their score on the test rows of {escape_markdown(task)}.")
+    return limits
 
 
 def _unchecked(record: RunRecord) -> list[str]:

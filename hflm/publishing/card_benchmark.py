@@ -7,7 +7,6 @@ from typing import Any
 
 from hflm.core import code_block, escape_markdown, markdown_table, read_json_lines, redact, shorten
 from hflm.evaluation import (
-    LOWER_IS_BETTER,
     Results,
     Score,
     TaskResult,
@@ -17,6 +16,7 @@ from hflm.evaluation import (
     format_value,
     unbeaten_baselines,
 )
+from hflm.recipe import LOWER_IS_BETTER
 
 CONTAMINATION_RULE = (
     "Contaminated are the examples that have N words in a row in common with the training text (lower-cased, without "

@@ -4,9 +4,14 @@ from .batch_size import derive_batch as derive_batch
 from .batch_size import stage_batch as stage_batch
 from .cleaning import Clean as Clean
 from .decoding import describe_generation as describe_generation
+from .evaluation import LOWER_IS_BETTER as LOWER_IS_BETTER
+from .evaluation import EvaluateRecipe as EvaluateRecipe
+from .evaluation import greater_is_better as greater_is_better
+from .evaluation import metric_task as metric_task
 from .generation_options import OptionError as OptionError
 from .generation_options import generation_help as generation_help
 from .generation_options import parse_generation_options as parse_generation_options
+from .kinds import kind_metrics as kind_metrics
 from .kinds import kind_names as kind_names
 from .kinds import kind_sections as kind_sections
 from .library_options import NAMES as NAMES

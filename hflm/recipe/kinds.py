@@ -17,6 +17,15 @@ def kind_names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name[0] != "_"))
 
 
+def kind_metrics(kind: str) -> tuple[str, ...]:
+    """The metrics of a kind where the recipe names none; () for a kind that this hflm lacks.
+
+    >>> kind_metrics("sentiment")
+    ('accuracy', 'macro_f1', 'mcc')
+    """
+    return importlib.import_module(f"hflm.tasks.{kind}").METRICS if kind in kind_names() else ()
+
+
 def kind_sections() -> tuple[type, ...]:
     """The section of a recipe for each kind: the subclass of Task that the kind's module defines."""
     from hflm.recipe.tasks import Task

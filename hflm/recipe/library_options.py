@@ -55,6 +55,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "auto_find_batch_size": "it shrinks the batch of a step. hflm splits a batch that does not fit. Remove it",
         "enable_jit_checkpoint": "hflm saves a checkpoint on SIGTERM by itself, at a step that all ranks agree on. Remove it",
         "ignore_data_skip": "a resumed run would train on rows that it has seen. Remove it",
+        "restore_callback_states_from_checkpoint": "hflm restores what a resumed stage needs. Remove it",
         "save_only_model": "a checkpoint without the optimizer could not be resumed. Remove it",
         "average_tokens_across_devices": "without it processes with fewer labels would count more. Remove it",
         **dict.fromkeys(("do_train", "do_eval", "do_predict"), _STAGE),

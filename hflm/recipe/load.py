@@ -71,8 +71,7 @@ def data_sources(recipe: Recipe) -> Iterator[tuple[str, Data]]:
     if recipe.pretrain is not None:
         for number, source in enumerate(recipe.pretrain.data):
             yield f"pretrain.data.{number}", source
-        if isinstance(recipe.pretrain.validation, Data):
-            yield "pretrain.validation", recipe.pretrain.validation
+        yield from recipe.pretrain.validation_sets.items()
     for name, task in recipe.tasks.items():
         yield f"tasks.{name}.data", task.data
 

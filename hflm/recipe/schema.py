@@ -7,13 +7,14 @@ next to `model.preset`); hflm.recipe.library_options checks them. Nothing here i
 import functools
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
 from hflm.recipe.batch_size import describe_partial_rows
 from hflm.recipe.benchmark import BenchmarkRecipe, PushRecipe
+from hflm.recipe.evaluation import Lookup, evaluation_problems
 from hflm.recipe.kinds import kind_names, kind_sections
 from hflm.recipe.library_options import suggest
 from hflm.recipe.model import ModelRecipe
@@ -21,14 +22,12 @@ from hflm.recipe.presets import architecture_of
 from hflm.recipe.section import KeyProblem, Positive, Section, matching
 from hflm.recipe.tasks import Task
 from hflm.recipe.tokenizer import TokenizerRecipe
-from hflm.recipe.training import FinetuneRecipe, PretrainRecipe, evaluation_problems
+from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
 
 if TYPE_CHECKING:
     AnyTask = Task
 else:
     AnyTask = functools.reduce(operator.or_, kind_sections())
-# Looks up a key path in the YAML: None where a key is missing.
-Lookup = Callable[..., Any]
 
 
 class Recipe(Section):
@@ -80,13 +79,17 @@ class Recipe(Section):
         yield from _new_model_rules(at)
         for stage in ("pretrain", "finetune"):
             yield from _row_rules(at, stage)
-            for path, text in evaluation_problems(at(stage, "args"), _evaluates(at, stage)):
-                yield (stage, *path), text
+            yield from evaluation_problems(at, stage)
         for name in at("tasks") if isinstance(at("tasks"), dict) else ():
             if not re.fullmatch(r"\w[\w-]*", str(name)):
                 yield ("tasks", name), "a task's name is letters, digits, `_` and `-`"
-        yield from _chosen_task_rules(at, "finetune", "train")
-        yield from _chosen_task_rules(at, "benchmark", "test")
+        for path, split in (
+            (("finetune",), "train"),
+            (("pretrain", "evaluate"), "validation"),
+            (("finetune", "evaluate"), "validation"),
+            (("benchmark",), "test"),
+        ):
+            yield from _chosen_task_rules(at, path, split)
 
 
 def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:
@@ -125,28 +128,22 @@ def _architecture(at: Lookup) -> str | None:
     return architecture_of({key: at("model", key) for key in ("preset", "architecture")})
 
 
-def _evaluates(at: Lookup, stage: str) -> bool:
-    """Whether a training stage has validation data."""
-    if stage == "pretrain":
-        return at("pretrain", "validation") is not None
-    chosen = at("finetune", "tasks")
-    names = [name for name in chosen if isinstance(name, str)] if isinstance(chosen, list) else []
-    return any(at("tasks", name, "splits", "validation") is not None for name in names)
-
-
-def _chosen_task_rules(at: Lookup, stage: str, split: str) -> Iterator[KeyProblem]:
-    """The tasks that a stage names are defined, once, and have the split that it reads."""
+def _chosen_task_rules(at: Lookup, path: tuple[str, ...], split: str) -> Iterator[KeyProblem]:
+    """The tasks that a section names are defined, once, and have the split that it reads."""
     tasks = at("tasks") if isinstance(at("tasks"), dict) else {}
-    chosen = at(stage, "tasks")
+    chosen = at(*path, "tasks")
     for i, name in enumerate(chosen if isinstance(chosen, list) else ()):
         if not isinstance(name, str):
             continue  # reported by the type of the list
-        where, splits = (stage, "tasks", i), at("tasks", name, "splits")
+        where, splits = (*path, "tasks", i), at("tasks", name, "splits")
         if name in chosen[:i]:
             yield where, f"{name} is listed twice. Remove one"
         elif name not in tasks:
             yield where, f"there is no task {name} under `tasks:`.{suggest(name, map(str, tasks))}"
+        elif split == "validation" and at("tasks", name, "splits", split) is None:
+            text = f"{name} has no validation split, and the test split is for the benchmark. Name one, such as"
+            yield where, f"{text} tasks.{name}.splits: {{train: 'train[200:]', validation: 'train[:200]'}}"
         elif isinstance(splits, dict) and split in splits and splits[split] is None:
             yield where, f"tasks.{name}.splits.{split} is null. Name a split there"
-        elif stage == "finetune" and (at("tasks", name, "kind") or name) == "language_modeling":
+        elif path == ("finetune",) and (at("tasks", name, "kind") or name) == "language_modeling":
             yield where, f"{name} is language_modeling, which has no target. Use `pretrain:`"

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 from hflm.recipe import library_options as names
 from hflm.recipe import trackers
 from hflm.recipe.cleaning import Clean, cleaning_conflicts
+from hflm.recipe.evaluation import EarlyStopping, EvaluateRecipe, has_named_sets
 from hflm.recipe.library_options import show
 from hflm.recipe.presets import TIED_MODULES
 from hflm.recipe.section import (
@@ -28,11 +29,12 @@ from hflm.recipe.section import (
 )
 from hflm.recipe.tasks import Data, Mixture
 
-VALIDATION = "Set `pretrain.validation`, or `splits.validation` of a fine-tuned task"
 BY_DATA = ("eva", "corda", "loftq", "lora_ga")  # adapters whose first weights peft computes from data
 
 
-def _fraction_or_data(value: Any) -> str:
+def _validation_form(value: Any) -> str:
+    if has_named_sets(value):
+        return "sets"
     return "data" if isinstance(value, dict | Data) else "fraction"
 
 
@@ -63,12 +65,14 @@ class PretrainRecipe(Section):
     """A row that cannot be used ends the run, or is left out and listed."""
     validation: (
         Annotated[
-            Annotated[float, Field(gt=0, le=0.5), Tag("fraction")] | Annotated[Data, Tag("data")],
-            Discriminator(_fraction_or_data),
+            Annotated[float, Field(gt=0, le=0.5), Tag("fraction")]
+            | Annotated[Data, Tag("data")]
+            | Annotated[dict[str, Data], Tag("sets")],
+            Discriminator(_validation_form),
         ]
         | None
     ) = None
-    """The fraction of documents to hold out, by the hash of each, or a data set of its own."""
+    """The fraction of documents to hold out, by the hash of each, a data set of its own, or several by their names."""
     clean: Clean | None = None
     """Which documents to leave out."""
     block_size: BlockSize = None
@@ -80,6 +84,10 @@ class PretrainRecipe(Section):
     average_checkpoints: AverageCheckpoints = None
     tokens: Tokens | None = Field(None, exclude_if=lambda value: value is None)  # absent from keys of earlier runs
     """Train on so many tokens (2.5e9), or that multiple of the parameters (20x), in place of `args.max_steps`."""
+    evaluate: EvaluateRecipe | None = Field(None, exclude_if=lambda value: value is None)
+    """Tasks to measure at each evaluation."""
+    early_stopping: EarlyStopping | None = Field(None, exclude_if=lambda value: value is None)
+    """When to stop before the last step; by `args.metric_for_best_model`."""
     args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
     """How to train; a small preset (`nano`, `micro`, `mini`) sets `optim: muon` and its learning rate."""
 
@@ -92,6 +100,14 @@ class PretrainRecipe(Section):
         if isinstance(self.tokens, str):
             return float(self.tokens[:-1]) * parameters
         return self.tokens
+
+    @property
+    def validation_sets(self) -> dict[str, Data]:
+        """The data sets to evaluate on, by the key path that names them: `pretrain.validation` or below it."""
+        if isinstance(self.validation, Data):
+            return {"pretrain.validation": self.validation}
+        named = self.validation if isinstance(self.validation, dict) else {}
+        return {f"pretrain.validation.{name}": data for name, data in named.items()}
 
     @classmethod
     def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
@@ -149,6 +165,10 @@ class FinetuneRecipe(Section):
     on_spike: OnSpike = "ignore"
     z_loss: ZLoss = 0.0
     average_checkpoints: AverageCheckpoints = None
+    evaluate: EvaluateRecipe | None = Field(None, exclude_if=lambda value: value is None)
+    """Tasks to measure at each evaluation."""
+    early_stopping: EarlyStopping | None = Field(None, exclude_if=lambda value: value is None)
+    """When to stop before the last step; by `args.metric_for_best_model`."""
     args: Annotated[dict[str, Any], options_of("TrainingArguments")] = Field(default_factory=dict)
     """How to train."""
 
@@ -200,6 +220,11 @@ def _argument_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
     if raw.get("average_checkpoints") is not None:
         if args.get("load_best_model_at_end"):
             yield ("average_checkpoints",), "load_best_model_at_end keeps one checkpoint. Keep one of the two"
+        if raw.get("early_stopping") is not None:
+            yield (
+                ("average_checkpoints",),
+                "early_stopping ends a stage before its last checkpoints. Keep one of the two",
+            )
         if args.get("save_strategy", "steps") not in ("steps", "epoch"):
             yield ("args", "save_strategy"), "average_checkpoints needs regular checkpoints. Set steps or epoch"
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -214,68 +239,3 @@ def _argument_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
         yield ("args", "gradient_accumulation_steps"), "it follows from batch_tokens. Keep one of the two"
     if args.get("train_sampling_strategy") == "group_by_length":
         yield ("args", "train_sampling_strategy"), "with batch_tokens a step holds any rows. Keep one of the two"
-
-
-def evaluation_problems(args: Any, evaluates: bool) -> Iterator[KeyProblem]:
-    """Yields what is wrong in `args` with evaluation and the choice of the best checkpoint.
-
-    evaluates: whether the stage has validation data. The metrics are those of hflm.training.trainer's `evaluate`.
-    """
-    if not isinstance(args, dict):
-        return
-    metric = args.get("metric_for_best_model")
-    if isinstance(metric, str) and metric.removeprefix("eval_") != "loss":
-        text = f"evaluation computes no {show(metric)}. Its metrics: loss"
-        yield ("args", "metric_for_best_model"), f"{text}. Benchmark tasks are measured after training"
-    elif args.get("greater_is_better"):
-        yield ("args", "greater_is_better"), "the best loss is the lowest. Remove it"
-    strategy = args.get("eval_strategy", "steps" if evaluates else "no")
-    if strategy not in ("no", "steps", "epoch"):
-        return  # reported by its type
-    if not evaluates and strategy != "no":
-        yield ("args", "eval_strategy"), f"there is no validation data to evaluate on. {VALIDATION}"
-        return
-    if not args.get("load_best_model_at_end"):
-        return
-    saves = args.get("save_strategy", "steps")
-    if strategy == "no":
-        yield ("args", "load_best_model_at_end"), f"nothing is evaluated, so no checkpoint is the best. {VALIDATION}"
-    elif saves not in ("best", strategy):
-        yield (
-            ("args", "load_best_model_at_end"),
-            (
-                f"eval_strategy is {strategy} and save_strategy {saves}. Set save_strategy: {strategy}, so that each "
-                "evaluated model is saved"
-            ),
-        )
-    elif strategy == saves == "steps":
-        yield from _interval_problems(args.get("save_steps"), args.get("eval_steps"))
-
-
-def _interval_problems(save: Any, evaluate: Any) -> Iterator[KeyProblem]:
-    """Yields an interval of saving that is no multiple of the interval of evaluation."""
-    if not all(isinstance(each, int | float) and each > 0 for each in (save, evaluate)):
-        missing = "eval_steps" if save else "save_steps"
-        other = (
-            f"{missing}: {save or evaluate}"
-            if save or evaluate
-            else "both, such as eval_steps: 100 and save_steps: 100"
-        )
-        yield ("args", "load_best_model_at_end"), f"each evaluated model must be saved. Set {other}"
-    elif (save < 1) != (evaluate < 1):
-        yield (
-            ("args", "save_steps"),
-            (
-                f"save_steps {save:g} and eval_steps {evaluate:g}: one is a number of steps, the other a fraction of them. "
-                f"Set save_steps: {evaluate:g}"
-            ),
-        )
-    elif round(save * 10**6) % round(evaluate * 10**6):
-        near = max(1, round(save / evaluate)) * evaluate
-        yield (
-            ("args", "save_steps"),
-            (
-                f"with load_best_model_at_end it must be a multiple of eval_steps {evaluate:g}, so that the best model is "
-                f"saved. Set save_steps: {near:g}"
-            ),
-        )

@@ -11,7 +11,6 @@ from ._examples import with_shots as with_shots
 from ._kind import UNANSWERABLE as UNANSWERABLE
 from ._kind import TaskSettings as TaskSettings
 from ._kind import choices as choices
-from ._kind import default_metrics as default_metrics
 from ._kind import metric_options as metric_options
 from ._kind import named_columns as named_columns
 from ._kind import task_settings as task_settings

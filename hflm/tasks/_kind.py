@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from hflm.recipe import PromptedTask, kind_names
+from hflm.recipe import PromptedTask
 
 if TYPE_CHECKING:
     from hflm.recipe import Task
@@ -77,11 +77,6 @@ def task_settings(task: "Task") -> TaskSettings:
         return TaskSettings(None, (), tuple(metrics))
     tokens, stop = getattr(task, "max_new_tokens", None), getattr(task, "stop", None)
     return TaskSettings(tokens or kind.MAX_NEW_TOKENS, kind.STOP if stop is None else tuple(stop), tuple(metrics))
-
-
-def default_metrics(kind: str) -> tuple[str, ...]:
-    """The metrics of a kind where the recipe names none; () for a kind that this hflm lacks."""
-    return import_module(f"hflm.tasks.{kind}").METRICS if kind in kind_names() else ()
 
 
 def metric_options(task: "Task") -> dict[str, Any]:

@@ -1,6 +1,10 @@
 from .arguments import StageSettings as StageSettings
 from .batch_source import BatchSource as BatchSource
+from .best_model import EarlyStop as EarlyStop
+from .best_model import Kept as Kept
 from .checkpoints import newest_valid_checkpoint as newest_valid_checkpoint
+from .evaluation import TaskScorer as TaskScorer
+from .evaluation import ValidationSet as ValidationSet
 from .extension import Extension as Extension
 from .processes import start_processes as start_processes
 from .processes import wait_for_all as wait_for_all

@@ -10,7 +10,8 @@ from transformers import TrainingArguments
 
 from hflm.core import UserError
 from hflm.core.arithmetic import Arithmetic, at_hand
-from hflm.recipe import Batch, derive_batch
+from hflm.recipe import Batch, derive_batch, greater_is_better
+from hflm.training.best_model import EarlyStop
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
 DEFAULTS = {
@@ -44,6 +45,7 @@ class StageSettings:
     batch_tokens: int | None = None
     on_spike: Literal["ignore", "stop", "rollback"] = "ignore"
     average_checkpoints: int | None = None
+    early_stopping: EarlyStop | None = None
 
 
 class StageArguments(TrainingArguments):
@@ -65,7 +67,7 @@ def training_arguments(
     Raises UserError for a value that TrainingArguments refuses, or that cannot work on these processes.
     """
     accelerated = at_hand().type != "cpu"
-    own = {
+    own: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": stage.seed,
         "remove_unused_columns": False,
@@ -80,6 +82,10 @@ def training_arguments(
     }
     if not evaluates and args.get("eval_strategy", "no") != "no":
         raise UserError(f"{stage.name}.args.eval_strategy: there is no validation data to evaluate on")
+    if stage.early_stopping is not None:
+        args = {"metric_for_best_model": "loss", **args}
+    if isinstance(metric := args.get("metric_for_best_model"), str):
+        own["greater_is_better"] = greater_is_better(metric)
     if args.get("fsdp"):
         _require_shards(stage.name)
     try:
@@ -117,17 +123,22 @@ def set_batch(arguments: TrainingArguments, stage: StageSettings, micro_rows: in
 
 
 def set_intervals(
-    arguments: TrainingArguments, args: Mapping[str, Any], rows_per_epoch: int | None, eval_rows: int
+    arguments: TrainingArguments,
+    args: Mapping[str, Any],
+    rows_per_epoch: int | None,
+    eval_rows: int,
+    stops_early: bool = False,
 ) -> None:
     """Set how often to log and evaluate where `args` do not: every step of a short run; evaluations in a tenth of the time.
 
-    A row of an evaluation takes a third of the FLOPs of a row of training. At least one evaluation is made, at the end.
+    eval_rows: packed rows of validation data and rows of tasks. One takes a third of the FLOPs of a row of training. At
+    least one evaluation is made, at the end. stops_early: evaluations are counted, so that the data set no interval.
     """
     rows = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     steps, _ = _steps(arguments, rows_per_epoch)
     if "logging_steps" not in args and steps < FEW_STEPS:
         arguments.logging_steps = 1
-    chooses_best = arguments.load_best_model_at_end or arguments.save_strategy == "best"
+    chooses_best = stops_early or arguments.load_best_model_at_end or arguments.save_strategy == "best"
     if "eval_steps" in args or arguments.eval_strategy != "steps" or not eval_rows or chooses_best:
         return
     affordable = EVALUATION_FRACTION * steps * rows / (FORWARD_FRACTION * eval_rows)

@@ -38,7 +38,7 @@ def write_checksums(checkpoint: Path) -> None:
 def valid_checkpoints(folder: Path) -> Iterator[Path]:
     """Each `checkpoint-N` whose files are complete and unchanged, the newest first; warns about each damaged one."""
     for checkpoint in reversed(_numbered(folder)):
-        damage = _damage(checkpoint)
+        damage = damage_of(checkpoint)
         if damage is None:
             yield checkpoint
         else:
@@ -63,7 +63,7 @@ def average_weights(checkpoints: Sequence[Path], folder: Path) -> None:
     Raises TrainingError for a checkpoint that is damaged or missing.
     """
     for checkpoint in checkpoints:
-        if damage := _damage(checkpoint):
+        if damage := damage_of(checkpoint):
             raise TrainingError(
                 f"{checkpoint} belongs to the checkpoints to average, but {damage}. Train again with --fresh, or set "
                 "average_checkpoints to null"
@@ -115,7 +115,8 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _damage(checkpoint: Path) -> str | None:
+def damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are complete and unchanged."""
     try:
         sums = json.loads((checkpoint / CHECKSUMS).read_text())
     except (OSError, ValueError):

@@ -64,7 +64,8 @@ class Guard(TrainerCallback):
     """Watches each step's loss and the stop signals, and writes the checksums of checkpoints whose weights are finite.
 
     On a CPU a step is judged at its own end. An accelerator runs ahead of Python, and reading from it would stop it:
-    there a step is judged at the end of the next one, or at its own where a checkpoint or a log line waits for it.
+    there a step is judged at the end of the next one, or at its own where a checkpoint, an evaluation or a log line waits
+    for it.
     """
 
     def __init__(
@@ -120,7 +121,9 @@ class Guard(TrainerCallback):
         if before is not None:
             self._judge(before, args, state, control)
         last = state.global_step >= state.max_steps
-        if args.device.type == "cpu" or control.should_save or control.should_log or last:
+        # An evaluation may save, too (KeepBest).
+        awaited = control.should_save or control.should_evaluate or control.should_log
+        if args.device.type == "cpu" or awaited or last:
             pending, self._pending = self._pending, None
             self._judge(pending, args, state, control)
 

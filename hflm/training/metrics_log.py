@@ -4,6 +4,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +69,12 @@ class MetricsLog(TrainerCallback):
         tokens_per_row: float,
         flops_per_token: float,
         rows_per_epoch: int | None = None,
+        scores: Sequence[str] = (),
     ) -> None:
         self.stage, self.folder, self.tokens_per_row = stage, Path(folder), tokens_per_row
         self.flops_per_token = flops_per_token
         self.rows_per_epoch = rows_per_epoch  # a stream has none
+        self.scores = scores  # those of tasks that the line displays, without their `eval_`
         self.path = self.folder / "metrics.jsonl"
         self.bar: tqdm | None = None
         self.peak: Peak | None = None
@@ -175,7 +178,9 @@ class MetricsLog(TrainerCallback):
 
     def _display(self, entry: dict[str, Any], state: "TrainerState", now: float, is_training_line: bool) -> None:
         assert self.bar is not None
-        for key, text in (("loss", "loss {:.3f}"), ("eval_loss", "val {:.3f}"), ("tokens_per_second", "{:,} tok/s")):
+        texts = {"loss": "loss {:.3f}", "eval_loss": "val {:.3f}"}
+        texts |= {f"eval_{score}": f"{score} {{:.3g}}" for score in self.scores}
+        for key, text in {**texts, "tokens_per_second": "{:,} tok/s"}.items():
             if key in entry:
                 self.displayed[key] = text.format(entry[key])
         summary = "  ".join(self.displayed.values())

@@ -110,6 +110,11 @@ def halve_micro_batch(trainer: "StageTrainer", error: RuntimeError, rows: int) -
 def free_memory(model: torch.nn.Module) -> None:
     """Drop the gradients of a step that failed. Called outside of the handler, whose error holds on to its tensors."""
     model.zero_grad()
+    release_memory()
+
+
+def release_memory() -> None:
+    """Return what torch keeps of an accelerator's memory, so that the next step finds it in one piece."""
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 

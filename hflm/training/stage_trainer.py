@@ -1,17 +1,19 @@
 """The Trainer of a stage: steps that can be watched, skipped and repeated, an exact evaluation, rows that stream."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import get_sampler
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from hflm.training import recovery
+from hflm.training.best_model import KeepBest, has_stopped
 from hflm.training.divergence import Guard
+from hflm.training.evaluation import TaskScorer, ValidationSet, loss_metrics, plain_model
 
 Tensors = dict[str, torch.Tensor]  # a batch, (B, T) each
 
@@ -19,12 +21,22 @@ Tensors = dict[str, torch.Tensor]  # a batch, (B, T) each
 class StageTrainer(Trainer):
     """Trainer whose steps are watched by a Guard, skipped after a rollback and repeated after an out-of-memory.
 
-    With `epoch_rows` an epoch takes only so many of the rows, chosen anew each time.
+    With `epoch_rows` an epoch takes only so many of the rows, chosen anew each time. An evaluation measures the loss of
+    each of `validation` and the tasks of `scorer`.
     """
 
-    def __init__(self, guard: Guard, **options: Any) -> None:
-        super().__init__(**options)
-        self.guard = guard
+    def __init__(
+        self,
+        guard: Guard,
+        validation: Mapping[str, ValidationSet],
+        scorer: TaskScorer | None = None,
+        early: EarlyStoppingCallback | None = None,
+        best: KeepBest | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(eval_dataset=[], **options)  # `evaluate` knows better, but Trainer asks for one
+        self.guard, self.validation, self.scorer = guard, validation, scorer
+        self.early, self.best = early, best
         self.epoch_rows: int | None = None
         self.micro_rows = self.args.train_batch_size  # rows of a forward pass
         self.eval_micro_rows = self.args.eval_batch_size
@@ -61,7 +73,7 @@ class StageTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Tensors], num_batches: int, device: torch.device
     ) -> tuple[list[Tensors], Any]:
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or has_stopped(self.early):
             # Resumed from the checkpoint of the last step: Trainer compares the number of steps only after one more.
             self.control.should_training_stop = self.guard.was_finished = True
             return [], None
@@ -118,23 +130,36 @@ class StageTrainer(Trainer):
     # Evaluation
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """{"eval_loss": the mean of -log p over all labels}, exactly, with any batch size and number of processes.
+        """{"eval_loss": the mean of -log p over all labels, ...}, exactly, with any batch size and number of processes.
 
-        Trainer's own is a mean of the batches' means, which depends on both.
+        Trainer's own is a mean of the batches' means, which depends on both. `eval_<set>_loss`, `eval_bits_per_byte` and
+        `eval_<task>_<metric>` follow where there are several sets, sizes in bytes and tasks.
         """
         started = time.monotonic()
-        metrics = {"eval_loss": self.evaluation_loss(), "eval_runtime": round(time.monotonic() - started, 3)}
+        metrics = self.evaluation_losses()
+        if self.scorer is not None:
+            with plain_model(self.model) as plain:
+                metrics |= {f"eval_{name}": value for name, value in self.scorer(plain).items()}
+            recovery.release_memory()
+        metrics["eval_runtime"] = round(time.monotonic() - started, 3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def evaluation_loss(self) -> float:
-        """The mean of -log p over all labels of the validation data. Every process calls it."""
-        assert self.model is not None
-        self.model.eval()
+    def evaluation_losses(self) -> dict[str, float]:
+        """The losses of the validation sets, {} without any. Every process calls it."""
+        model: Any = self.model
+        training = model.training
+        model.eval()
+        sums = {name: self._sum_nll_of_all(each) for name, each in self.validation.items()}
+        model.train(training)
+        return loss_metrics(sums, self.validation) if sums else {}
+
+    def _sum_nll_of_all(self, validation: ValidationSet) -> tuple[float, float]:
+        """(the sum of -log p, the number of labels) of a validation set, over all processes."""
         while True:
             try:
-                nll, labels = self._sum_nll(self.eval_micro_rows)
+                nll, labels = self._sum_nll(validation.rows, self.eval_micro_rows)
                 break
             except RuntimeError as error:
                 self.eval_micro_rows = recovery.halve_micro_batch(self, error, self.eval_micro_rows)
@@ -142,11 +167,10 @@ class StageTrainer(Trainer):
             total = torch.tensor([nll, labels], dtype=torch.float64, device=self.args.device)
             torch.distributed.all_reduce(total)
             nll, labels = total.tolist()
-        return nll / max(labels, 1)
+        return nll, labels
 
-    def _sum_nll(self, rows_at_once: int) -> tuple[float, int]:
-        """(the sum of -log p, the number of labels) of this process's rows of the validation data."""
-        rows: Any = self.eval_dataset
+    def _sum_nll(self, rows: Any, rows_at_once: int) -> tuple[float, int]:
+        """(the sum of -log p, the number of labels) of this process's part of some packed rows."""
         model: Any = self.model
         process, processes = self.args.process_index, self.args.world_size
         sums, labels = [], 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Subset
-from transformers import PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
 from hflm.core import UserError, arithmetic, atomic_folder, logger
 from hflm.recipe import Batch
@@ -33,7 +33,9 @@ from hflm.training.arguments import (
     training_arguments,
 )
 from hflm.training.batch_source import BatchSource
+from hflm.training.best_model import KeepBest, Kept, early_stopping, has_stopped
 from hflm.training.divergence import Guard
+from hflm.training.evaluation import TaskScorer, ValidationSet
 from hflm.training.extension import Extension, ScheduleOfArguments, joining_checkpoint
 from hflm.training.metrics_log import MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
@@ -47,11 +49,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Packed rows to train on, a sequence or a BatchSource, and to evaluate on; `collate` makes a batch of some rows."""
+    """Packed rows to train on, a sequence or a BatchSource; `collate` makes a batch of some rows.
+
+    Each evaluation measures the loss of each of `validation`, by name ("" where there is only one), and the tasks of
+    `scorer`.
+    """
 
     rows: Sequence[Any] | BatchSource
     collate: Callable[[Sequence[Any]], Tensors]
-    eval_rows: Sequence[Any] | None = None
+    validation: Mapping[str, ValidationSet] = dataclasses.field(default_factory=dict)
+    scorer: TaskScorer | None = None
+
+    @property
+    def eval_rows(self) -> int:
+        """Rows of an evaluation, of validation data and tasks together."""
+        return sum(len(each.rows) for each in self.validation.values()) + (self.scorer.rows if self.scorer else 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ class Trained:
     """What one stage did; `loss` is the mean over the steps of a log line, in nats per label.
 
     The losses are those at `kept_step`, whose weights are the stage's model: the last step, or with
-    load_best_model_at_end the best one. Where checkpoints are averaged, `averaged` are their steps and `eval_loss` is that
+    load_best_model_at_end the best one, for the reason in `kept`. `stopped_early`: before the last step, because the
+    evaluations were no longer better. Where checkpoints are averaged, `averaged` are their steps and `eval_loss` is that
     of the mean (None for a sharded model).
 
     `speed` is hflm.training.metrics_log's medians; `skipped` are the steps (from 1) whose batch a rollback left out.
@@ -67,6 +80,8 @@ class Trained:
 
     steps: int
     kept_step: int
+    kept: Kept | None
+    stopped_early: bool
     tokens: int
     seconds: float
     loss: float | None
@@ -102,17 +117,19 @@ def train_model(
         chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
     except UserError as error:
         raise UserError(f"{stage.name}.{error}") from None
-    arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows is not None)
+    arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows > 0)
     keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
     resumed = recovery.read_resumed(folder, arguments)
     batch = set_batch(arguments, stage, resumed.micro_rows)
     data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
-    set_intervals(arguments, args, epoch_rows, len(data.eval_rows or ()))
+    set_intervals(arguments, args, epoch_rows, data.eval_rows, stage.early_stopping is not None)
     averaged = averaged_steps(arguments, epoch_rows, stage)
     if extension is not None:
         steps = total_steps(arguments, epoch_rows)
         resumed = _begin_extension(extension, resumed, folder, arguments, steps, averaged, stage.name)
-    metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops_per_token(model, stage.row_tokens), epoch_rows)
+    displayed = data.scorer.main if data.scorer else ()
+    flops = flops_per_token(model, stage.row_tokens)
+    metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops, epoch_rows, displayed)
     optimizer = _muon(arguments, chosen) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None
     _announce(arguments, stage, chosen, batch, source is not None)
@@ -126,7 +143,9 @@ def train_model(
             workers = arguments.dataloader_num_workers
             source.resume(arguments.process_index, arguments.world_size, workers, resumed.checkpoint)
             arguments.ignore_data_skip = True  # Trainer would read everything from the beginning, and throw it away
-        trainer = _make_trainer(model, data, arguments, guard, metrics, optimizer)
+        stop = stage.early_stopping
+        early = early_stopping(stop, resumed.checkpoint) if stop else None
+        trainer = _make_trainer(model, data, arguments, guard, metrics, early, optimizer)
         # Where only complete steps are taken, other rows are left out each epoch.
         trainer.epoch_rows = epoch_rows if stage.batch_tokens and source is None else None
         if recovery.train_to_end(trainer, resumed.checkpoint):
@@ -137,9 +156,11 @@ def train_model(
     if save_to is not None:
         _save_trained(trainer, save_to, tokenizer, [folder / f"checkpoint-{step}" for step in averaged])
         trainer.accelerator.wait_for_everyone()
-    state = trainer.state
-    kept = state.best_global_step if arguments.load_best_model_at_end else None
-    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept]
+    state, kept = trainer.state, trainer.best.kept if trainer.best else None
+    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept.step]
+    if kept is not None:
+        best = f"its {kept.metric} {kept.value:.4g} is the best"
+        logger.info(f"{stage.name}: the model of step {kept.step:,} is kept: {best}")
     eval_loss = next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None)
     if save_to is not None and averaged:
         eval_loss = _loss_of_saved(trainer, save_to)
@@ -148,7 +169,9 @@ def train_model(
         )
     return Trained(
         steps=state.global_step,
-        kept_step=kept or state.global_step,
+        kept_step=kept.step if kept else state.global_step,
+        kept=kept,
+        stopped_early=has_stopped(trainer.early) and state.global_step < state.max_steps,
         tokens=metrics.tokens_at(state.global_step, arguments),
         seconds=time.monotonic() - began,
         loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
@@ -189,17 +212,22 @@ def _make_trainer(
     arguments: StageArguments,
     guard: Guard,
     metrics: MetricsLog,
+    early: EarlyStoppingCallback | None,
     optimizer: tuple[type, dict[str, Any]] | None,
 ) -> StageTrainer:
+    best = KeepBest(guard.folder) if arguments.load_best_model_at_end else None
     trainer = StageTrainer(
         guard,
+        data.validation,
+        data.scorer,
+        early,
+        best,
         model=model,
         args=arguments,
         optimizer_cls_and_kwargs=optimizer,
         train_dataset=data.rows,
-        eval_dataset=data.eval_rows,
         data_collator=data.collate,
-        callbacks=[guard, metrics, ScheduleOfArguments()],
+        callbacks=[guard, metrics, ScheduleOfArguments(), *(each for each in (early, best) if each is not None)],
     )
     trainer.remove_callback(PrinterCallback)  # the metrics log displays what it would print
     _keep_fp32_outputs(trainer)
@@ -260,12 +288,12 @@ def _keep_fp32_outputs(trainer: Trainer) -> None:
 
 def _loss_of_saved(trainer: StageTrainer, folder: Path) -> float | None:
     """The evaluation loss of the weights in `folder`; None without validation data, and for a sharded model."""
-    if trainer.eval_dataset is None or trainer.is_fsdp_enabled:
+    if not trainer.validation or trainer.is_fsdp_enabled:
         return None
     model = trainer.accelerator.unwrap_model(trainer.model)
     for file in sorted(folder.glob("*.safetensors")):
         model.load_state_dict(load_file(file), strict=False)  # tied weights are saved once
-    return trainer.evaluation_loss()
+    return trainer.evaluation_losses()["eval_loss"]
 
 
 def _save_trained(

@@ -41,6 +41,7 @@ tasks:
     {kind: language_modeling, data: {path: toy, name: stories, size: 40}, splits: {test: train}}
 finetune:
   tasks: [translation, summarization, sentiment, qa]
+  evaluate: {tasks: [sentiment], limit: 9}
   args: {max_steps: 10, learning_rate: 3e-3, logging_steps: 5, save_steps: 2}
 benchmark:
   tasks: [translation, summarization, sentiment, qa, stories]
@@ -132,6 +133,9 @@ def test_the_environment_has_versions_data_and_stages(finished):
     assert recorded["data"]["pretrain.data.0"]["fingerprint"].startswith("sha256:")
     assert recorded["stages"]["pretrain"]["steps"] == 12
     assert recorded["stages"]["finetune"]["final_eval_loss"] > 0
+    for stage, names in (("pretrain", ["bits_per_byte"]), ("finetune", ["sentiment_accuracy", "sentiment_mcc"])):
+        lines = [line for line in read_json_lines(finished / "run" / stage / "metrics.jsonl") if "eval_loss" in line]
+        assert lines and all(f"eval_{name}" in line for name in names for line in lines)
     assert recorded["model"]["parameters"] > 0
 
 

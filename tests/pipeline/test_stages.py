@@ -22,6 +22,7 @@ pretrain: {data: {path: toy, name: stories, size: 50}, args: {max_steps: 2}}
 tasks:
   sentiment: {data: {path: toy, name: sentiment, size: 20}, labels: [negative, neutral, positive]}
   qa: {data: {path: toy, name: qa, size: 20}}
+  watched: {kind: qa, data: {path: toy, name: qa, size: 20}, splits: {validation: validation}}
 finetune: {tasks: [sentiment], args: {max_steps: 2}}
 benchmark: {tasks: [sentiment, qa]}
 push: {repo_id: somebody/small}
@@ -72,6 +73,9 @@ COSMETIC = [
     "pretrain.args.save_strategy=epoch",
     "pretrain.args.per_device_eval_batch_size=2",
     "pretrain.args.eval_steps=3",
+    "finetune.args.metric_for_best_model=loss",
+    "finetune.evaluate={tasks: [watched]}",
+    "pretrain.evaluate={tasks: [watched], limit: 3}",
     "pretrain.args.dataloader_num_workers=2",
     "pretrain.args.ddp_timeout=7200",
     "pretrain.on_spike=stop",
@@ -142,6 +146,39 @@ def test_the_interval_of_checkpoints_counts_where_they_are_averaged(tmp_path):
     averaged = "pretrain.average_checkpoints=2"
     assert changed(keys(tmp_path), keys(tmp_path, "pretrain.args.save_steps=7")) == []
     assert changed(keys(tmp_path, averaged), keys(tmp_path, averaged, "pretrain.args.save_steps=7")) == TRAINED
+
+
+BY_TASK = BEST.replace("}", ", metric_for_best_model: watched_f1}")
+WATCHED = (VALIDATED, BY_TASK, "finetune.evaluate={tasks: [watched, sentiment]}")
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("finetune.evaluate.limit=9", True),
+        ("finetune.early_stopping={patience: 2}", True),
+        ("tasks.watched.splits.validation='validation[:5]'", True),
+        ("tasks.watched.max_new_tokens=3", True),
+        ("tasks.watched.data.size=15", True),
+        ("tasks.watched.splits.test=train", False),
+        ("tasks.watched.limit=9", False),
+        ("finetune.evaluate.tasks=[watched]", False),
+        ("pretrain.evaluate={tasks: [watched]}", False),
+    ],
+)
+def test_what_chooses_the_model_is_the_score_of_one_task(tmp_path, change, again):
+    assert ("finetune" in changed(keys(tmp_path, *WATCHED), keys(tmp_path, *WATCHED, change))) is again
+
+
+SETS = "pretrain.validation={a: {path: toy, name: stories, size: 9}, b: {path: toy, name: qa, size: 9, text: context}}"
+BEST_PRETRAINED = BEST.replace("finetune", "pretrain").replace("}", ", metric_for_best_model: a_loss}")
+
+
+@pytest.mark.parametrize(("best", "again"), [((), False), ((BEST_PRETRAINED,), True)])
+def test_validation_sets_count_where_they_choose_the_model(tmp_path, best, again):
+    before = keys(tmp_path, SETS, *best)
+    after = keys(tmp_path, SETS, *best, "pretrain.validation.a.size=10")
+    assert ("pretrain" in changed(before, after)) is again
 
 
 def test_data_that_moved_are_the_same_data(tmp_path):

@@ -712,6 +712,33 @@ def test_the_losses_are_those_of_the_model_that_was_kept(run, load):
     assert sentence in written(run, load())
 
 
+def test_the_card_says_why_a_step_was_kept_and_draws_the_scores(run, load):
+    write_card(run, load())
+    before = (run / "plots" / "learning_curve.png").read_bytes()
+    scores = ({"eval_sentiment_accuracy": 0.9 - step / 100, "eval_sentiment_mcc": 0.5} for step in (10, 20))
+    lines = [{"step": 10 * n, "eval_loss": 2.5 + n, **score} for n, score in enumerate(scores, 1)]
+    jsonl(run / "finetune" / "metrics.jsonl", lines)
+    kept = {"step": 10, "metric": "eval_sentiment_accuracy", "value": 0.8}
+    stages = {"finetune": {"seconds": 1.0, "steps": 20, "kept_step": 10, "kept": kept, "stopped_early": True}}
+    atomic_write_text(run / "environment.json", json.dumps({**ENVIRONMENT, "stages": stages}))
+    assert (
+        "At step 10 of finetune, whose model was kept because its sentiment\\_accuracy of 0.8 was the best of the "
+        "evaluations; training stopped early, at step 20: validation loss 3.500, sentiment accuracy 0.800."
+    ) in written(run, load()).replace("sentiment_acc", "sentiment\\_acc")
+    width = int.from_bytes((run / "plots" / "learning_curve.png").read_bytes()[16:20])
+    assert width == int.from_bytes(before[16:20]) // 2 * 3  # pretrain, finetune, and the accuracy of finetune
+
+
+def test_a_model_that_was_chosen_by_the_test_rows_says_so(run, load):
+    limit = "Its weights were chosen by their score on the test rows of sentiment."
+    for split, warns in (("validation", True), ("train[:9]", False)):
+        content = yaml.safe_load(RECIPE)
+        content["tasks"]["sentiment"]["splits"] = {"validation": split, "test": "validation"}
+        content["finetune"] |= {"evaluate": {"tasks": ["sentiment"]}, "early_stopping": {"patience": 2}}
+        content["finetune"]["args"] = {"metric_for_best_model": "sentiment_accuracy"}
+        assert (limit in written(run, load(yaml.safe_dump(content)))) is warns
+
+
 def test_a_local_folder_never_becomes_a_hub_id(run, load, tmp_path, monkeypatch):
     """`org/set` was a folder where the run took place, which is not here when the card is made again."""
     described = {

@@ -297,7 +297,7 @@ WRONG = [
     ("max_steps: 400", "metric_for_best_model: accuracy",
      13, "pretrain.args.metric_for_best_model", "evaluation computes no 'accuracy'. Its metrics: loss"),
     ("max_steps: 400", "metric_for_best_model: eval_loss, greater_is_better: true",
-     13, "pretrain.args.greater_is_better", "the best loss is the lowest"),
+     13, "pretrain.args.greater_is_better", "the best eval_loss is the lowest"),
     ("max_steps: 400", "eval_strategy: steps", 13, "pretrain.args.eval_strategy", "there is no validation data"),
     ("max_steps: 400", "load_best_model_at_end: true",
      13, "pretrain.args.load_best_model_at_end", "nothing is evaluated, so no checkpoint is the best"),
@@ -312,6 +312,29 @@ WRONG = [
           ("eval_steps: 0.1, save_steps: 0.25", "save_steps", "with load_best_model_at_end it must be a multiple"),
           ("eval_strategy: epoch", "load_best_model_at_end", "eval_strategy is epoch and save_strategy steps. Set"),
           ("eval_strategy: no", "load_best_model_at_end", "nothing is evaluated, so no checkpoint is the best"),
+      ]),
+    # tasks and several sets at each evaluation, early stopping
+    *(("  block_size: 128\n  args: {max_steps: 400, learning_rate: 5e-4}", f"  validation: {validation}\n  args: {{{options}}}",
+       line, f"pretrain.{key}", text)
+      for validation, options, line, key, text in [
+          ("{web: {path: b, pth: c}, qa: {path: c}}", "", 12, "validation.web.pth", "unknown key. Did you mean path?"),
+          ("{web: {path: b}, qa: 3}", "", 12, "validation.qa", "expected keys and values, got 3"),
+          ("{web: {name: b}}", "", 12, "validation.web.path", "required key is missing"),
+          ("{loss: {path: b}}", "", 12, "validation.loss", "loss is the name of a metric. Choose another"),
+          ("{a.b: {path: b}}", "", 12, "validation.a.b", "a validation set's name is letters, digits, `_` and `-`"),
+          ("{web: {path: b}}", "metric_for_best_model: wb_loss",
+           13, "args.metric_for_best_model", "evaluation computes no 'wb_loss'. Did you mean web_loss?"),
+          ("0.1", "metric_for_best_model: sentiment_accuracy",
+           13, "args.metric_for_best_model", "evaluation computes no 'sentiment_accuracy'. Add sentiment to `evaluate.tas"),
+          ("0.1", "metric_for_best_model: bits_per_byte, greater_is_better: true",
+           13, "args.greater_is_better", "the best bits_per_byte is the lowest. Remove it"),
+          ("0.1\n  evaluate: {tasks: [sentiment]}", "", 13, "evaluate.tasks.0", "sentiment has no validation split, and"),
+          ("0.1\n  evaluate: {tasks: [sentimant]}", "", 13, "evaluate.tasks.0", "there is no task sentimant under `tasks:`."),
+          ("0.1\n  early_stopping: {patience: 0}", "", 13, "early_stopping.patience", "must be above 0, got 0"),
+          ("0.1\n  early_stopping: {patience: 2, delta: 1}", "", 13, "early_stopping.delta", "unknown key. Did you mean min_d"),
+          ("0.1\n  early_stopping: {patience: 2}\n  average_checkpoints: 2", "",
+           14, "average_checkpoints", "early_stopping ends a stage before its last checkpoints"),
+          ("null\n  early_stopping: {patience: 2}", "", 13, "early_stopping", "nothing is evaluated, so nothing says when to"),
       ]),
     ("max_steps: 400", "max_steps: 0", 13, "pretrain.args.max_steps", "0 leaves no step to train"),
     ("max_steps: 400", "num_train_epochs: 0", 13, "pretrain.args.num_train_epochs", "0 leaves no step to train"),
@@ -499,6 +522,56 @@ def test_the_best_checkpoint_of_a_stage_with_validation(tmp_path, args):
     text = changed("  block_size: 128", "  validation: 0.1").replace("{max_steps: 400, learning_rate: 5e-4}", "{}")
     args = {"load_best_model_at_end": True, "optim": "sgd", **args}
     assert load(tmp_path, text, [f"pretrain.args={json.dumps(args)}"]).pretrain.args == args
+
+
+SPLIT = ("{path: org/reviews}", "{path: org/reviews}\n    splits: {validation: validation}")
+ARGS = "  adapter: {type: lora, r: 8}\n  args: {eval_strategy: no}"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [
+        ("evaluate: {tasks: [sentiment], limit: 5}", None, None),
+        ("evaluate: {tasks: [sentiment]}, args: {metric_for_best_model: eval_sentiment_mcc}", None, None),
+        ("evaluate: {tasks: [sentiment]}, early_stopping: {patience: 3, min_delta: 0.001}", None, None),
+        ("evaluate: {tasks: [sentiment]}, args: {metric_for_best_model: sentiment_acuracy}", "args.metric_for_best_model",
+         "evaluation computes no 'sentiment_acuracy'. Did you mean sentiment_accuracy?"),
+        ("evaluate: {tasks: [nmt]}, args: {metric_for_best_model: sentiment_mcc}", "args.metric_for_best_model",
+         "evaluation computes no 'sentiment_mcc'. Add sentiment to `evaluate.tasks`"),
+        ("evaluate: {tasks: [sentiment]}, args: {metric_for_best_model: sentiment_mcc, greater_is_better: false}",
+         "args.greater_is_better", "the best sentiment_mcc is the highest. Remove it"),
+        ("evaluate: {tasks: [sentiment]}, args: {eval_strategy: no}", "evaluate", "eval_strategy is no, so nothing is"),
+        ("evaluate: {tasks: [sentiment], limit: 0}", "evaluate.limit", "must be above 0, got 0"),
+        ("evaluate: {tasks: [sentiment]}, early_stopping: {patience: 2, min_delta: -1}", "early_stopping.min_delta",
+         "must be at least 0, got -1"),
+    ],
+)  # fmt: skip
+def test_tasks_are_evaluated_and_choose_the_model(tmp_path, section, key, message):
+    text = changed(*SPLIT).replace("source: en", "source: en\n    splits: {validation: dev}")
+    text = text.replace("  tasks: [sentiment, nmt]\n" + ARGS, f"  {{tasks: [sentiment, nmt], {section}}}")
+    if key is None:
+        assert load(tmp_path, text).finetune.evaluate.tasks == ("sentiment",)
+        return
+    [(_, found, said)] = problems(tmp_path, text)
+    assert found == f"finetune.{key}"
+    assert said.startswith(message)
+
+
+def test_a_metric_must_be_named_where_there_is_no_loss(tmp_path):
+    text = changed(*SPLIT).replace("tasks: [sentiment, nmt]\n" + ARGS, "tasks: [nmt]\n  evaluate: {tasks: [sentiment]}")
+    early = text.replace("[sentiment]}", "[sentiment]}\n  early_stopping: {patience: 2}")
+    [(_, key, message)] = problems(tmp_path, early)
+    assert key == "finetune.early_stopping"
+    assert message == (
+        "which metric chooses? Set args.metric_for_best_model to one of sentiment_accuracy, sentiment_macro_f1, sentiment_mcc"
+    )
+
+
+def test_several_validation_sets_are_a_recipe_again(tmp_path):
+    sets = "  validation: {web: {path: a/b, split: 'test[:9]'}, wiki: {path: toy, name: stories}}"
+    loaded = load(tmp_path, changed("  block_size: 128", sets))
+    assert list(loaded.pretrain.validation_sets) == ["pretrain.validation.web", "pretrain.validation.wiki"]
+    assert load(tmp_path, recipe.dump_recipe(loaded)) == loaded
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hflm.core import read_json_lines
+
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden.json"
 JOB = HERE / "training_job.py"
@@ -68,3 +70,22 @@ def test_a_run_killed_after_any_step_ends_in_the_same_weights(tmp_path: Path, pr
     table = json.loads((tmp_path / "kills.json").read_text())
     assert len(table) >= 12
     assert [row for row in table if not row["same_weights"] or row["steps"] != row["asked"]] == []
+
+
+@pytest.mark.slow
+def test_tasks_are_scored_alike_on_one_and_several_processes(tmp_path: Path) -> None:
+    scores, kept = {}, {}
+    for name, (processes, sharded) in {"one": (1, False), "ddp": (2, False), "fsdp2": (2, True)}.items():
+        run_job(tmp_path / name, processes=processes, sharded=sharded, mode="scores")
+        lines = read_json_lines(tmp_path / name / "with" / "metrics.jsonl")
+        scores[name] = [
+            {key: each[key] for key in each if key[:5] == "eval_"} for each in lines if "eval_qa_f1" in each
+        ]
+        kept[name] = json.loads((tmp_path / name / "scores.json").read_text())
+        assert kept[name]["same"], f"{name}: an evaluation changed the weights"
+    assert len(scores["one"]) == 5
+    for name in ("ddp", "fsdp2"):
+        assert kept[name] == pytest.approx(kept["one"])
+        for ours, theirs in zip(scores[name], scores["one"], strict=True):
+            for key in ours.keys() - {"eval_runtime"}:
+                assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), f"{name}: {key}"

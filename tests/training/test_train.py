@@ -22,7 +22,7 @@ from hflm.core import Stopped, TrainingError, UserError
 from hflm.models import add_adapter, build_model, patch_loss
 from hflm.preprocessing import collate, pack_documents
 from hflm.recipe import require_trackers, trackers, unknown_tracker
-from hflm.training import checkpoints
+from hflm.training import ValidationSet, checkpoints
 from hflm.training import divergence as guards
 from hflm.training import metrics_log as progress
 from hflm.training import trainer as train
@@ -54,7 +54,7 @@ def fit(tokenizer, tmp_path):
             train.TrainingData(
                 packed.rows,
                 partial(collate, pad_token_id=tokenizer.pad_token_id),
-                packed.rows[:2] if eval_rows else None,
+                {"": ValidationSet(packed.rows[:2])} if eval_rows else {},
             ),
             tmp_path / folder,
             {**ARGS, **args},

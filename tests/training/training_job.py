@@ -1,7 +1,8 @@
-"""Trains small models, for tests: `training_job.py curves|kills FOLDER`, alone or under torchrun, with or without FSDP2.
+"""Trains small models, for tests: `training_job.py MODE FOLDER`, alone or under torchrun, with or without FSDP2.
 
 curves: metrics.jsonl of each configuration. kills: each of several short runs is ended after every step in turn and
-resumed; kills.json compares steps and weights with those of an undisturbed run.
+resumed; kills.json compares steps and weights with those of an undisturbed run. scores: a run with and one without an
+evaluation of tasks; scores.json compares their weights, and has the kept step.
 """
 
 import json
@@ -18,10 +19,13 @@ from transformers.utils import logging
 
 from hflm.core import configure_logging
 from hflm.data import toy
+from hflm.evaluation import TrainingScores
 from hflm.models import add_adapter, build_model, patch_loss
+from hflm.pipeline.reading import TaskRows
 from hflm.preprocessing import collate, pack_documents, train_tokenizer
 from hflm.recipe import PRESETS
-from hflm.training import StageSettings, TrainingData, start_processes, train_model, trainer
+from hflm.tasks import LanguageModeling, Qa, Sentiment, read_examples
+from hflm.training import EarlyStop, StageSettings, TrainingData, ValidationSet, start_processes, train_model, trainer
 
 BASE = {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 5, "eval_steps": 25, "max_steps": 50}
 CURVES = {
@@ -63,6 +67,32 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
+def task_rows() -> dict[str, TaskRows]:
+    """The rows of a task of each way of answering: text, labels, likelihood. A character of a story is the answer."""
+    data = {"path": "toy", "name": "stories"}
+    tasks = {
+        "qa": Qa(data=data, max_new_tokens=4, prompt="{{ context }}"),
+        "beams": Qa(data=data, max_new_tokens=4, prompt="{{ context }}", generation={"num_beams": 2}),
+        "mood": Sentiment(data=data, labels=["the", "a"]),
+        "held": LanguageModeling(data=data),
+    }
+    texts = [row["text"] for row in toy.rows("stories", "validation", 15)]
+    rows = [
+        {
+            "text": text,
+            "label": number % 2,
+            "context": text[:60],
+            "question": "And then?",
+            "answers": {"text": [text[60:75]]},
+        }
+        for number, text in enumerate(texts)
+    ]
+    return {
+        name: TaskRows(task, read_examples(task, rows, "rows")[0], [], 0, "rows", "sha256:0")
+        for name, task in tasks.items()
+    }
+
+
 def main() -> None:
     mode, folder = sys.argv[1], Path(sys.argv[2])
     logging.set_verbosity_error()
@@ -72,7 +102,7 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, vocab_size=500)
     train, validation = pack_documents(texts[:240], tokenizer, 64), pack_documents(texts[240:], tokenizer, 64)
 
-    def fit(name: str, args: dict, rows, eval_rows, shape: dict, adapter: bool = False):
+    def fit(name: str, args: dict, rows, eval_rows, shape: dict, adapter: bool = False, scorer=None, stop=None):
         set_seed(0)
         dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
         config = {**PRESETS["gpt2-nano"], **shape, **dropouts, "n_positions": 64}
@@ -80,14 +110,15 @@ def main() -> None:
         if adapter:
             model = add_adapter(model, {"type": "lora", "r": 4})
         # The recipe's batch: the same rows a step on one and on two processes.
-        data = TrainingData(rows, partial(collate, pad_token_id=tokenizer.pad_token_id), eval_rows)
+        validation = {"": ValidationSet(eval_rows)} if eval_rows is not None else {}
+        data = TrainingData(rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation, scorer)
         batch = args["per_device_train_batch_size"] * args.get("gradient_accumulation_steps", 1)
         return train_model(
             model,
             data,
             folder / name,
             args,
-            StageSettings("pretrain", 0, 64, train.tokens_per_row, batch_tokens=batch * 64),
+            StageSettings("pretrain", 0, 64, train.tokens_per_row, batch_tokens=batch * 64, early_stopping=stop),
             save_to=folder / name / "model",
         )
 
@@ -97,6 +128,21 @@ def main() -> None:
             if name == "accumulation" and state.num_processes == 2:
                 args |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
             fit(name, args, train.rows, validation.rows, {}, adapter=name == "lora")
+        return
+
+    if mode == "scores":
+        args = {**BASE, "learning_rate": 1e-2, "save_steps": 10, "eval_steps": 10}
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "qa_f1"}
+        scorer = TrainingScores(tokenizer, task_rows(), 64)
+        fit("without", args, train.rows, None, {})
+        fit("with", args, train.rows, None, {}, scorer=scorer)
+        trained = fit("best", {**args, **best}, train.rows, None, {}, scorer=scorer, stop=EarlyStop(2))
+        if state.is_main_process:
+            without, scored = (load_file(folder / name / "model" / "model.safetensors") for name in ("without", "with"))
+            same = all(torch.equal(without[key], scored[key]) for key in without)
+            kept = trained.kept and [trained.kept.step, trained.kept.value]
+            (folder / "scores.json").write_text(json.dumps({"same": same, "kept": kept, "steps": trained.steps}))
+        state.wait_for_everyone()
         return
 
     tiny, rows = {"n_layer": 1, "n_embd": 32, "n_head": 2}, train.rows[:18]

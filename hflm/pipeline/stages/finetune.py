@@ -44,7 +44,8 @@ class Finetune(RecordedStage):
         model = patch_loss(model, stage.z_loss, stage.args.get("label_smoothing_factor", 0.0))
         if stage.adapter is not None:
             model = add_adapter(model, stage.adapter, recipe.model.revision if recipe.pretrain is None else None)
-        train_stage(run, self.name, model, tokenizer, packed, validation, block_size)
+        sets = {"": validation} if validation is not None else {}
+        train_stage(run, self.name, model, tokenizer, packed, sets, block_size)
 
 
 def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "Packed | None":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_prompts(run: Run, tokenizer: "PreTrainedTokenizerFast", context_length: int) -> None:
-    """Report every row of fine-tuning and benchmark whose prompt or target cannot fit into the model.
+    """Report every row of fine-tuning, evaluation and benchmark whose prompt or target cannot fit into the model.
 
     Raises DataError; a task with `on_bad_row: skip` loses these rows, which are counted as left out.
     """
@@ -23,12 +23,12 @@ def check_prompts(run: Run, tokenizer: "PreTrainedTokenizerFast", context_length
     finetune = run.recipe.finetune
     row_tokens = (finetune.block_size if finetune else None) or min(context_length, 1024)
     for (name, use), rows in list(run.rows.items()):
-        known = run.endpoint is None if use == "test" else "finetune" in run.todo
+        known = "finetune" in run.todo if use in ("train", "validation") else run.endpoint is None
         if rows.task.kind == "language_modeling" or not known:
             continue
         fitted = (
             fit_rows(tokenizer, rows, context_length)[0]
-            if use == "test"
+            if use in ("test", "evaluation")
             else fit_training_rows(rows, tokenizer, row_tokens)
         )
         for line in fitted.skipped[:10]:

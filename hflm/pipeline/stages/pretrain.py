@@ -44,16 +44,26 @@ class Pretrain(RecordedStage):
 
 def _packed(
     run: Run, tokenizer: "PreTrainedTokenizerFast", block_size: int
-) -> "tuple[Packed | PackedStream, Packed | None]":
-    """Rows to train on and those to evaluate on. The main process packs; each process reads its part of a stream."""
-    from hflm.preprocessing import PackedStream, cache_folder, pack_documents
+) -> "tuple[Packed | PackedStream, dict[str, Packed]]":
+    """Rows to train on, and those to evaluate on by the name of their set.
+
+    The main process packs; each process reads its part of a stream.
+    """
+    from hflm.preprocessing import PackedStream, cache_folder, count_bytes, pack_documents
 
     stage, corpus = run.recipe.pretrain, run.corpus
     assert stage is not None
     pack = partial(pack_documents, tokenizer=tokenizer, block_size=block_size, rows=stage.rows)
-    validation = share_packed(
-        run, "pretrain", "validation", lambda: pack(corpus.held_out) if corpus and corpus.held_out else None
-    )
+    held_out = corpus.held_out if corpus else {}
+
+    def pack_set(name: str) -> "Packed":
+        return count_bytes(pack(held_out[name]), held_out[name], tokenizer)
+
+    shared = {
+        name: share_packed(run, "pretrain", f"validation-{name}" if name else "validation", partial(pack_set, name))
+        for name in run.ranks.broadcast(list(held_out))
+    }
+    validation = {name: packed for name, packed in shared.items() if packed is not None}
     if streams_corpus(stage):
         if stage.args.get("max_steps", -1) <= 0 and stage.tokens is None:
             raise UserError("pretrain.args.max_steps: a stream has no known length. Set it, or pretrain.tokens")

@@ -1,7 +1,8 @@
 """What pretraining and fine-tuning share: the model they start from, and one stage through the Trainer."""
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import UserError, logger
 from hflm.pipeline import provenance
 from hflm.pipeline.extension import keeps_schedule, settings_of
+from hflm.pipeline.reading import evaluated_tasks
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.packed_rows import remove_shared
 from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from hflm.evaluation import TrainingScores
     from hflm.preprocessing import Packed, PackedStream
     from hflm.training import Extension
 
@@ -113,14 +116,17 @@ def train_stage(
     model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerFast",
     packed: "Packed | PackedStream",
-    validation: "Packed | None",
+    validation: "Mapping[str, Packed]",
     block_size: int,
 ) -> None:
-    """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done."""
+    """Train `model` on `packed` in the stage's folder; save the model and note in environment.json what was done.
+
+    validation: packed rows whose loss is evaluated, by the name of their set, "" where there is only one.
+    """
     from hflm.models import merge_adapter, save_pretrained
     from hflm.planning import compare_prediction, format_prediction, predict_stage
     from hflm.preprocessing import PackedStream, collate
-    from hflm.training import StageSettings, TrainingData, train_model
+    from hflm.training import EarlyStop, StageSettings, TrainingData, ValidationSet, train_model
 
     recipe, folder = run.recipe, run.folder
     pad_token_id = tokenizer.pad_token_id
@@ -133,10 +139,16 @@ def train_stage(
         prediction = predict_stage(model.config.to_dict(), rows, recipe, stage, run.ranks.count)
         if prediction is not None:
             logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
+    stop = section.early_stopping
     adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
     trained = train_model(
         model,
-        TrainingData(packed.rows, partial(collate, pad_token_id=pad_token_id), validation.rows if validation else None),
+        TrainingData(
+            packed.rows,
+            partial(collate, pad_token_id=pad_token_id),
+            {name: ValidationSet(each.rows, each.bytes) for name, each in validation.items()},
+            _scorer(run, stage, tokenizer, model),
+        ),
         folder / stage,
         _arguments(section, stage, packed, block_size, run.ranks.count, model.num_parameters()),
         StageSettings(
@@ -147,6 +159,7 @@ def train_stage(
             batch_tokens=section.batch_tokens,
             on_spike=section.on_spike,
             average_checkpoints=section.average_checkpoints,
+            early_stopping=stop and EarlyStop(stop.patience, stop.min_delta),
         ),
         save_to=adapter or folder / stage / "model",
         tokenizer=tokenizer,
@@ -167,6 +180,8 @@ def train_stage(
             "steps": trained.steps,
             "kept_step": trained.kept_step,
             **({"averaged_steps": list(trained.averaged)} if trained.averaged else {}),
+            **({"kept": asdict(trained.kept)} if trained.kept else {}),
+            **({"stopped_early": True} if trained.stopped_early else {}),
             "tokens": trained.tokens,
             "final_loss": trained.loss,
             "final_eval_loss": trained.eval_loss,
@@ -180,3 +195,22 @@ def train_stage(
             record["extended"] = earlier
         provenance.note(folder, parameters=model.num_parameters(), stages={stage: record})
     remove_shared(run, stage)
+
+
+def _scorer(
+    run: Run, stage: str, tokenizer: "PreTrainedTokenizerFast", model: "PreTrainedModel | PeftModel"
+) -> "TrainingScores | None":
+    """What measures the tasks of `evaluate` at each evaluation; the rows are the main process's."""
+    from hflm.evaluation import TrainingScores
+    from hflm.models import context_length
+
+    evaluated = evaluated_tasks(run.recipe, stage)
+    if not evaluated:
+        return None
+    rows = {}
+    if run.ranks.is_main:
+        for name, limit in evaluated.items():
+            found = run.rows[name, "evaluation"]
+            rows[name] = replace(found, examples=found.examples[:limit])
+    batch_tokens = run.recipe.benchmark.batch_tokens if run.recipe.benchmark else None
+    return TrainingScores(tokenizer, run.ranks.broadcast(rows), context_length(model), batch_tokens, run.recipe.seed)
