@@ -18,6 +18,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       process_setup.py      what a run changes in its whole process; ranks.py: the processes and how they wait
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
       fetch.py              `hflm fetch`
+      preview.py            `hflm preview`; preview_view.py: the terminal and the page
 
     publishing/           what leaves the machine
       card.py               the model card, from the template card.md; card_metadata.py: its front matter;
@@ -78,7 +79,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       architecture.py       a model's matrices and parameters, from its config alone
 
     preprocessing/        from texts to token ids
-      tokenizer.py          train or load one; texts -> ids
+      tokenizer.py          train or load one; texts -> ids; tokenizer_report.py: how well it fits
       token_cache.py        texts -> ids in compact arrays, kept on disk by content
       packing.py            documents and examples -> rows of tokens that do not attend to each other
       streaming.py          a stream packed as it is read, and its position in each checkpoint

@@ -292,6 +292,37 @@ def plan(
         print_plan(planned, Console())
 
 
+@command("hflm preview my.yaml --html preview.html")
+def preview(
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    stage: Annotated[
+        Literal["pretrain", "finetune", "benchmark"] | None,
+        typer.Option(help="Only this stage.", show_default=False),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each stage.")] = 2,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write a page.", show_default=False)
+    ] = None,
+) -> None:
+    """Show the first rows as they will be trained and asked.
+
+    Tokens and their ids, what the loss leaves out, lengths, steps, and how well the tokenizer fits. Nothing is trained
+    but a new tokenizer, and no model is loaded.
+    """
+    announce(f"{recipe}: reading its data")
+    from hflm.pipeline import leave_torch_out, preview_page, preview_recipe, print_preview
+    from hflm.recipe import load_recipe
+
+    leave_torch_out()
+    found = preview_recipe(load_recipe(recipe, sets or ()), stage, rows, lambda line: print(line, file=sys.stderr))
+    if html is not None:
+        atomic_write_text(html, preview_page(found))
+    from rich.console import Console
+
+    print_preview(found, Console())
+
+
 @command("hflm schema > recipe.schema.json")
 def schema(
     page: Annotated[bool, typer.Option("--page", help="Every key on one page of Markdown, for people.")] = False,

@@ -6,6 +6,10 @@ from .fetch import fetch_recipe as fetch_recipe
 from .inputs import Inputs as Inputs
 from .inputs import resolve_inputs as resolve_inputs
 from .look_ahead import find_missing_inputs as find_missing_inputs
+from .preview import preview_recipe as preview_recipe
+from .preview_view import preview_page as preview_page
+from .preview_view import print_preview as print_preview
+from .process_setup import leave_torch_out as leave_torch_out
 from .process_setup import quiet_libraries as quiet_libraries
 from .run import RunOptions as RunOptions
 from .run import run_recipe as run_recipe

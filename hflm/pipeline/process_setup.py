@@ -60,3 +60,11 @@ def quiet_libraries() -> None:
 
 def _training_args(recipe: Recipe) -> list[dict]:
     return [section.args for section in (recipe.pretrain, recipe.finetune) if section is not None]
+
+
+def leave_torch_out() -> None:
+    """Keep datasets from importing torch in this process, which takes seconds, for commands that compute nothing with it.
+
+    USE_TORCH is an environment variable of datasets, which reads it when it is imported; one that is set stays.
+    """
+    os.environ.setdefault("USE_TORCH", "0")

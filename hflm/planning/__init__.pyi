@@ -1,3 +1,4 @@
+from .inputs import read_model_config as read_model_config
 from .plan import Plan as Plan
 from .plan import StagePlan as StagePlan
 from .plan import plan_recipe as plan_recipe

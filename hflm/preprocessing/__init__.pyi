@@ -19,5 +19,7 @@ from .tokenizer import first_line as first_line
 from .tokenizer import load_tokenizer as load_tokenizer
 from .tokenizer import plain_backend as plain_backend
 from .tokenizer import train_tokenizer as train_tokenizer
+from .tokenizer_report import TokenizerReport as TokenizerReport
+from .tokenizer_report import report_tokenizer as report_tokenizer
 from .truncation import TruncatedPrompts as TruncatedPrompts
 from .truncation import truncate_prompts as truncate_prompts

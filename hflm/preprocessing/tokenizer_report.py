@@ -1,0 +1,82 @@
+"""How well a tokenizer fits its text: bytes per token, tokens per word, byte fallback, entries that are never used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hflm.core import split_words
+from hflm.preprocessing.tokenizer import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LONGEST = 10  # how many of the longest tokens are named
+REPLACEMENT = "�"  # what a byte decodes to that is no character by itself
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One source of text: `bytes` of UTF-8, `words` by Unicode's word characters, and the tokens that they become.
+
+    `unknown`: tokens that stand for text outside the vocabulary. `fallback`: tokens that are a part of a character.
+    """
+
+    name: str
+    texts: int
+    bytes: int
+    words: int
+    tokens: int
+    unknown: int
+    fallback: int
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / max(1, self.tokens)
+
+    @property
+    def tokens_per_word(self) -> float:
+        return self.tokens / max(1, self.words)
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """A tokenizer on some text: `entries` of the vocabulary, `unused` of them there, and its longest tokens."""
+
+    entries: int
+    unused: int
+    longest: tuple[str, ...]
+    sources: tuple[SourceReport, ...]
+
+
+def report_tokenizer(tokenizer: "PreTrainedTokenizerFast", texts: Mapping[str, Sequence[str]]) -> TokenizerReport:
+    """The TokenizerReport on `texts`, {source: texts}.
+
+    >>> report_tokenizer(tokenizer, {"corpus": ["The dog saw the key."]}).sources[0].tokens      # doctest: +SKIP
+    7
+    """
+    counts = np.zeros(len(tokenizer), dtype=np.int64)
+    pieces = tokenizer.batch_decode([[number] for number in range(len(tokenizer))], skip_special_tokens=False)
+    partial = np.array([REPLACEMENT in piece for piece in pieces])
+    sources = []
+    for name, own in texts.items():
+        ids = np.fromiter((each for row in encode(tokenizer, list(own)) for each in row), dtype=np.int64)
+        found = np.bincount(ids, minlength=len(tokenizer))
+        counts += found
+        # Some tokenizers have the end of text as their unknown token; texts hold none of their own.
+        unknown = tokenizer.unk_token_id
+        sources.append(
+            SourceReport(
+                name=name,
+                texts=len(own),
+                bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in own),
+                words=sum(len(split_words(text)) for text in own),
+                tokens=len(ids),
+                unknown=0 if unknown is None else int(found[unknown]),
+                fallback=int(found[partial].sum()),
+            )
+        )
+    used = [pieces[number] for number in np.flatnonzero(counts)]
+    longest = sorted(used, key=lambda piece: (-len(piece), piece))[:LONGEST]
+    return TokenizerReport(len(tokenizer), int((counts == 0).sum()), tuple(longest), tuple(sources))
