@@ -44,7 +44,7 @@ from hflm.recipe import (
 
 # In the order of a model's life.
 COMMANDS = (
-    *("recipes", "schema", "validate", "plan", "fetch", "run", "bench", "compare"),
+    *("recipes", "schema", "validate", "plan", "preview", "fetch", "run", "bench", "compare"),
     *("generate", "score", "demo", "export", "push", "env", "cache"),
 )
 # A path that the user named, or a disk, cannot be what it has to be.

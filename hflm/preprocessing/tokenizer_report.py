@@ -65,7 +65,8 @@ def report_tokenizer(tokenizer: "PreTrainedTokenizerFast", texts: Mapping[str, S
         found = np.bincount(ids, minlength=len(tokenizer))
         counts += found
         # Some tokenizers have the end of text as their unknown token; texts hold none of their own.
-        unknown = tokenizer.unk_token_id
+        unknown = tokenizer.convert_tokens_to_ids(tokenizer.unk_token) if isinstance(tokenizer.unk_token, str) else None
+        assert unknown is None or isinstance(unknown, int)
         sources.append(
             SourceReport(
                 name=name,

@@ -116,7 +116,9 @@ def test_a_report_counts_bytes_words_and_parts_of_characters():
     report = report_tokenizer(tokenizer, {"known": texts, "other": ["狗"]})
     known, other = report.sources
     assert (known.texts, known.bytes, known.words, known.fallback) == (5, 100, 25, 0)
-    assert known.tokens == pack_documents(texts, tokenizer, 64).tokens - 10  # without the begin and the end of each text
+    assert (
+        known.tokens == pack_documents(texts, tokenizer, 64).tokens - 10
+    )  # without the begin and the end of each text
     assert (other.bytes, other.words, other.tokens, other.fallback) == (3, 1, 3, 3)
     assert report.entries == len(tokenizer) and 0 < report.unused < report.entries
     assert len(report.longest[0]) == max(map(len, report.longest))
