@@ -115,7 +115,7 @@ class StageState:
 
     def _mark(self, stage: str, dependencies: Dependencies, earlier: list[dict[str, Any]]) -> None:
         """Let the checkpoints in a training stage's folder belong to these dependencies."""
-        marker = {"key": dependencies_key(dependencies), "dependencies": dependencies}
+        marker: dict[str, Any] = {"key": dependencies_key(dependencies), "dependencies": dependencies}
         marker |= {"earlier": earlier} if earlier else {}
         atomic_write_text(self.folder / stage / MARKER, json.dumps(marker, ensure_ascii=False) + "\n")
 

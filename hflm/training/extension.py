@@ -87,12 +87,13 @@ def _agrees(checkpoint: Path, arguments: "TrainingArguments", steps: int) -> boo
     if "base_lrs" not in earlier or "_last_lr" not in earlier:
         return True  # a schedule that follows the loss goes on from its state
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    options: Any = arguments.lr_scheduler_kwargs
     schedule = get_scheduler(
         arguments.lr_scheduler_type,
         optimizer,
         arguments.get_warmup_steps(steps),
         steps,
-        arguments.lr_scheduler_kwargs,
+        options,
     )
     if not isinstance(schedule, LambdaLR):
         return True
