@@ -6,6 +6,7 @@ read before anything is trained, so that a bad row is found in the first minute 
 
 import sys
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,27 +81,30 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
     logger.info(f"{recipe.name}: {folder}")
     # A single process loads torch only when it knows that there is something to do.
     ranks = process_setup.start(recipe) if several_started() else None
-    plan = _plan(recipe, folder, options, endpoint) if ranks is None or ranks.is_main else None
-    plan = ranks.broadcast(plan) if ranks is not None else plan
-    assert plan is not None, "the main process has sent it"
-    state, todo = plan.state, plan.todo
-    if options.dry_run:
-        if is_first_process():
-            print("\n".join(map(str, plan.scheduled)))
-        return
-    if plan.unchanged:
-        _end_unchanged(recipe, state)
-        return
-    _confirm(plan, options)
-    _check_packages(recipe, todo)
-    ranks = ranks or process_setup.start(recipe)
-    _check_processes(recipe, ranks)
-    if ranks.is_main:
-        if options.fresh and folder.exists():
-            logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
-        with locked_folder(folder):
-            _run_stages(recipe, plan, ranks, endpoint, log)
-    else:
+    with ExitStack() as held:
+        plan = _plan(recipe, folder, options, endpoint) if is_first_process() else None
+        if plan is not None and not plan.unchanged and not options.dry_run:
+            held.enter_context(locked_folder(folder))
+            plan = _plan(recipe, folder, options, endpoint)  # another run may have ended since
+        plan = ranks.broadcast(plan) if ranks is not None else plan
+        assert plan is not None, "the main process has sent it"
+        if options.dry_run:
+            if is_first_process():
+                print("\n".join(map(str, plan.scheduled)))
+            return
+        if plan.unchanged:
+            held.close()
+            _end_unchanged(recipe, plan.state)
+            return
+        _confirm(plan, options)
+        _check_packages(recipe, plan.todo)
+        ranks = ranks or process_setup.start(recipe)
+        _check_processes(recipe, ranks)
+        if options.fresh and ranks.is_main:
+            held.close()  # the lock would be set aside, too
+            if folder.exists():
+                logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
+            held.enter_context(locked_folder(folder))
         _run_stages(recipe, plan, ranks, endpoint, log)
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from hflm.core import UserError, read_json, read_json_lines
-from hflm.pipeline import RunOptions, run_recipe
+from hflm.pipeline import RunOptions, run_folder, run_recipe
 from hflm.pipeline.extension import DEFAULT_TYPE
 from hflm.recipe import load_recipe
 from hflm.training import divergence
@@ -251,6 +251,30 @@ def test_fine_tuning_starts_again_from_an_extended_model_and_can_be_extended_its
     assert "pretrain: is extended" in written and "finetune: it is finished and would be trained again" in written
     described = read_json(tmp_path / "run" / "environment.json")["stages"]
     assert described["finetune"].get("extended") is None and described["pretrain"]["extended"]
+
+
+def test_what_another_run_has_finished_meanwhile_is_not_done_again(work, monkeypatch, capsys):
+    """The other one ends between the first look at the folder and the moment at which its lock is free."""
+    first = run_folder.locked_folder
+
+    def late(folder):
+        monkeypatch.setattr("hflm.pipeline.run.locked_folder", first)
+        run(work, "pretrain.args.max_steps=3", yes=True)
+        return first(folder)
+
+    monkeypatch.setattr("hflm.pipeline.run.locked_folder", late)
+    run(work, "pretrain.args.max_steps=3", yes=True)
+    assert "finished, and nothing in the recipe or its data has changed" in capsys.readouterr().err
+    assert len(list((work / "run").glob("pretrain.previous*"))) == 1
+
+
+def test_a_fresh_run_leaves_the_folder_of_a_running_one_where_it_is(work):
+    with run_folder.locked_folder(work / "run"), pytest.raises(UserError, match="another run is writing there"):
+        run(work, fresh=True)
+    assert (work / "run" / "stages.json").is_file() and not (work / "run.previous").exists()
+    run(work, fresh=True)
+    assert (work / "run.previous" / "stages.json").is_file()
+    assert not (work / "run.previous" / ".lock").exists() and not (work / "run" / ".lock").exists()
 
 
 def test_the_default_schedule_is_the_trainings():
