@@ -4,7 +4,7 @@ import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from hflm.core import DataError
 from hflm.data.readers.base import (
@@ -27,7 +27,8 @@ Record = tuple[int, int, list[str] | csv.Error, bool]
 Parser = Callable[[Iterable[str]], Iterator[list[str]]]
 
 
-class OneLineRows(NamedTuple):
+@dataclass(frozen=True)
+class OneLineRows:
     """Rows of text that have a line each; `first` is the number of the first line."""
 
     first: int
@@ -41,12 +42,11 @@ def read_csv(file: str, options: CsvOptions, columns: Columns) -> Rows:
     """Each row, at the number of its first line. Raises DataError for options that Python's csv does not know."""
     names, header = options.names, options.names is None or options.header == 0
     for batch in _records(file, options):
-        records = batch
-        if isinstance(batch, OneLineRows):
-            if names and not header and set(map(len, batch.fields)) == {len(names)}:
-                yield located(map(zip, itertools.repeat(names), batch.fields), file, batch.first)
-                continue
-            records = batch.records()
+        is_plain = isinstance(batch, OneLineRows)
+        if is_plain and names and not header and set(map(len, batch.fields)) == {len(names)}:
+            yield located(map(zip, itertools.repeat(names), batch.fields), file, batch.first)
+            continue
+        records = batch.records() if isinstance(batch, OneLineRows) else batch
         rows: list[Row | BadRow] = []
         for first, last, fields, valid in records:
             if not fields:
