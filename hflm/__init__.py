@@ -66,7 +66,9 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
                             early stopping
       divergence.py         what stops a stage: a signal, a loss that is not finite, a spike
       recovery.py           what follows a failed step: a smaller micro-batch, back to a valid checkpoint
-      checkpoints.py        checksums; the newest valid checkpoint; a full disk
+      heartbeat.py          a process that hangs is named by the others, and all end
+      checkpoints.py        checksums; the newest valid checkpoint; a full disk; checkpoint_format.py: of sharded models
+                            for whole ones, and the other way round
       extension.py          from which checkpoint a stage goes on for longer, or with another learning rate
       metrics_log.py        metrics.jsonl, tokens per second, FLOP/s
       muon.py               Muon for the matrices, AdamW for the rest, as one optimizer
@@ -82,7 +84,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       tokenizer.py          train or load one; texts -> ids; tokenizer_report.py: how well it fits
       token_cache.py        texts -> ids in compact arrays, kept on disk by content
       packing.py            documents and examples -> rows of tokens that do not attend to each other
-      streaming.py          a stream packed as it is read, and its position in each checkpoint
+      streaming.py          a stream packed as it is read; stream_position.py: its position in each checkpoint, for any
+                            number of processes
       truncation.py         prompts that are longer than the model's context
 
     tasks/                a row -> prompt, target, references; one small file a kind, named like it

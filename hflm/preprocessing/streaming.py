@@ -1,25 +1,25 @@
 """A stream of documents, packed as it is read, that continues after a stop with the very next row.
 
-Each process, and each DataLoader worker in it, is one reader of its own part of the stream. What it reads follows from
-the seed and its position alone, so the position is all that a checkpoint keeps:
+It is divided among readers (hflm.preprocessing.stream_position). What a reader yields follows from the seed and its
+position alone, so the position is all that a checkpoint keeps:
 
-    {"pass": 0, "dataset": {...}, "block": 3, "used": 1000, "row": 17, "texts": 9000, "cut": 12}
+    {"pass": 0, "dataset": {...}, "block": 3, "used": 1000, "row": 17, "texts": 9000, "cut": 12, "rows": 4625}
 
 The documents of a pass come in blocks: `dataset` is the data set's own state before block number `block`, and `used`
 counts the documents of the block that are done. With a `shuffle_buffer` a block is that many documents in random order.
-From there the next group of documents is encoded and packed, and `row` rows of the group are done. A resumed run reads
-at most one block and one group again, whatever the length of the stream. Every batch carries the position after it, so
-what counts is the batch that was trained on, not those that workers have prepared.
+From there the next group of documents is encoded and packed, and `row` rows of the group are done; `texts`, `cut` and
+`rows` count from the beginning. A resumed run reads at most one block and one group again, whatever the length of the
+stream. Every batch carries the positions after it, so what counts is the batch that was trained on, not those that
+workers have prepared.
 """
 
-import json
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,9 +27,10 @@ import numpy as np
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from hflm.core import DataError, UserError, atomic_write_text
-from hflm.preprocessing import token_cache
+from hflm.core import DataError, UserError
+from hflm.preprocessing import stream_position, token_cache
 from hflm.preprocessing.packing import Packed, PackingCounts, Row, pack_ids
+from hflm.preprocessing.stream_position import START, Division, Position, StreamProgress
 
 if TYPE_CHECKING:
     import datasets
@@ -37,43 +38,17 @@ if TYPE_CHECKING:
 
     from hflm.data import DocumentStream
 
-Position = dict[str, Any]  # as above, written to JSON
-START: Position = {"pass": 0, "dataset": None, "block": 0, "used": 0, "row": 0, "texts": 0, "cut": 0}
 # Rows packed together: the more, the less padding; the last of them is the one that may be half empty.
 GROUP_ROWS = 512
+Item = tuple[Row | UserError, int, Position]  # a row, its reader, and the position after it
 
 
-@dataclass
-class StreamProgress:
-    """What one process has trained on, and the position of each of its readers: `stream-N.json` of a checkpoint.
-
-    `split` is how the stream is divided among readers: a strategy of datasets' split_dataset_by_node.
-    """
-
-    process: int
-    processes: int
-    workers: int
-    places: list[Position]
-    batches: int = 0
-    rows: int = 0
-    tokens: int = 0
-    split: Literal["auto", "shards", "examples"] | None = None
-
-    @property
-    def readers(self) -> int:
-        """Readers of all processes."""
-        return self.processes * len(self.places)
-
-    def layout(self) -> str:
-        return f"{self.processes} process(es) with dataloader_num_workers {self.workers}"
-
-
-class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
+class PackedStream(IterableDataset[Item]):
     """A stream packed as it is read, pass after pass; `Packed` for a corpus without known length. A training.BatchSource.
 
     `shuffle_buffer` is in documents, None keeps their order. So many `batch_texts` are encoded and `group_rows` packed at
     a time.
-    Iterated (in the process, or in each DataLoader worker), it yields (row, the position after it) of one reader.
+    Iterated (in the process, or in each DataLoader worker), it yields the Items of that process or worker.
     """
 
     def __init__(
@@ -89,7 +64,9 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
         self.stream, self.tokenizer, self.block_size = stream, tokenizer, block_size
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         self.group_rows, self.batch_texts = group_rows, batch_texts
-        self.progress = StreamProgress(0, 1, 0, [START])
+        self.process, self.processes, self.workers = 0, 1, 0
+        self.batch_rows = 1
+        self.progress: StreamProgress | None = None  # begun or resumed
 
     @property
     def rows(self) -> "PackedStream":
@@ -99,28 +76,38 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
     def tokens_per_row(self) -> int:
         return self.block_size
 
-    def resume(self, process: int, processes: int, workers: int, checkpoint: Path | None) -> None:
-        """Continue where `checkpoint` left this process, or start.
-
-        Raises UserError when the checkpoint was written by another number of processes or workers: the parts of the
-        readers would not fit together, so that some documents would be read twice and some never.
-        """
-        self.progress = StreamProgress(process, processes, workers, [START] * max(1, workers))
-        self.progress.split = self._split_strategy(self.progress.readers)
-        if self.progress.split == "examples" and process == 0 and self.progress.readers > 1:
-            shards, readers = self._shards(), self.progress.readers
+    def resume(self, process: int, processes: int, workers: int, batch_rows: int, checkpoint: Path | None) -> None:
+        """Continue where `checkpoint` left the stream, or start; with `batch_rows` rows of this process at a time."""
+        self.process, self.processes, self.workers, self.batch_rows = process, processes, workers, batch_rows
+        consumers = processes * max(1, workers)
+        if checkpoint is not None:
+            self.progress = stream_position.load(checkpoint, process)
+        else:
+            split = self._split_strategy(consumers)
+            self.progress = StreamProgress(Division(processes, max(1, workers), batch_rows, split))
+        division = self.progress.division
+        if process > 0:
+            return
+        shared = stream_position.shared_readers(division, processes, max(1, workers), batch_rows)
+        if division.split == "examples" and division.readers > 1:
             warnings.warn(
-                f"{self.stream.where}: {shards} file(s) for {readers} readers (processes x workers): each reads all of "
-                f"them and keeps one row in {readers}. Split the data into at least {readers} files to read them once",
+                f"{self.stream.where}: {self._shards()} file(s) for {division.readers} readers (processes x workers): each "
+                f"reads all of them and keeps one row in {division.readers}. Split the data into at least "
+                f"{division.readers} files to read them once",
                 stacklevel=2,
             )
-        if checkpoint is not None:
-            _require_same_layout(checkpoint, self.progress)
-            self.progress = _load(checkpoint, process)
+        if shared:
+            warnings.warn(
+                f"{self.stream.where}: the run began with {division.readers} reader(s) and continues with {consumers} "
+                f"(processes x workers): the rows are the same, but {shared} part(s) of the data are read by several of "
+                "them. Processes that divide the number it began with read each part once",
+                stacklevel=2,
+            )
 
     def save(self, checkpoint: Path) -> None:
-        """Write the position of this process into a checkpoint's folder, one file a process."""
-        atomic_write_text(_file(checkpoint, self.progress.process), json.dumps(asdict(self.progress)) + "\n")
+        """Write the progress of this process into a checkpoint's folder, one file a process."""
+        assert self.progress is not None
+        stream_position.save(self.progress, checkpoint, self.process)
 
     def batches(
         self, batch_size: int, collate: Callable[[Sequence[Row]], dict[str, Tensor]], **options: Any
@@ -129,23 +116,20 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
 
         Accelerate's own loader would read ahead, and split or dispatch what is already split.
         """
+        assert self.progress is not None and batch_size == self.batch_rows, "resume comes first"
         loader = DataLoader(
             self,
             batch_size=batch_size,
-            collate_fn=partial(_collate_with_position, collate=collate),
-            num_workers=self.progress.workers,
+            collate_fn=partial(_collate_with_positions, collate=collate),
+            num_workers=self.workers,
             worker_init_fn=_init_worker,
             generator=Generator(),  # else it draws from the random state that a resumed run has restored
             **options,
         )
-        progress = self.progress
-        for batch, position, rows, tokens in loader:
+        for batch, positions, rows, tokens in loader:
             if isinstance(batch, UserError):
                 raise batch
-            progress.places[progress.batches % len(progress.places)] = position
-            progress.batches += 1
-            progress.rows += rows
-            progress.tokens += tokens
+            self.progress.add(positions, rows, tokens, self.processes)
             yield batch
 
     def counts(self) -> PackingCounts:
@@ -153,7 +137,7 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
         from accelerate.utils import gather_object
 
         everyone: list[StreamProgress] = gather_object([self.progress])
-        positions = [position for progress in everyone for position in progress.places]
+        positions = stream_position.merge(progress.positions for progress in everyone).values()
         rows, tokens = sum(each.rows for each in everyone), sum(each.tokens for each in everyone)
         return PackingCounts(
             rows=rows,
@@ -164,19 +148,32 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
             padding=rows * self.block_size - tokens,
         )
 
-    def __iter__(self) -> Iterator[tuple[Row | UserError, Position | None]]:
-        progress, worker = self.progress, get_worker_info()
-        # A DataLoader asks its workers in turn, beginning with the first: that is the reader whose turn it was.
-        role = ((worker.id if worker else 0) + progress.batches) % len(progress.places)
-        reader = progress.process * len(progress.places) + role
+    def __iter__(self) -> Iterator[Item]:
+        worker = get_worker_info()
         try:
-            yield from self.read(reader, progress.readers, progress.places[role])
+            yield from self._items(worker.id if worker else 0)
         except UserError as error:
-            yield error, None  # a worker's exception would reach the user as a traceback
+            yield error, 0, START  # a worker's exception would reach the user as a traceback
+
+    def _items(self, worker: int) -> Iterator[Item]:
+        """The rows of this process's batches number `worker`, `worker` + workers and so on."""
+        assert self.progress is not None
+        division, done, positions = self.progress.division, self.progress.done, dict(self.progress.positions)
+        readers: dict[int, Iterator[tuple[Row, Position]]] = {}
+        for batch in count(worker, max(1, self.workers)):
+            first = done + (batch * self.processes + self.process) * self.batch_rows
+            for row in range(first, first + self.batch_rows):
+                reader, before = division.locate(row)
+                if reader not in readers:
+                    readers[reader] = self.read(reader, division.readers, positions.get(reader, START))
+                # Rows in between are those of other processes.
+                packed, position = next(each for each in readers[reader] if each[1]["rows"] > before)
+                yield packed, reader, position
 
     def read(self, reader: int, readers: int, position: Position = START) -> Iterator[tuple[Row, Position]]:
         """Yield (row, the position after it) of one of `readers` readers, from `position` on and without end."""
         documents = self._documents(reader, readers, position)
+        rows = position["rows"]
         while True:
             group, after = self._next_group(documents)
             if position["row"] == 0:
@@ -184,8 +181,8 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
                 position = {**position, **totals}
             after = {**after, "texts": position["texts"], "cut": position["cut"]}
             for number in range(position["row"], len(group.rows)):
-                last = number + 1 == len(group.rows)
-                yield group.rows[number], after if last else {**position, "row": number + 1}
+                last, rows = number + 1 == len(group.rows), rows + 1
+                yield group.rows[number], {**(after if last else {**position, "row": number + 1}), "rows": rows}
             position = after
 
     def _next_group(self, documents: Iterator[tuple[list[str], Position]]) -> tuple[Packed, Position]:
@@ -228,7 +225,7 @@ class PackedStream(IterableDataset[tuple[Row | UserError, Position | None]]):
         dataset: Any = self.stream.dataset
         if readers == 1:
             return dataset
-        strategy = self.progress.split or self._split_strategy(readers)
+        strategy = self.progress.division.split if self.progress else self._split_strategy(readers)
         return split_dataset_by_node(dataset, reader, readers, strategy=strategy)
 
     def _split_strategy(self, readers: int) -> Literal["shards", "examples"]:
@@ -263,15 +260,16 @@ class _PlainRows:
             yield {key: value[0] for key, value in batch.items()}
 
 
-def _collate_with_position(
-    items: Iterable[tuple[Row | UserError, Position | None]],
+def _collate_with_positions(
+    items: Iterable[Item],
     collate: Callable[[Sequence[Row]], dict[str, Tensor]],
-) -> tuple[dict[str, Tensor] | UserError, Position | None, int, int]:
-    """[(row, position)...] -> (batch, the last position, rows, tokens)."""
-    rows, positions = zip(*items, strict=True)
+) -> tuple[dict[str, Tensor] | UserError, dict[int, Position], int, int]:
+    """[(row, reader, position)...] -> (batch, the last position of each reader, rows, tokens)."""
+    rows, readers, positions = zip(*items, strict=True)
     if isinstance(rows[-1], UserError):
-        return rows[-1], None, 0, 0
-    return collate(rows), positions[-1], len(rows), sum(len(row["input_ids"]) for row in rows)
+        return rows[-1], {}, 0, 0
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    return collate(rows), dict(zip(readers, positions, strict=True)), len(rows), tokens
 
 
 def _init_worker(_: int) -> None:
@@ -279,26 +277,3 @@ def _init_worker(_: int) -> None:
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive in a forked process
     fsspec.asyn.reset_lock()  # nor does the lock of remote files
-
-
-def _file(checkpoint: Path, process: int) -> Path:
-    return checkpoint / f"stream-{process}.json"
-
-
-def _load(checkpoint: Path, process: int) -> StreamProgress:
-    # Checkpoints of earlier versions do not name their split, which was always "auto".
-    return StreamProgress(**{"split": "auto", **json.loads(_file(checkpoint, process).read_text())})
-
-
-def _require_same_layout(checkpoint: Path, now: StreamProgress) -> None:
-    try:
-        saved = _load(checkpoint, 0)
-    except FileNotFoundError:
-        raise UserError(
-            f"{checkpoint}: it has no position in the stream. Start again with --fresh, which sets the earlier run aside"
-        ) from None
-    if saved.layout() != now.layout():
-        raise UserError(
-            f"{checkpoint}: it was written by {saved.layout()}, this run has {now.layout()}. The stream was divided among "
-            "them, so it continues only with as many. Start as many, or start again with --fresh"
-        )

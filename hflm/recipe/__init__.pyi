@@ -1,6 +1,7 @@
 from .batch_size import Batch as Batch
 from .batch_size import check_steps as check_steps
 from .batch_size import derive_batch as derive_batch
+from .batch_size import keep_batch as keep_batch
 from .batch_size import stage_batch as stage_batch
 from .cleaning import Clean as Clean
 from .decoding import describe_generation as describe_generation

@@ -62,6 +62,23 @@ def derive_batch(batch_tokens: int, row_tokens: int, processes: int, per_device:
     return _distribute(rows // processes, per_device, processes)
 
 
+def keep_batch(rows: int, processes: int, per_device: int, stage: str) -> Batch:
+    """The `rows` of a step that an earlier run took, distributed over `processes`.
+
+    >>> keep_batch(16, processes=4, per_device=8, stage="pretrain")
+    Batch(per_device=4, accumulation=1, processes=4)
+
+    Raises UserError where they cannot be divided evenly.
+    """
+    if rows % processes:
+        possible = ", ".join(str(count) for count in range(1, rows + 1) if rows % count == 0)
+        raise UserError(
+            f"{stage}: the run began with {rows} rows a step, which cannot be divided evenly among {processes} processes. "
+            f"Start {possible}, or begin again with --fresh"
+        )
+    return _distribute(rows // processes, per_device, processes)
+
+
 def stage_batch(section: "PretrainRecipe | FinetuneRecipe", row_tokens: int, processes: int, stage: str) -> Batch:
     """The Batch of a training section on so many processes. Raises UserError as `derive_batch`."""
     per_device = section.args.get("per_device_train_batch_size", 8)

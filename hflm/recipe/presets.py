@@ -89,9 +89,9 @@ def architecture_of(model: Mapping[str, Any]) -> str | None:
 
 
 def preset_training_args(preset: str | None, args: dict[str, Any]) -> dict[str, Any]:
-    """`args` over the preset's own, unless they name an `optim`, or `fsdp`, which Muon does not work with.
+    """`args` over the preset's own, unless they name an `optim`.
 
     >>> preset_training_args("gpt2-mini", {"max_steps": 100})
     {'optim': 'muon', 'learning_rate': 0.004, 'max_steps': 100}
     """
-    return args if args.keys() & {"optim", "fsdp"} else {**TRAINING.get(preset or "", {}), **args}
+    return args if "optim" in args else {**TRAINING.get(preset or "", {}), **args}

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
-from hflm.core import UserError
+from hflm.core import UserError, logger
 from hflm.core.arithmetic import Arithmetic, at_hand
-from hflm.recipe import Batch, derive_batch, greater_is_better
+from hflm.recipe import Batch, derive_batch, greater_is_better, keep_batch
 from hflm.training.best_model import EarlyStop
 
 # Where these differ from TrainingArguments' own defaults: GPT-3's and nanoGPT's schedule, betas and decay.
@@ -36,6 +36,7 @@ class StageSettings:
 
     row_tokens: the longest row. tokens_per_row: their mean length. batch_tokens: tokens of one optimizer step over all
     processes, in complete rows. average_checkpoints: the stage's model is the mean of so many of the last checkpoints.
+    tokens: how many to train on, in place of `args`' steps.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StageSettings:
     on_spike: Literal["ignore", "stop", "rollback"] = "ignore"
     average_checkpoints: int | None = None
     early_stopping: EarlyStop | None = None
+    tokens: float | None = None
 
 
 class StageArguments(TrainingArguments):
@@ -108,18 +110,32 @@ def _require_shards(stage: str) -> None:
         raise UserError(f"{stage}.args.fsdp: accelerate divides models only on accelerators, these are CPUs. Remove it")
 
 
-def set_batch(arguments: TrainingArguments, stage: StageSettings, micro_rows: int | None) -> Batch:
-    """Set the Batch of a step: the recipe's, with the rows of a forward pass that an earlier out-of-memory left."""
+def set_batch(
+    arguments: TrainingArguments, stage: StageSettings, micro_rows: int | None = None, step_rows: int | None = None
+) -> Batch:
+    """Set the Batch of a step: the recipe's, with the rows of a forward pass that an earlier out-of-memory left.
+
+    step_rows: of a step of the run that is continued, perhaps on another number of processes.
+    """
     most, processes = arguments.per_device_train_batch_size, arguments.world_size
     if stage.batch_tokens:
         batch = derive_batch(stage.batch_tokens, stage.row_tokens, processes, most, stage.name)
     else:
         batch = Batch(most, arguments.gradient_accumulation_steps, processes)
+        if step_rows is not None and step_rows != batch.rows:
+            batch = keep_batch(step_rows, processes, most, stage.name)
     while micro_rows is not None and batch.per_device > micro_rows and (half := batch.halved()) is not None:
         batch = half
     arguments.per_device_train_batch_size = batch.per_device
     arguments.gradient_accumulation_steps = batch.accumulation
     return batch
+
+
+def set_steps(arguments: TrainingArguments, stage: StageSettings, batch: Batch) -> None:
+    """Set the steps that the stage's `tokens` take."""
+    if stage.tokens is not None:
+        arguments.max_steps = math.ceil(stage.tokens / (batch.rows * stage.tokens_per_row))
+        logger.info(f"{stage.name}: {stage.tokens:,.0f} tokens are {arguments.max_steps:,} steps")
 
 
 def set_intervals(

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 class BatchSource(Protocol):
     """A source of batches, without end, whose position each checkpoint keeps (preprocessing.PackedStream is one)."""
 
-    def resume(self, process: int, processes: int, workers: int, checkpoint: Path | None) -> None:
-        """Continue where `checkpoint` left this process, or start. Raises UserError where that is impossible."""
+    def resume(self, process: int, processes: int, workers: int, batch_rows: int, checkpoint: Path | None) -> None:
+        """Continue where `checkpoint` left the source, or start; with `batch_rows` rows of this process at a time.
+
+        The checkpoint may be of another number of processes. Raises UserError where that is impossible.
+        """
         ...
 
     def batches(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WINDOW, MIN_LOSSES = 64, 32  # losses that a new one is compared with, and how many of them it takes
 MIN_RISE, MIN_DEVIATIONS = 1.0, 10.0  # a spike rises by a nat and by ten times the median absolute deviation
 MAX_ROLLBACKS = 3  # of one stage: a run that needs more has another cause
-LOSSES = "recent_losses.json"
+LOSSES, BATCH = "recent_losses.json", "batch.json"  # of a checkpoint; {"rows": 16}, of a step over all processes
 
 
 class Diverged(Exception):
@@ -192,6 +192,8 @@ class Guard(TrainerCallback):
         if state.is_world_process_zero:
             atomic_write_text(checkpoint / LOSSES, json.dumps(list(self.recent)))
             write_seconds(checkpoint, time.monotonic() - self.began)
+            rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            atomic_write_text(checkpoint / BATCH, json.dumps({"rows": rows}))
             write_checksums(checkpoint)
             if self.averaged:
                 keep_checkpoints(self.folder, self.keep, self.averaged)

@@ -18,7 +18,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from hflm.core import Stopped, TrainingError, atomic_write_text, logger, read_json
 from hflm.training import checkpoints
-from hflm.training.divergence import MAX_ROLLBACKS, Diverged, Guard
+from hflm.training.divergence import BATCH, MAX_ROLLBACKS, Diverged, Guard
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -33,11 +33,13 @@ MAX_LISTED_ROWS = 16  # of a batch, in a message
 class Resumed:
     """What earlier attempts left in a stage's folder.
 
-    checkpoint: the newest valid one. micro_rows: the rows of a forward pass after an out-of-memory. skipped: the steps
-    (from 1) whose batch a rollback left out.
+    checkpoint: the newest valid one. step_rows: the rows of its steps, over all processes; None for version 0.1.
+    micro_rows: the rows of a forward pass after an out-of-memory. skipped: the steps (from 1) whose batch a rollback
+    left out.
     """
 
     checkpoint: Path | None
+    step_rows: int | None
     micro_rows: int | None
     skipped: frozenset[int]
 
@@ -46,9 +48,11 @@ def read_resumed(folder: Path, arguments: "TrainingArguments") -> Resumed:
     """What there is to resume, as the first process sees it: on a disk that lags the others may see something else."""
     found: list[Resumed | None] = [None]
     if arguments.process_index == 0:
+        checkpoint = checkpoints.newest_valid_checkpoint(folder)
         found = [
             Resumed(
-                checkpoint=checkpoints.newest_valid_checkpoint(folder),
+                checkpoint=checkpoint,
+                step_rows=read_json(checkpoint / BATCH).get("rows") if checkpoint else None,
                 micro_rows=read_json(folder / MICRO_BATCH).get("rows"),
                 skipped=frozenset(int(step) for step in read_json(folder / SKIPPED)),
             )

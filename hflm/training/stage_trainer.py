@@ -183,6 +183,7 @@ class StageTrainer(Trainer):
             batch = {name: each.to(self.args.device) for name, each in batch.items()}
             with torch.no_grad():
                 sums.append(model(**batch, num_items_in_batch=1).loss)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         return torch.stack(sums).cpu().double().sum().item(), labels
 
     # Checkpoints

@@ -4,7 +4,8 @@ What differs from a plain Trainer: the batch of a step is the recipe's, however 
 (hflm.recipe.batch_size); a damaged or incomplete checkpoint is never resumed, and old ones are removed only after the
 checksums of the new one are written (hflm.training.checkpoints); SIGTERM and Ctrl-C save at the next step that all ranks
 agree on, a loss that diverges stops or rolls back (hflm.training.divergence); an out-of-memory repeats the step with a
-smaller micro-batch (hflm.training.recovery); every log line is in metrics.jsonl once (hflm.training.metrics_log).
+smaller micro-batch (hflm.training.recovery); a process that hangs is named, and all end (hflm.training.heartbeat); every
+log line is in metrics.jsonl once (hflm.training.metrics_log).
 """
 
 import dataclasses
@@ -18,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Subset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
 from hflm.core import UserError, arithmetic, atomic_folder, logger
 from hflm.recipe import Batch
-from hflm.training import checkpoints, recovery
+from hflm.training import checkpoint_format, checkpoints, recovery
 from hflm.training.arguments import (
     StageArguments,
     StageSettings,
     averaged_steps,
     set_batch,
     set_intervals,
+    set_steps,
     total_steps,
     training_arguments,
 )
@@ -37,6 +39,7 @@ from hflm.training.best_model import KeepBest, Kept, early_stopping, has_stopped
 from hflm.training.divergence import Guard
 from hflm.training.evaluation import TaskScorer, ValidationSet
 from hflm.training.extension import Extension, ScheduleOfArguments, joining_checkpoint
+from hflm.training.heartbeat import Heartbeat
 from hflm.training.metrics_log import MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
 from hflm.training.processes import wait_for_all
@@ -120,7 +123,8 @@ def train_model(
     arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows > 0)
     keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
     resumed = recovery.read_resumed(folder, arguments)
-    batch = set_batch(arguments, stage, resumed.micro_rows)
+    batch = set_batch(arguments, stage, resumed.micro_rows, resumed.step_rows)
+    set_steps(arguments, stage, batch)
     data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
     set_intervals(arguments, args, epoch_rows, data.eval_rows, stage.early_stopping is not None)
     averaged = averaged_steps(arguments, epoch_rows, stage)
@@ -133,22 +137,22 @@ def train_model(
     optimizer = _muon(arguments, chosen) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None
     _announce(arguments, stage, chosen, batch, source is not None)
+    heartbeat = Heartbeat(
+        stage.name, folder, arguments.process_index, arguments.world_size, timeout=arguments.ddp_timeout
+    )
     began, signals = time.monotonic() - checkpoints.seconds_of(resumed.checkpoint), set()
     while True:
         guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged, began)
-        if resumed.checkpoint is not None:
-            logger.info(f"{stage.name}: continues from {resumed.checkpoint.name}")
-            guard.resume(resumed.checkpoint)
-        if source is not None:
-            workers = arguments.dataloader_num_workers
-            source.resume(arguments.process_index, arguments.world_size, workers, resumed.checkpoint)
-            arguments.ignore_data_skip = True  # Trainer would read everything from the beginning, and throw it away
+        _resume(guard, arguments, resumed.checkpoint)
         stop = stage.early_stopping
         early = early_stopping(stop, resumed.checkpoint) if stop else None
-        trainer = _make_trainer(model, data, arguments, guard, metrics, early, optimizer)
+        trainer = _make_trainer(model, data, arguments, guard, [metrics, heartbeat], early, optimizer)
         # Where only complete steps are taken, other rows are left out each epoch.
         trainer.epoch_rows = epoch_rows if stage.batch_tokens and source is None else None
-        if recovery.train_to_end(trainer, resumed.checkpoint):
+        checkpoint = resumed.checkpoint and checkpoint_format.for_trainer(resumed.checkpoint, trainer)
+        with heartbeat:
+            ended = recovery.train_to_end(trainer, checkpoint)
+        if ended:
             break
         trainer.accelerator.free_memory()
         signals = guard.signals
@@ -156,26 +160,18 @@ def train_model(
     if save_to is not None:
         _save_trained(trainer, save_to, tokenizer, [folder / f"checkpoint-{step}" for step in averaged])
         trainer.accelerator.wait_for_everyone()
-    state, kept = trainer.state, trainer.best.kept if trainer.best else None
-    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept.step]
-    if kept is not None:
-        best = f"its {kept.metric} {kept.value:.4g} is the best"
-        logger.info(f"{stage.name}: the model of step {kept.step:,} is kept: {best}")
-    eval_loss = next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None)
+    if arguments.process_index == 0:
+        checkpoint_format.remove_translated(folder)
+    outcome = _outcome(trainer)
     if save_to is not None and averaged:
-        eval_loss = _loss_of_saved(trainer, save_to)
+        outcome["eval_loss"] = _loss_of_saved(trainer, save_to)
         logger.info(
             f"{stage.name}: the weights are the mean of the checkpoints of steps {', '.join(map(str, averaged))}"
         )
     return Trained(
-        steps=state.global_step,
-        kept_step=kept.step if kept else state.global_step,
-        kept=kept,
-        stopped_early=has_stopped(trainer.early) and state.global_step < state.max_steps,
-        tokens=metrics.tokens_at(state.global_step, arguments),
+        **outcome,
+        tokens=metrics.tokens_at(trainer.state.global_step, arguments),
         seconds=time.monotonic() - began,
-        loss=next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
-        eval_loss=eval_loss,
         speed=metrics.speed,
         skipped=tuple(sorted(resumed.skipped)),
         arithmetic=chosen.as_dict(),
@@ -206,12 +202,45 @@ def _begin_extension(
     return dataclasses.replace(resumed, checkpoint=checkpoint)
 
 
+def _outcome(trainer: StageTrainer) -> dict[str, Any]:
+    """What a Trained says of the steps and their losses."""
+    state, kept = trainer.state, trainer.best.kept if trainer.best else None
+    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept.step]
+    if kept is not None:
+        best = f"its {kept.metric} {kept.value:.4g} is the best"
+        logger.info(f"{trainer.guard.stage}: the model of step {kept.step:,} is kept: {best}")
+    return {
+        "steps": state.global_step,
+        "kept_step": kept.step if kept else state.global_step,
+        "kept": kept,
+        "stopped_early": has_stopped(trainer.early) and state.global_step < state.max_steps,
+        "loss": next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
+        "eval_loss": next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),
+    }
+
+
+def _resume(guard: Guard, arguments: StageArguments, checkpoint: Path | None) -> None:
+    """Bring the guard and a BatchSource to where `checkpoint` left them, or to the beginning."""
+    if checkpoint is not None:
+        logger.info(f"{guard.stage}: continues from {checkpoint.name}")
+        guard.resume(checkpoint)
+    if guard.source is not None:
+        guard.source.resume(
+            arguments.process_index,
+            arguments.world_size,
+            arguments.dataloader_num_workers,
+            arguments.train_batch_size,
+            checkpoint,
+        )
+        arguments.ignore_data_skip = True  # Trainer would read everything from the beginning, and throw it away
+
+
 def _make_trainer(
     model: "PreTrainedModel | PeftModel",
     data: TrainingData,
     arguments: StageArguments,
     guard: Guard,
-    metrics: MetricsLog,
+    callbacks: Sequence[TrainerCallback],
     early: EarlyStoppingCallback | None,
     optimizer: tuple[type, dict[str, Any]] | None,
 ) -> StageTrainer:
@@ -227,7 +256,7 @@ def _make_trainer(
         optimizer_cls_and_kwargs=optimizer,
         train_dataset=data.rows,
         data_collator=data.collate,
-        callbacks=[guard, metrics, ScheduleOfArguments(), *(each for each in (early, best) if each is not None)],
+        callbacks=[guard, *callbacks, ScheduleOfArguments(), *(each for each in (early, best) if each is not None)],
     )
     trainer.remove_callback(PrinterCallback)  # the metrics log displays what it would print
     _keep_fp32_outputs(trainer)

@@ -1,4 +1,4 @@
-"""Two real processes: one that dies, a signal that comes at different steps."""
+"""Two real processes: one that dies, one that hangs, a signal that comes at different steps."""
 
 import os
 import signal
@@ -20,17 +20,21 @@ LONG = tiny_recipe("long", SECTIONS)
 
 
 @pytest.fixture
-def started(tmp_path):
-    """(torchrun's process, [(pid of rank 0), (rank 1)]) of a training on two processes that has taken some steps."""
+def started(tmp_path, request):
+    """(torchrun's process, {rank: its process}) of a training on two processes that has taken some steps.
+
+    The parameter, where there is one, is a change of the recipe.
+    """
+    sets = ["--set", request.param] if hasattr(request, "param") else []
     (tmp_path / "long.yaml").write_text(LONG)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "hflm", "run", "long.yaml", "--output", "run"],
+            [sys.executable, *launcher, "-m", "hflm", "run", "long.yaml", "--output", "run", *sets],
             cwd=tmp_path,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONWARNINGS": "default"},
+            env={**os.environ, "PYTHONWARNINGS": "default", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"},
         )
     metrics = tmp_path / "run" / "pretrain" / "metrics.jsonl"
     try:
@@ -66,6 +70,18 @@ def test_a_signal_that_comes_at_different_steps_stops_both_ranks_at_the_same_one
     [checkpoint] = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
     assert (checkpoint / "checksums.json").is_file()
     assert (checkpoint / "rng_state_1.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("started", ["pretrain.args.ddp_timeout=20"], indirect=True)
+def test_a_rank_that_hangs_is_named_and_all_end(started, tmp_path):
+    process, ranks = started
+    ranks[1].send_signal(signal.SIGSTOP)
+    assert process.wait(60) != 0
+    assert not any(rank.is_running() for rank in ranks.values())
+    for log in (tmp_path / "log", tmp_path / "run" / "run.log"):
+        assert f"pretrain: rank 1 (process {ranks[1].pid} on" in log.read_text()
+    assert "Timed out waiting" not in (tmp_path / "log").read_text()
 
 
 # Runs a recipe whose first process takes longer for the data's checksums and text than a collective operation may.

@@ -126,7 +126,7 @@ def test_each_of_seven_files_is_read_by_one_of_four_readers(tokenizer, tmp_path)
     seen = []
     for reader in range(4):
         packed = PackedStream(data.DocumentStream(dataset, "seven files"), tokenizer, 48)
-        packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
+        packed.resume(process=reader // 2, processes=2, workers=2, batch_rows=1, checkpoint=None)
         for row, position in packed.read(reader, 4):
             if position["pass"]:
                 break
@@ -158,7 +158,7 @@ def test_each_byte_of_seven_files_is_read_once_by_two_processes_of_two_workers(t
     packed = PackedStream(data.stream_documents(data.Sources((source,)), tmp_path / "skipped"), tokenizer, 48)
     monkeypatch.setattr(base, "open", Counted, raising=False)
     for reader in range(4):
-        packed.resume(process=reader // 2, processes=2, workers=2, checkpoint=None)
+        packed.resume(process=reader // 2, processes=2, workers=2, batch_rows=1, checkpoint=None)
         for _, position in packed.read(reader, 4):
             if position["pass"]:
                 break
@@ -170,7 +170,7 @@ def test_each_byte_of_seven_files_is_read_once_by_two_processes_of_two_workers(t
 
 def test_more_readers_than_files_are_announced(streamed):
     with pytest.warns(UserWarning, match="1 file.* for 4 readers .*keeps one row in 4. Split the data into at least 4"):
-        streamed("jsonl").resume(process=0, processes=2, workers=2, checkpoint=None)
+        streamed("jsonl").resume(process=0, processes=2, workers=2, batch_rows=1, checkpoint=None)
 
 
 def test_a_buffer_shuffles_and_the_seed_and_the_pass_decide_how(streamed, tokenizer):
@@ -243,7 +243,7 @@ def fit(streamed, tokenizer, tmp_path, monkeypatch):
 def test_a_stopped_run_trains_on_what_an_uninterrupted_one_does(fit, tmp_path, args, stops):
     whole, packed = fit("whole", **args)
     expected = packed.counts()
-    assert any(place["pass"] for place in packed.progress.places)
+    assert any(place["pass"] for place in packed.progress.positions.values())
     for stop in stops:
         seen, _ = fit("stopped", until=stop, **args)
         assert seen == [step for step in whole if step[0] in {each for each, _ in seen}]
@@ -265,16 +265,71 @@ def test_a_run_that_had_finished_trains_no_further(fit):
     assert again.counts() == first.counts()
 
 
-def test_a_checkpoint_of_another_number_of_readers_is_refused(fit, tmp_path):
+def test_a_checkpoint_without_a_position_is_refused(fit, tmp_path):
     fit("run", until=7, name="three files")
-    message = r"checkpoint-5: it was written by 1 process\(es\) with dataloader_num_workers 0, this run has .* 2"
-    with pytest.raises(UserError, match=message):
-        fit("run", dataloader_num_workers=2)
     for name in ("stream-0.json", checkpoints.CHECKSUMS):
         (tmp_path / "run" / "checkpoint-5" / name).unlink()
     checkpoints.write_checksums(tmp_path / "run" / "checkpoint-5")
     with pytest.raises(UserError, match="has no position in the stream. Start again with --fresh"):
         fit("run")
+
+
+def steps_of(make, processes, workers, rows, checkpoints, steps=7):
+    """The rows of each of `steps` steps of 8 rows on so many processes, sorted; `checkpoints` are read and written."""
+    source, target = checkpoints
+    found, counts = [[] for _ in range(steps)], None
+    for process in range(processes):
+        packed = make()
+        packed.resume(process, processes, workers, rows, source)
+        batches = packed.batches(rows, collate=lambda group: {"input_ids": [each["input_ids"] for each in group]})
+        for step in found:
+            for _ in range(8 // (rows * processes)):
+                step += [ids.tolist() for ids in next(batches)["input_ids"]]
+        packed.save(target)
+        counts = packed.progress
+    return [sorted(step) for step in found], counts
+
+
+@pytest.mark.filterwarnings("ignore:.*the run began with", "ignore:.*for 4 readers")
+@pytest.mark.parametrize(
+    ("began", "continued"),
+    [
+        ((2, 0, 4), [(1, 0, 8), (4, 0, 2)]),  # processes, workers, rows at a time
+        ((2, 0, 2), [(1, 0, 4), (2, 0, 4), (1, 2, 1)]),
+        ((1, 0, 8), [(2, 0, 4), (4, 0, 2), (1, 0, 8)]),
+        ((1, 2, 4), [(2, 0, 2), (2, 1, 4)]),
+        ((2, 2, 1), [(1, 0, 8), (2, 2, 2)]),
+    ],
+)
+@pytest.mark.parametrize("shuffle_buffer", [None, 20])
+def test_any_number_of_processes_continues_with_the_same_rows(streamed, tmp_path, began, continued, shuffle_buffer):
+    make = partial(streamed, "three files", shuffle_buffer)
+    whole, _ = steps_of(make, *began, (None, tmp_path / "whole"), steps=7 * (1 + len(continued)))
+    steps, _ = steps_of(make, *began, (None, tmp_path / "0"))
+    for number, layout in enumerate(continued):
+        more, progress = steps_of(make, *layout, (tmp_path / str(number), tmp_path / str(number + 1)))
+        steps += more
+        assert progress.done == len(steps) * 8
+    assert steps == whole
+
+
+def test_readers_that_several_processes_share_are_announced(streamed, tmp_path):
+    make = partial(streamed, "three files")
+    steps_of(make, 2, 0, 4, (None, tmp_path / "two"), steps=1)
+    with pytest.warns(UserWarning, match=r"began with 2 reader.* continues with 4 .*2 part\(s\).* read by several"):
+        make().resume(0, 4, 0, 2, tmp_path / "two")
+
+
+def test_a_checkpoint_of_version_0_1_continues(streamed, tmp_path):
+    """Which kept the positions of one process' workers, without the rows that each of them had yielded."""
+    make = partial(streamed, "three files")
+    whole, _ = steps_of(make, 1, 2, 4, (None, tmp_path / "whole"), steps=14)
+    _, progress = steps_of(make, 1, 2, 4, (None, tmp_path / "old"))
+    places = [{key: progress.positions[n][key] for key in stream.START if key != "rows"} for n in (0, 1)]
+    old = {"process": 0, "processes": 1, "workers": 2, "places": places, "batches": 14, "rows": 56, "tokens": 9}
+    (tmp_path / "old" / "stream-0.json").write_text(json.dumps({**old, "split": progress.division.split}))
+    more, _ = steps_of(make, 1, 2, 4, (tmp_path / "old", tmp_path / "new"))
+    assert more == whole[7:]
 
 
 def test_settings_that_mean_nothing_for_a_stream_are_a_warning(fit):

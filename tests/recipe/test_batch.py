@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hflm.core import UserError
-from hflm.recipe import Batch, check_steps, derive_batch, load_recipe, stage_batch
+from hflm.recipe import Batch, check_steps, derive_batch, keep_batch, load_recipe, stage_batch
 from recipes import tiny_recipe
 
 
@@ -36,6 +36,21 @@ def test_a_shipped_recipe_for_gpus_has_the_same_step_on_one_and_on_eight(name, p
     shipped = load_recipe(name)
     batch = stage_batch(shipped.pretrain, 1024, processes, "pretrain")  # rows of GPT-2's context
     assert (batch.rows * 1024, batch.per_device) == (524288, 16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "most", "expected"),
+    [(16, 1, 8, Batch(8, 2, 1)), (16, 4, 8, Batch(4, 1, 4)), (6, 2, 8, Batch(3, 1, 2)), (6, 2, 2, Batch(1, 3, 2))],
+)
+def test_the_rows_that_a_run_began_with_are_kept(rows, processes, most, expected):
+    assert keep_batch(rows, processes, most, "pretrain") == expected
+
+
+def test_rows_that_the_processes_cannot_divide_are_refused():
+    with pytest.raises(
+        UserError, match="began with 6 rows a step.* among 4 processes. Start 1, 2, 3, 6, or begin again"
+    ):
+        keep_batch(6, 4, 8, "pretrain")
 
 
 @pytest.mark.parametrize(

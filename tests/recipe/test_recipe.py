@@ -475,7 +475,7 @@ def test_a_tokenizer_needs_text(tmp_path):
         ("gpt2-nano", {}, {"optim": "muon", "learning_rate": 5e-3}),
         ("gpt2-mini", {"learning_rate": 1e-3}, {"optim": "muon", "learning_rate": 1e-3}),
         ("gpt2-mini", {"optim": "adamw_torch_fused"}, {"optim": "adamw_torch_fused"}),
-        ("gpt2-micro", {"fsdp": True}, {"fsdp": True}),
+        ("gpt2-micro", {"fsdp": True}, {"optim": "muon", "learning_rate": 5e-3, "fsdp": True}),
         ("gpt2-small", {}, {}),
     ],
 )

@@ -5,7 +5,14 @@ import pytest
 from hflm.core import UserError
 from hflm.core.arithmetic import Arithmetic
 from hflm.recipe.library_options import REFUSED
-from hflm.training.arguments import StageArguments, StageSettings, set_batch, set_intervals, training_arguments
+from hflm.training.arguments import (
+    StageArguments,
+    StageSettings,
+    set_batch,
+    set_intervals,
+    set_steps,
+    training_arguments,
+)
 
 FP32 = Arithmetic("fp32", "fp32", False, 1, "a test")
 
@@ -46,6 +53,23 @@ def test_an_earlier_out_of_memory_keeps_the_batch(tmp_path, micro_rows, per_devi
     batch = set_batch(made, StageSettings("pretrain", 0, 64, 60.0), micro_rows)
     assert (batch.per_device, batch.accumulation, batch.rows) == (per_device, accumulation, 16)
     assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (per_device, accumulation)
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "step_rows", "rows"),
+    [(None, None, 16), (None, 16, 16), (None, 4, 4), (128, 4, 2), (128, None, 2)],
+)
+def test_a_continued_run_keeps_the_rows_of_its_steps(tmp_path, batch_tokens, step_rows, rows):
+    made = arguments(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    batch = set_batch(made, StageSettings("pretrain", 0, 64, 60.0, batch_tokens), step_rows=step_rows)
+    assert batch.rows == made.per_device_train_batch_size * made.gradient_accumulation_steps == rows
+
+
+def test_tokens_are_steps_of_the_batch(tmp_path):
+    made = arguments(tmp_path, per_device_train_batch_size=8)
+    stage = StageSettings("pretrain", 0, 64, 60.0, tokens=10_000)
+    set_steps(made, stage, set_batch(made, stage))
+    assert made.max_steps == 21  # 20.8 of 480 tokens
 
 
 def test_fsdp_on_one_process_says_how_to_start_several(tmp_path):

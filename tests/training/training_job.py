@@ -2,15 +2,19 @@
 
 curves: metrics.jsonl of each configuration. kills: each of several short runs is ended after every step in turn and
 resumed; kills.json compares steps and weights with those of an undisturbed run. scores: a run with and one without an
-evaluation of tasks; scores.json compares their weights, and has the kept step.
+evaluation of tasks; scores.json compares their weights, and has the kept step. whole: short runs, undisturbed. until-N:
+the same runs, ended after step N, or continued up to it. bf16: in which formats FSDP2 sums, in formats.json.
 """
 
+import contextlib
 import json
 import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import datasets
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
@@ -18,11 +22,11 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hflm.core import configure_logging
-from hflm.data import toy
+from hflm.data import DocumentStream, toy
 from hflm.evaluation import TrainingScores
 from hflm.models import add_adapter, build_model, patch_loss
 from hflm.pipeline.reading import TaskRows
-from hflm.preprocessing import collate, pack_documents, train_tokenizer
+from hflm.preprocessing import PackedStream, collate, pack_documents, train_tokenizer
 from hflm.recipe import PRESETS
 from hflm.tasks import LanguageModeling, Qa, Sentiment, read_examples
 from hflm.training import EarlyStop, StageSettings, TrainingData, ValidationSet, start_processes, train_model, trainer
@@ -46,6 +50,15 @@ KILLS = {
     },
     "epochs": {"num_train_epochs": 1, "max_steps": -1, "save_strategy": "epoch", "lr_scheduler_type": "constant"},
 }
+# Four rows a step on any number of processes; 18 of them are four steps an epoch.
+ELASTIC = {
+    "rows": {},
+    "muon": {"optim": "muon", "learning_rate": 1e-2},
+    "lora": {},
+    "stream": {},
+    "without batch_tokens": {"per_device_train_batch_size": 2},  # on the two processes that begin
+}
+LAST = 12  # steps
 
 
 class Killed(Exception):
@@ -93,6 +106,39 @@ def task_rows() -> dict[str, TaskRows]:
     }
 
 
+class Setting(NamedTuple):
+    """What all runs of a job share."""
+
+    folder: Path
+    texts: list[str]
+    tokenizer: object
+    train: object
+    validation: object
+
+    def fit(
+        self, name, args, rows, eval_rows=None, shape=None, adapter=False, batch_tokens=True, scorer=None, stop=None
+    ):
+        set_seed(0)
+        dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+        config = {**PRESETS["gpt2-nano"], **(shape or {}), **dropouts, "n_positions": 64}
+        model = patch_loss(build_model(config, self.tokenizer))
+        if adapter:
+            model = add_adapter(model, {"type": "lora", "r": 4})
+        validation = {"": ValidationSet(eval_rows)} if eval_rows is not None else {}
+        data = TrainingData(rows, partial(collate, pad_token_id=self.tokenizer.pad_token_id), validation, scorer)
+        # The recipe's batch: the same rows a step on any number of processes.
+        batch = args["per_device_train_batch_size"] * args.get("gradient_accumulation_steps", 1)
+        settings = StageSettings(
+            "pretrain",
+            0,
+            64,
+            self.train.tokens_per_row,
+            batch_tokens=batch * 64 if batch_tokens else None,
+            early_stopping=stop,
+        )
+        return train_model(model, data, self.folder / name, args, settings, save_to=self.folder / name / "model")
+
+
 def main() -> None:
     mode, folder = sys.argv[1], Path(sys.argv[2])
     logging.set_verbosity_error()
@@ -101,86 +147,145 @@ def main() -> None:
     texts = [row["text"] for row in toy.rows("stories", "train", 300)]
     tokenizer = train_tokenizer(texts, vocab_size=500)
     train, validation = pack_documents(texts[:240], tokenizer, 64), pack_documents(texts[240:], tokenizer, 64)
-
-    def fit(name: str, args: dict, rows, eval_rows, shape: dict, adapter: bool = False, scorer=None, stop=None):
-        set_seed(0)
-        dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
-        config = {**PRESETS["gpt2-nano"], **shape, **dropouts, "n_positions": 64}
-        model = patch_loss(build_model(config, tokenizer))
-        if adapter:
-            model = add_adapter(model, {"type": "lora", "r": 4})
-        # The recipe's batch: the same rows a step on one and on two processes.
-        validation = {"": ValidationSet(eval_rows)} if eval_rows is not None else {}
-        data = TrainingData(rows, partial(collate, pad_token_id=tokenizer.pad_token_id), validation, scorer)
-        batch = args["per_device_train_batch_size"] * args.get("gradient_accumulation_steps", 1)
-        return train_model(
-            model,
-            data,
-            folder / name,
-            args,
-            StageSettings("pretrain", 0, 64, train.tokens_per_row, batch_tokens=batch * 64, early_stopping=stop),
-            save_to=folder / name / "model",
-        )
-
+    setting = Setting(folder, texts, tokenizer, train, validation)
     if mode == "curves":
-        for name, more in CURVES.items():
-            args = {**BASE, **more, "save_strategy": "no"}
-            if name == "accumulation" and state.num_processes == 2:
-                args |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
-            fit(name, args, train.rows, validation.rows, {}, adapter=name == "lora")
-        return
+        curves(setting, state)
+    elif mode == "kills":
+        kills(setting, state)
+    elif mode == "bf16":
+        formats(setting, state)
+    elif mode == "scores":
+        scores(setting, state)
+    else:
+        elastic(setting, state, None if mode == "whole" else int(mode.removeprefix("until-")))
 
-    if mode == "scores":
-        args = {**BASE, "learning_rate": 1e-2, "save_steps": 10, "eval_steps": 10}
-        best = {"load_best_model_at_end": True, "metric_for_best_model": "qa_f1"}
-        scorer = TrainingScores(tokenizer, task_rows(), 64)
-        fit("without", args, train.rows, None, {})
-        fit("with", args, train.rows, None, {}, scorer=scorer)
-        trained = fit("best", {**args, **best}, train.rows, None, {}, scorer=scorer, stop=EarlyStop(2))
-        if state.is_main_process:
-            without, scored = (load_file(folder / name / "model" / "model.safetensors") for name in ("without", "with"))
-            same = all(torch.equal(without[key], scored[key]) for key in without)
-            kept = trained.kept and [trained.kept.step, trained.kept.value]
-            (folder / "scores.json").write_text(json.dumps({"same": same, "kept": kept, "steps": trained.steps}))
-        state.wait_for_everyone()
-        return
 
-    tiny, rows = {"n_layer": 1, "n_embd": 32, "n_head": 2}, train.rows[:18]
-    plain, table = trainer.StageTrainer, []
+def scores(setting, state) -> None:
+    args = {**BASE, "learning_rate": 1e-2, "save_steps": 10, "eval_steps": 10}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "qa_f1"}
+    scorer, rows, folder = TrainingScores(setting.tokenizer, task_rows(), 64), setting.train.rows, setting.folder
+    setting.fit("without", args, rows)
+    setting.fit("with", args, rows, scorer=scorer)
+    trained = setting.fit("best", {**args, **best}, rows, scorer=scorer, stop=EarlyStop(2))
+    if state.is_main_process:
+        without, scored = (load_file(folder / name / "model" / "model.safetensors") for name in ("without", "with"))
+        same = all(torch.equal(without[key], scored[key]) for key in without)
+        kept = trained.kept and [trained.kept.step, trained.kept.value]
+        (folder / "scores.json").write_text(json.dumps({"same": same, "kept": kept, "steps": trained.steps}))
+    state.wait_for_everyone()
+
+
+def curves(setting, state) -> None:
+    for name, more in CURVES.items():
+        args = {**BASE, **more, "save_strategy": "no"}
+        if name == "accumulation" and state.num_processes == 2:
+            args |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+        setting.fit(name, args, setting.train.rows, setting.validation.rows, adapter=name == "lora")
+
+
+@contextlib.contextmanager
+def killed(step: int, saved: bool):
+    """Training in this block ends at `step` as if the process were lost."""
+    plain = trainer.StageTrainer
+
+    def make(*positional, callbacks, **options):
+        return plain(*positional, callbacks=[*callbacks, KillAfter(step, saved)], **options)
+
+    trainer.StageTrainer = make
+    try:
+        yield
+    except Killed:
+        pass
+    finally:
+        trainer.StageTrainer = plain
+
+
+def kills(setting, state) -> None:
+    tiny, rows = {"n_layer": 1, "n_embd": 32, "n_head": 2}, setting.train.rows[:18]
+    table = []
     for name, more in KILLS.items():
         args = {"per_device_train_batch_size": 4, "learning_rate": 3e-2, "save_total_limit": 1, **more}
-        asked = fit(f"{name}-whole", args, rows, None, tiny).steps
-        expected = load_file(folder / f"{name}-whole" / "model" / "model.safetensors")
+        asked = setting.fit(f"{name}-whole", args, rows, shape=tiny).steps
+        expected = load_file(setting.folder / f"{name}-whole" / "model" / "model.safetensors")
         for step in range(1, asked + 1):
             for saved in (False, True):
                 output = f"{name}-{step}-{saved}"
-
-                def killed(*positional, callbacks, step=step, saved=saved, **options):
-                    return plain(*positional, callbacks=[*callbacks, KillAfter(step, saved)], **options)
-
-                trainer.StageTrainer = killed
-                try:
-                    fit(output, args, rows, None, tiny)
-                except Killed:
-                    pass
-                trainer.StageTrainer = plain
+                with killed(step, saved):
+                    setting.fit(output, args, rows, shape=tiny)
                 state.wait_for_everyone()
-                trained = fit(output, args, rows, None, tiny)
-                weights = load_file(folder / output / "model" / "model.safetensors")
+                trained = setting.fit(output, args, rows, shape=tiny)
+                weights = load_file(setting.folder / output / "model" / "model.safetensors")
                 same = all(torch.equal(weights[key], expected[key]) for key in expected)
-                table.append(
-                    {
-                        "run": name,
-                        "step": step,
-                        "saved": saved,
-                        "same_weights": same,
-                        "steps": trained.steps,
-                        "asked": asked,
-                    }
-                )
+                row = {"run": name, "step": step, "saved": saved, "same_weights": same}
+                table.append({**row, "steps": trained.steps, "asked": asked})
     if state.is_main_process:
-        (folder / "kills.json").write_text(json.dumps(table, indent=1))
+        (setting.folder / "kills.json").write_text(json.dumps(table, indent=1))
     state.wait_for_everyone()
+
+
+def elastic(setting, state, until: int | None) -> None:
+    """Every run of ELASTIC up to a step, where it has a checkpoint; without one undisturbed, on one process."""
+    for name, more in ELASTIC.items():
+        args = {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "max_steps": LAST, "save_steps": 2}
+        args |= {"logging_steps": 1, **more}
+        whole = name != "without batch_tokens"
+        if not whole and until is None:
+            args |= {"gradient_accumulation_steps": 2}
+        rows = stream(setting) if name == "stream" else setting.train.rows[: 18 if whole else 32]
+        with killed(until, saved=True) if until not in (None, LAST) else contextlib.nullcontext():
+            setting.fit(name, args, rows, adapter=name == "lora", batch_tokens=whole, shape={"n_layer": 2})
+        state.wait_for_everyone()
+
+
+def stream(setting):
+    """The texts in four parts, which as many readers divide among them."""
+
+    def documents(parts):
+        for part in parts:
+            yield from ({"text": text} for text in setting.texts[part::4])
+
+    source = datasets.IterableDataset.from_generator(documents, gen_kwargs={"parts": [0, 1, 2, 3]})
+    return PackedStream(DocumentStream(source, "texts"), setting.tokenizer, 64, shuffle_buffer=20).rows
+
+
+class Formats(TrainerCallback):
+    """The formats of the losses and of what blocks return, and whether gradients have digits that bf16 has not."""
+
+    def __init__(self) -> None:
+        self.seen = {"block": set(), "training loss": set(), "evaluation loss": set(), "gradients": set()}
+
+    def on_train_begin(self, args, state, control, model, **_):
+        def of_loss(module, _, output):
+            self.seen["training loss" if module.training else "evaluation loss"].add(str(output.loss.dtype))
+
+        model.register_forward_hook(of_loss)
+        model.transformer.h[0].mlp.register_forward_hook(
+            lambda _, __, output: self.seen["block"].add(str(output.dtype))
+        )
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        for parameter in model.parameters():
+            gradient = parameter.grad.to_local()
+            finer = not torch.equal(gradient.bfloat16().float(), gradient)
+            self.seen["gradients"].add("finer than bf16" if finer else "bf16")
+
+
+def formats(setting, state) -> None:
+    plain, keep, found = trainer.StageTrainer, trainer._keep_fp32_outputs, {}
+    for name, own in (("hflm", keep), ("the library", lambda _: None)):
+        seen = Formats()
+        trainer._keep_fp32_outputs = own
+        trainer.StageTrainer = lambda *given, callbacks, seen=seen, **options: plain(
+            *given, callbacks=[*callbacks, seen], **options
+        )
+        # Without a limit of their norm, which would multiply the gradients.
+        args = {"per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "max_grad_norm": 0, "bf16": True}
+        rows, eval_rows = setting.train.rows, setting.validation.rows[:4]
+        shape = {"n_layer": 1, "n_embd": 32, "n_head": 2}
+        setting.fit(name, {**args, "eval_steps": 1, "save_strategy": "no"}, rows, eval_rows, shape=shape)
+        found[name] = {key: sorted(values) for key, values in seen.seen.items()}
+    if state.is_main_process:
+        (setting.folder / "formats.json").write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

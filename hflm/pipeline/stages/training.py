@@ -1,6 +1,5 @@
 """What pretraining and fine-tuning share: the model they start from, and one stage through the Trainer."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,7 +12,7 @@ from hflm.pipeline.extension import keeps_schedule, settings_of
 from hflm.pipeline.reading import evaluated_tasks
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.packed_rows import remove_shared
-from hflm.recipe import FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
+from hflm.recipe import Recipe, check_steps, stage_batch
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,28 +58,6 @@ def block_size_of(block_size: int | None, model: "PreTrainedModel") -> int:
     if block_size is not None and block_size > longest:
         raise UserError(f"block_size {block_size} is more than the model's context of {longest} tokens")
     return block_size or min(longest, 1024)
-
-
-def _arguments(
-    section: PretrainRecipe | FinetuneRecipe,
-    stage: str,
-    packed: "Packed | PackedStream",
-    block_size: int,
-    processes: int,
-    parameters: int,
-) -> dict[str, Any]:
-    """The section's `args`, with the steps that `tokens` takes. Raises UserError where there is no step to train."""
-    from hflm.preprocessing import PackedStream
-
-    batch = stage_batch(section, block_size, processes, stage)
-    if not isinstance(packed, PackedStream):
-        check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
-    budget = section.token_budget(parameters) if isinstance(section, PretrainRecipe) else None
-    if budget is None:
-        return section.args
-    steps = math.ceil(budget / (batch.rows * packed.tokens_per_row))
-    logger.info(f"{stage}: {budget:,.0f} tokens are {steps:,} steps")
-    return {**section.args, "max_steps": steps}
 
 
 def begin_stage(run: Run, stage: str) -> None:
@@ -132,6 +109,9 @@ def train_stage(
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int), "hflm loads each tokenizer with a padding token"
     section = getattr(recipe, stage)
+    if not isinstance(packed, PackedStream):
+        batch = stage_batch(section, block_size, run.ranks.count, stage)
+        check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
     prediction = None
     if run.ranks.is_main:
         # Rows are looked at in fine-tuning alone, which reads no stream.
@@ -150,7 +130,7 @@ def train_stage(
             _scorer(run, stage, tokenizer, model),
         ),
         folder / stage,
-        _arguments(section, stage, packed, block_size, run.ranks.count, model.num_parameters()),
+        section.args,
         StageSettings(
             name=stage,
             seed=recipe.seed,
@@ -160,6 +140,7 @@ def train_stage(
             on_spike=section.on_spike,
             average_checkpoints=section.average_checkpoints,
             early_stopping=stop and EarlyStop(stop.patience, stop.min_delta),
+            tokens=section.token_budget(model.num_parameters()) if stage == "pretrain" else None,
         ),
         save_to=adapter or folder / stage / "model",
         tokenizer=tokenizer,
