@@ -62,11 +62,12 @@ def test_a_curve_is_the_recorded_one(alone: Path, name: str) -> None:
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """The trained weights of a configuration; of an adapter, its own.
 
-    Without the biases of keys, which add the same to all scores of a query: their gradient is rounding alone, which AdamW
-    divides by itself.
+    Without the output layer, which FSDP2 writes although it is the embedding, and without the biases of keys, which add
+    the same to all scores of a query: their gradient is rounding alone, which AdamW divides by itself.
     """
     [file] = (folder / name / "model").glob("*model.safetensors")
     found = load_file(file)
+    found.pop("lm_head.weight", None)
     for each in (tensor for key, tensor in found.items() if key.endswith("c_attn.bias")):
         each.view(3, -1)[1] = 0
     return found
