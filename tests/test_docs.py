@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -119,52 +118,6 @@ def hflm(outside: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
-
-
-SHORT = [
-    *(
-        "pretrain.args.max_steps=2",
-        "finetune.args.max_steps=2",
-        "benchmark.resamples=20",
-        "benchmark.contamination=false",
-    ),
-    *(f"tasks.{task}.data.size=40" for task in ("translation", "summarization", "sentiment", "qa")),
-    *(f"tasks.{task}.splits.test='test[:4]'" for task in ("translation", "summarization", "sentiment", "qa")),
-    *("tasks.summarization.max_new_tokens=4", "tasks.translation.max_new_tokens=4", "tasks.qa.max_new_tokens=4"),
-]
-
-
-def is_local(words: list[str]) -> bool:
-    """Whether a command of the pages needs neither the Hub, an endpoint, a server of its own nor an extra."""
-    away = {"openai:NAME", "--task-file", "onnx"}
-    return words[0] in ("generate", "score", "bench", "compare", "export", "plan", "push") and not (
-        away & set(words) or (words[0] == "push" and "--dry-run" not in words)
-    )
-
-
-@pytest.mark.slow
-def test_the_commands_and_snippets_of_the_pages_run_outside_the_clone(hflm, outside):
-    """The quickstart in few steps, then each command that names a run and works on this machine alone."""
-    sets = [word for change in SHORT for word in ("--set", change)]
-    hflm("run", "quickstart", *sets)
-    for copy in ("reviews", "a", "b"):
-        shutil.copytree("runs/quickstart", f"runs/{copy}")
-    commands = [each.values[0] for each in hflm_commands()]
-    local = [words for words in commands if is_local(words) and "reviews.yaml" not in words]
-    assert len(local) >= 10
-    for words in local:
-        repository = ["--repo-id", "you/reviews"] if words[0] == "push" else []
-        few = sets if words[0] == "bench" else []
-        shorter = ["--max-new-tokens", "4"] if words[0] == "generate" else []
-        words = [word for word in words if word not in ("--max-length", "200")] if shorter else words
-        hflm(*words, *repository, *few, *shorter)
-    [snippet] = [text for text in blocks(ROOT / "docs" / "index.md", "python") if "run_recipe" in text]
-    listed = ", ".join(map(repr, SHORT))
-    Path("snippet.py").write_text(snippet.replace('"pretrain.args.max_steps=500"', listed))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "snippet.py"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert Path("runs/longer/README.md").is_file()
 
 
 @pytest.mark.slow
