@@ -8,6 +8,9 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     pipeline/             a run, from the recipe to the model card
       run.py                `hflm run`: a loop over the stages, and which of them are skipped
       bench.py              `hflm bench`: the benchmark alone, on any model
+      sweep.py              `hflm sweep`: a search by Optuna; sweep_storage.py: its storage; sweep_study.py: how
+                            workers divide it; sweep_trial.py: one trial; sweep_report.py: tables, plots, best.yaml
+      seeds.py              `hflm run --seeds`; shared_stages.py: finished stages of one run used in another
       inputs.py             the data and models of a recipe, resolved once: files, fingerprints, commits, licences
       reading.py            all rows and text that a recipe names, read and checked before training starts
       stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
@@ -45,7 +48,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       contamination.py      which benchmark examples occur in the training text
       compare.py            `hflm compare`: runs paired row by row; prediction_files.py: their rows; compare_view.py: the
                             tables and the page
-      plots.py              the plots of cards, comparisons and scores
+      seeds.py              mean and spread over seeds; compare_seeds.py: recipes compared over several seeds each
+      plots.py              the plots of cards, comparisons and scores; sweep_plots.py: those of sweeps
       metrics/              evaluate.Metric classes over sacrebleu, rouge-score, scikit-learn and bert-score, with
                             bootstrap intervals; paired.py: paired tests; calibration.py
 
@@ -111,6 +115,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       schema.py             the Recipe and the rules between its sections; section.py: what all sections have in common
       tokenizer.py, model.py, training.py, evaluation.py, cleaning.py, benchmark.py: one section each; tasks.py: data
                             and what all tasks say; kinds.py: the kinds of task, found in hflm/tasks
+      sweep.py              what a sweep searches; sweep_space.py: its values; sweep_metrics.py: which scores a recipe has;
+                            sweep_values.py: the recipe with values in place
       yaml_reader.py        YAML with line numbers; yaml_tree.py: `extends` and `--set`; shipped.py: shipped recipes
       generation_options.py the options of `hflm generate`
       library_options.py    the names of the options that are passed through, listed in names.json, which

@@ -44,7 +44,7 @@ from hflm.recipe import (
 
 # In the order of a model's life.
 COMMANDS = (
-    *("recipes", "schema", "validate", "plan", "preview", "fetch", "run", "bench", "compare"),
+    *("recipes", "schema", "validate", "plan", "preview", "fetch", "run", "sweep", "bench", "compare"),
     *("generate", "score", "demo", "export", "push", "env", "cache"),
 )
 # A path that the user named, or a disk, cannot be what it has to be.
@@ -204,16 +204,47 @@ def run(
     extend: Annotated[
         bool, typer.Option("--extend", help="Train on from a checkpoint: for longer, or with another learning rate.")
     ] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="So many runs side by side, from the recipe's seed on; in runs/<name>-seeds.")
+    ] = 1,
 ) -> None:
     """Run a recipe; continue an unfinished run.
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
     announce(f"{recipe}: reading the recipe")
-    from hflm.pipeline import RunOptions, run_recipe
+    from hflm.pipeline import RunOptions, run_recipe, run_with_seeds
     from hflm.recipe import load_recipe
 
-    run_recipe(load_recipe(recipe, sets or ()), output, RunOptions(fresh, locked, dry_run, yes, extend))
+    loaded = load_recipe(recipe, sets or ())
+    options = RunOptions(fresh, locked, dry_run, yes, extend)
+    if seeds > 1:
+        run_with_seeds(loaded, seeds, output, options)
+    else:
+        run_recipe(loaded, output, options)
+
+
+@command("hflm sweep my.yaml --set sweep.trials=40")
+def sweep(
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder to write to, instead of runs/<name>-sweep.", show_default=False, callback=_not_empty
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each trial, whose mean is its score.")] = 1,
+) -> None:
+    """Search values of a recipe by the scores of its runs.
+
+    What is searched is the recipe's section `sweep`. The same command on another machine joins; repeated, it continues.
+    Needs the extra `sweep`.
+    """
+    announce(f"{recipe}: loading torch, transformers and optuna")
+    from hflm.pipeline import sweep_recipe
+
+    sweep_recipe(recipe, sets or (), output, seeds)
 
 
 @command("hflm validate my.yaml")
@@ -414,11 +445,25 @@ def compare(
 ) -> None:
     """Compare benchmarked runs, with paired significance.
 
-    Rows are paired by their ids. Each run is compared with the first.
+    Rows are paired by their ids. Each run is compared with the first. Folders of `hflm run --seeds` are compared by the
+    means over their seeds.
     """
     announce("comparing the runs")
-    from hflm.evaluation import compare_runs, compare_view
+    from hflm.evaluation import compare_runs, compare_seeds, compare_view, seed_runs
 
+    if any(map(seed_runs, runs)):
+        if html is not None:
+            raise UserError(
+                "--html is a page of single runs. Name runs inside the folders, such as runs/a-seeds/seed-42"
+            )
+        by_seed = compare_seeds(runs, tasks or (), resamples, seed)
+        if as_json:
+            print(json.dumps(dataclasses.asdict(by_seed), indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            from rich.console import Console
+
+            compare_view.show_seeds(by_seed, Console())
+        return
     comparison = compare_runs(runs, tasks or (), resamples, seed)
     if html is not None:
         atomic_write_text(html, compare_view.page(comparison))

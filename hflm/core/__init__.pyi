@@ -3,12 +3,14 @@ from .atomic_io import atomic_write_bytes as atomic_write_bytes
 from .atomic_io import atomic_write_text as atomic_write_text
 from .errors import DataError as DataError
 from .errors import EndpointError as EndpointError
+from .errors import FolderInUse as FolderInUse
 from .errors import HflmError as HflmError
 from .errors import HubError as HubError
 from .errors import MissingExtra as MissingExtra
 from .errors import ModelError as ModelError
 from .errors import Problem as Problem
 from .errors import RecipeError as RecipeError
+from .errors import SettingsError as SettingsError
 from .errors import Stopped as Stopped
 from .errors import TrainingError as TrainingError
 from .errors import UserError as UserError

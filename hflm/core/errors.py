@@ -5,7 +5,9 @@ HflmError
 │   ├── RecipeError        every problem of a recipe, each as `file:line  key.path: what is wrong. What to do`
 │   ├── DataError          a data set, file or row that cannot be used as the recipe says
 │   ├── ModelError         a model or tokenizer that cannot be found, read or built
-│   ├── TrainingError      training that cannot continue: a loss that is not finite, out of memory, a full disk
+│   ├── TrainingError      training that cannot continue: a full disk, a loss that is not finite...
+│   │   └── SettingsError  ... because of the recipe's settings: the loss diverges, a step does not fit into memory
+│   ├── FolderInUse        another process is writing into the run's folder
 │   ├── EndpointError      a model's endpoint that cannot be reached, refuses, or returns an invalid answer
 │   └── MissingExtra       an optional package that is not installed, with the command that installs it
 ├── HubError               the Hub or the connection to it kept failing: one message, exit code 1
@@ -64,6 +66,14 @@ class ModelError(UserError):
 
 class TrainingError(UserError):
     """Training cannot continue: a loss that is not finite, too little memory, a full disk."""
+
+
+class SettingsError(TrainingError):
+    """These settings cannot be trained: the loss diverges, or a step does not fit into memory."""
+
+
+class FolderInUse(UserError):
+    """Another process is writing into the run's folder."""
 
 
 class EndpointError(UserError):

@@ -11,6 +11,8 @@ FILE_SUFFIXES = {".arrow", ".csv", ".gguf", ".gz", ".json", ".jsonl", ".parquet"
 
 # The Hub's access tokens, and the keys of OpenAI and of those who follow it (sk-..., sk-proj-...).
 TOKEN = re.compile(r"hf_(?:(?:oauth|jwt)_[\w.-]{8,}|[A-Za-z0-9]{8,})|(?<![\w-])sk-(?=[\w-]*\d)[\w-]{16,}")
+# A password may hold a slash in the URL of a database, which no other text looks like.
+URL_PASSWORD = re.compile(r"((?:postgres|mysql|mariadb)[\w+]*://[^\s/:@]*):\S*@|(://[^\s/:@?#]*):[^\s/?#]*@")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#]*)(?:\?[^\s#]*)?")
 LOCAL = re.compile(r"file://|[~/\\]|\.\.[/\\]|[A-Za-z]:[/\\]")
 PART = r"[^\s\\/'\",;:=]+"
@@ -38,10 +40,17 @@ def redact(value: Any) -> Any:
 
 
 def mask_tokens(value: Any) -> Any:
-    """`value` with every token and key in its strings masked: "hf_abcdefgh" -> "hf_(hidden)", "sk-..." -> "sk-(hidden)"."""
+    """`value` with every token, key and password of a URL in its strings masked.
+
+    >>> mask_tokens(["hf_abcdefgh", "postgresql://me:secret@host/db"])
+    ['hf_(hidden)', 'postgresql://me:(hidden)@host/db']
+    """
     if isinstance(value, list | tuple):
         return [mask_tokens(inner) for inner in value]
-    return TOKEN.sub(lambda token: f"{token[0][:3]}(hidden)", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    value = URL_PASSWORD.sub(lambda found: f"{found[1] or found[2]}:(hidden)@", value)
+    return TOKEN.sub(lambda token: f"{token[0][:3]}(hidden)", value)
 
 
 def has_secret(text: str) -> bool:

@@ -1,10 +1,14 @@
 from . import compare_view as compare_view
 from . import metrics as metrics
 from . import plots as plots
+from . import sweep_plots as sweep_plots
 from .benchmark import BenchmarkSettings as BenchmarkSettings
 from .benchmark import run_benchmark as run_benchmark
 from .compare import Comparison as Comparison
 from .compare import compare_runs as compare_runs
+from .compare_seeds import SEEDS_FILE as SEEDS_FILE
+from .compare_seeds import compare_seeds as compare_seeds
+from .compare_seeds import seed_runs as seed_runs
 from .contamination import Overlap as Overlap
 from .contamination import check_contamination as check_contamination
 from .questions import BenchmarkRows as BenchmarkRows
@@ -27,4 +31,8 @@ from .results import results_table as results_table
 from .results import tasks_of_other_weights as tasks_of_other_weights
 from .results import unbeaten_baselines as unbeaten_baselines
 from .results import write_results as write_results
+from .seeds import SeedDifference as SeedDifference
+from .seeds import Spread as Spread
+from .seeds import seed_difference as seed_difference
+from .seeds import spread as spread
 from .training_scores import TrainingScores as TrainingScores

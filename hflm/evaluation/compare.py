@@ -117,17 +117,17 @@ def compare_runs(
     repeated = [str(run) for run, count in Counter(run.resolve() for run in folders).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]} is given twice. Give each run once.")
-    names = dict(zip(LETTERS, _run_names(folders), strict=False))
+    names = dict(zip(LETTERS, run_names(folders), strict=False))
     notes: list[str] = []
     results = [_results_of(run, name, tasks, notes) for run, name in zip(folders, names.values(), strict=True)]
     compared = {}
-    for name in _common_tasks(names, results, tasks):
+    for name in common_tasks(names, results, tasks):
         measured = [one.tasks[name] for one in results]
         rows = [
             read_predictions(run / "benchmark" / "predictions" / f"{name}.jsonl", one.kind == TEXT)
             for run, one in zip(folders, measured, strict=True)
         ]
-        comparison = _compare_task(_Task(name, list(names), measured, notes), rows, resamples, seed)
+        comparison = _compare_task(ComparedTask(name, list(names), measured, notes), rows, resamples, seed)
         if comparison is not None:
             compared[name] = comparison
     for note in notes:
@@ -154,7 +154,7 @@ def _results_of(run: Path, name: str, selected: Sequence[str], notes: list[str])
     return replace(found, tasks={each: task for each, task in found.tasks.items() if each not in stale})
 
 
-def _run_names(runs: list[Path]) -> list[str]:
+def run_names(runs: list[Path]) -> list[str]:
     """The shortest last parts of the paths that tell the runs apart: a/x/1, b/x/1 -> a/x/1, b/x/1; a, b -> a, b."""
     parts = [run.resolve().parts for run in runs]
     length = 1
@@ -163,7 +163,7 @@ def _run_names(runs: list[Path]) -> list[str]:
     return ["/".join(path[-length:]) for path in parts]
 
 
-def _common_tasks(names: dict[str, str], results: list[Results], selected: Sequence[str]) -> list[str]:
+def common_tasks(names: dict[str, str], results: list[Results], selected: Sequence[str]) -> list[str]:
     common = [task for task in results[0].tasks if all(task in one.tasks for one in results)]
     if unknown := [task for task in selected if task not in common]:
         raise UserError(f"task {unknown[0]} is not in every run. Tasks of all runs: {', '.join(common) or 'none'}.")
@@ -176,7 +176,7 @@ def _common_tasks(names: dict[str, str], results: list[Results], selected: Seque
 
 
 @dataclass(frozen=True)
-class _Task:
+class ComparedTask:
     """One task of the runs `letters`: its results in each run; `notes` collects warnings for the reader."""
 
     name: str
@@ -195,9 +195,9 @@ class _Task:
         return zip(self.letters, values, strict=True)
 
 
-def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, seed: int) -> TaskComparison | None:
+def _compare_task(task: ComparedTask, by_key: list[dict[Any, Row]], resamples: int, seed: int) -> TaskComparison | None:
     """The TaskComparison of one task, or None when the runs have no metric or row of it in common."""
-    names = _common_metrics(task)
+    names = common_metrics(task)
     keys = [key for key in by_key[0] if all(key in one for one in by_key)]
     left_out = len(set().union(*by_key)) - len(keys)
     if not names or not keys:
@@ -206,13 +206,13 @@ def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, see
     if left_out:
         task.note(f"{left_out:,} rows are left out, not every run has them; {len(keys):,} are compared")
     rows = [[one[key] for key in keys] for one in by_key]
-    _check_same_rows(task, rows)
+    check_same_rows(task, rows)
     _note_differences(task, names)
     if task.is_text and len({tuple(row["tokens"] for row in one) for one in rows}) > 1:
         task.note("the tokenizers differ, and perplexity is per token: rows are ranked by bits_per_byte")
         names.sort(key=lambda name: name != "bits_per_byte")
-    kinds, statistics = _statistics(names, rows, task)
-    clusters = _clusters(rows)
+    kinds, statistics = row_statistics(names, rows, task)
+    clusters = row_clusters(rows)
     values = [paired.values_of(kinds, [array.sum(axis=0, keepdims=True) for array in arrays]) for arrays in statistics]
     if not left_out:
         _note_recorded(task, names, values)
@@ -227,7 +227,7 @@ def _compare_task(task: _Task, by_key: list[dict[Any, Row]], resamples: int, see
     return TaskComparison(len(keys), left_out, main, pairs, None if clusters is None else len(set(clusters.tolist())))
 
 
-def _common_metrics(task: _Task) -> list[str]:
+def common_metrics(task: ComparedTask) -> list[str]:
     """The metrics that all runs have, the main ones first."""
     first = task.results[0]
     order = dict.fromkeys([*first.main(), *first.metrics])
@@ -238,7 +238,7 @@ def _common_metrics(task: _Task) -> list[str]:
     return names
 
 
-def _clusters(rows: list[list[Row]]) -> np.ndarray | None:
+def row_clusters(rows: list[list[Row]]) -> np.ndarray | None:
     """The cluster of each row as an integer, where the predictions of a run name them: rows of one passage."""
     named = ([row.get("cluster") for row in one] for one in rows)
     names = next((names for names in named if None not in names), None)
@@ -247,7 +247,7 @@ def _clusters(rows: list[list[Row]]) -> np.ndarray | None:
     return np.unique(np.array(names), return_inverse=True)[1]
 
 
-def _check_same_rows(task: _Task, rows: list[list[Row]]) -> None:
+def check_same_rows(task: ComparedTask, rows: list[list[Row]]) -> None:
     key = "bytes" if task.is_text else "references"
     for letter, one in zip(task.letters[1:], rows[1:], strict=True):
         for row, other in zip(rows[0], one, strict=True):
@@ -270,7 +270,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _statistics(names: list[str], rows: list[list[Row]], task: _Task) -> tuple[Sequence[Any], list[Sequence[Any]]]:
+def row_statistics(
+    names: list[str], rows: list[list[Row]], task: ComparedTask
+) -> tuple[Sequence[Any], list[Sequence[Any]]]:
     """(metric objects, the statistics of each run, a list of arrays (n, k))."""
     if task.is_text:
         from hflm.evaluation.metrics.likelihood import LanguageModeling
@@ -324,7 +326,7 @@ def _row_scores(main: str, kinds: Sequence[Any], statistics: list[Sequence[Any]]
         ]
 
 
-def _note_differences(task: _Task, names: list[str]) -> None:
+def _note_differences(task: ComparedTask, names: list[str]) -> None:
     if len({one.prompt_hash for one in task.results}) > 1:
         task.note("the prompts differ")
     for field in ("decoding", "data"):
@@ -340,7 +342,7 @@ def _note_differences(task: _Task, names: list[str]) -> None:
             task.note(f"{name} was computed in different ways ({each}); here it is computed in one way")
 
 
-def _note_recorded(task: _Task, names: list[str], values: list[dict[str, Any]]) -> None:
+def _note_recorded(task: ComparedTask, names: list[str], values: list[dict[str, Any]]) -> None:
     for letter, one, value in zip(task.letters, task.results, values, strict=True):
         recorded = {name: one.metrics[name].value for name in names}
         computed = {name: float(value[name][0]) for name in names}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import plain_text, render_html, shorten
 from hflm.evaluation import plots
 from hflm.evaluation.compare import Change, Comparison, TaskComparison
+from hflm.evaluation.compare_seeds import SeedComparison, SeedScores
 from hflm.evaluation.results import format_value
 from hflm.recipe import LOWER_IS_BETTER
 
@@ -159,3 +160,45 @@ def _cells(task: TaskComparison, change: Change) -> dict[str, Any]:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+def show_seeds(comparison: SeedComparison, console: "Console") -> None:
+    """Print a comparison over seeds to a rich console: the groups, one table, and how to read it."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    for letter, name in comparison.groups.items():
+        console.print(Text(f"{letter}  {name}{'  (the reference)' if letter == 'A' else ''}"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(("metric", "run", "seeds", "mean", "sd", "less A", "by seeds", "by rows", "p")):
+        table.add_column(heading, justify="right" if number > 1 else "left", no_wrap=heading.startswith("by"))
+    for task, found in comparison.tasks.items():
+        table.add_row(Text(f"{task} (n = {comparison.rows[task]:,})", style="bold"))
+        for metric, scores in found.items():
+            for letter in scores.spreads:
+                table.add_row(*map(Text, _seed_cells(metric, letter, scores)))
+    console.print(table)
+    console.print(Text(SEED_METHOD), style="dim")
+
+
+SEED_METHOD = (
+    "sd: standard deviation over the seeds. less A: the mean less the reference's. by seeds: its 95 % interval by Welch's "
+    "t-test, the luck of training on these rows; p is of that test. by rows: its 95 % interval by the paired bootstrap of the "
+    "rows, all seeds together. (-): lower is better."
+)
+
+
+def _seed_cells(metric: str, letter: str, scores: SeedScores) -> tuple[str, ...]:
+    """The cells of one group's row: the first is the metric's name, in the reference's row alone."""
+    own = scores.spreads[letter]
+    sd = "" if own.sd is None else format_value(metric, own.sd)
+    cells = ("" if letter in scores.by_seed else f"  {metric}{' (-)' if metric in LOWER_IS_BETTER else ''}", letter)
+    cells += (str(own.n), format_value(metric, own.mean), sd)
+    if letter not in scores.by_seed:
+        return (*cells, "", "", "", "")
+    found = scores.by_seed[letter]
+    by_seeds = "" if found.ci95 is None else f"{_signed(metric, found.ci95[0])} to {_signed(metric, found.ci95[1])}"
+    low, high = scores.by_row[letter]
+    by_rows = f"{_signed(metric, low)} to {_signed(metric, high)}"
+    return (*cells, _signed(metric, found.difference), by_seeds, by_rows, "" if found.p is None else _p(found.p))

@@ -51,9 +51,9 @@ def learning_curves(
         axes.set_title(title)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label)
-        _plain_axes(axes)
+        plain_axes(axes)
         axes.legend(frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def benchmark(results: Results) -> bytes:
@@ -83,11 +83,11 @@ def benchmark(results: Results) -> bytes:
         axes.set_title(f"{name} (n = {task.n:,})", loc="left", fontsize=10, parse_math=False)
         axes.set_xlabel(f"{' and '.join(metrics)} ({unit})", fontsize=8)
         axes.tick_params(labelsize=8)
-        _plain_axes(axes)
+        plain_axes(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(title="baselines", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
             axes.get_legend().get_title().set_fontsize(8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _bars(axes: "Axes", task: TaskResult, metrics: Sequence[str]) -> None:
@@ -149,9 +149,9 @@ def reliability(tasks: Mapping[str, TaskResult]) -> bytes:
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
         error = task.calibration.expected_calibration_error
         axes.set_title(f"{name} (n = {task.n:,}, error {error:.3f})", loc="left", fontsize=10, parse_math=False)
-        _plain_axes(axes)
+        plain_axes(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-    return _png(figure)
+    return to_png(figure)
 
 
 def differences(pairs: Mapping[str, Mapping[str, tuple[float, tuple[float, float]]]]) -> bytes:
@@ -178,10 +178,10 @@ def differences(pairs: Mapping[str, Mapping[str, tuple[float, tuple[float, float
         axes.set_ylim(len(metrics) - 0.5, -0.5)
         axes.set_xlabel(f"difference (scale: {unit})", fontsize=8)
         axes.tick_params(labelsize=8)
-        _plain_axes(axes)
+        plain_axes(axes)
     if len(pairs) > 1:
         grid[0, 0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def attention(weights: "np.ndarray", labels: Sequence[str]) -> bytes:
@@ -224,7 +224,7 @@ def attention(weights: "np.ndarray", labels: Sequence[str]) -> bytes:
             axes.text(head * pitch + column, canvas.shape[0], label, ha="center", va="top", rotation=90, **style)
     scale = axes.inset_axes((1 + 0.4 / width, 1 - 1 / height, 0.1 / width, 1 / height))
     figure.colorbar(image, cax=scale).ax.tick_params(labelsize=7)
-    return _png(figure, bbox_inches="tight")
+    return to_png(figure, bbox_inches="tight")
 
 
 def _drawable(text: str) -> str:
@@ -239,13 +239,13 @@ def _drawable(text: str) -> str:
     return text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 1]}\u2026"
 
 
-def _plain_axes(axes: "Axes") -> None:
+def plain_axes(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="both", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _png(figure: "Figure", **options: Any) -> bytes:
+def to_png(figure: "Figure", **options: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
     return buffer.getvalue()

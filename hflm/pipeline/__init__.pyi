@@ -13,3 +13,5 @@ from .process_setup import leave_torch_out as leave_torch_out
 from .process_setup import quiet_libraries as quiet_libraries
 from .run import RunOptions as RunOptions
 from .run import run_recipe as run_recipe
+from .seeds import run_with_seeds as run_with_seeds
+from .sweep import sweep_recipe as sweep_recipe

@@ -79,7 +79,7 @@ def write_environment(run: Path, described: Mapping[str, Any], stages: Collectio
             merged["data"] = {**merged["data"], key: {**before, **now}}  # what was counted in it is still true
     if "parameters" in earlier.get("model", {}):
         merged["model"] = {**merged["model"], "parameters": earlier["model"]["parameters"]}
-    _write(path, merged)
+    write(path.parent, merged)
 
 
 def note(
@@ -97,7 +97,7 @@ def note(
         described["model"]["parameters"] = parameters
     for key, more in (data or {}).items():
         described["data"][key].update(more)
-    _write(path, described)
+    write(path.parent, described)
 
 
 def note_sources(
@@ -123,8 +123,9 @@ def note_skipped(folder: Path, say: Callable[[str], None]) -> None:
         say(f"pretrain: {len(bad):,} rows were left out; {folder / SKIPPED_ROWS} lists them")
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write(run: Path, content: Mapping[str, Any]) -> None:
+    """Write environment.json."""
+    atomic_write_text(run / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git() -> dict[str, Any] | None:

@@ -23,8 +23,8 @@ from hflm.pipeline.run_folder import LOG, locked_folder, run_folder
 from hflm.pipeline.schedule import Scheduled, retrained, schedule
 from hflm.pipeline.stage_keys import Dependencies, stage_dependencies
 from hflm.pipeline.stage_state import StageState, read_stage_state
-from hflm.pipeline.stages import STAGES, Run, card
-from hflm.recipe import Recipe, dump_recipe, require_trackers
+from hflm.pipeline.stages import STAGES, OnEvaluation, Run, card
+from hflm.recipe import Recipe, dump_recipe, require_trackers, without_sweep
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class RunOptions:
     `fresh`: set an earlier run in the folder aside first. `locked`: only when all data and models are those of the
     folder's environment.json. `dry_run`: print which stages would run, and why. `yes`: train a finished stage again
     without asking. `extend`: a training stage whose length or learning rate has changed goes on from its checkpoint.
+    without asking. `last`: the last stage to run; neither the card nor the push is made. `on_evaluation`: receives the
+    scores of each evaluation. `predict`: whether speed and memory of a stage are predicted before it, which takes some
+    seconds.
     """
 
     fresh: bool = False
@@ -41,6 +44,9 @@ class RunOptions:
     dry_run: bool = False
     yes: bool = False
     extend: bool = False
+    last: str | None = None
+    on_evaluation: OnEvaluation | None = None
+    predict: bool = True
 
 
 def run_recipe(
@@ -54,6 +60,7 @@ def run_recipe(
     With an Endpoint its answers are measured, in place of a model that is loaded here.
     """
     configure_logging()
+    recipe = without_sweep(recipe)
     with logged() as log:
         _run(recipe, run_folder(recipe, output), options or RunOptions(), endpoint, log)
 
@@ -94,7 +101,8 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
             return
         if plan.unchanged:
             held.close()
-            _end_unchanged(recipe, plan.state)
+            if options.last is None:
+                _end_unchanged(recipe, plan.state)
             return
         _confirm(plan, options)
         _check_packages(recipe, plan.todo)
@@ -105,7 +113,7 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
             if folder.exists():
                 logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
             held.enter_context(locked_folder(folder))
-        _run_stages(recipe, plan, ranks, endpoint, log)
+        _run_stages(recipe, plan, ranks, endpoint, log, options)
 
 
 def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None) -> _Plan:
@@ -116,28 +124,53 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint 
     if options.locked:
         provenance.check_locked(folder, inputs)
     state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)
+    until = _until(options.last)
     scheduled = schedule(dependencies, state, options.fresh, options.extend)
+    scheduled = [each for each in scheduled if each.stage.split("/")[0] in until]
     # What no stage depends on (a licence, a task less) changes the record and the card.
     recorded = folder / "recipe.yaml"
     is_recorded = recorded.exists() and recorded.read_text(encoding="utf-8") == dump_recipe(recipe)
-    return _Plan(inputs, dependencies, state, scheduled, is_recorded and not any(each.due for each in scheduled))
+    unchanged = (is_recorded or options.last is not None) and not any(each.due for each in scheduled)
+    return _Plan(inputs, dependencies, state, scheduled, unchanged)
 
 
-def _run_stages(recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | None, log: RunLog) -> None:
+def _until(last: str | None) -> list[str]:
+    """The names of the stages up to `last`, of all without it."""
+    names = [stage.name for stage in STAGES]
+    return names if last is None else names[: names.index(last) + 1]
+
+
+def _run_stages(
+    recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | None, log: RunLog, options: RunOptions
+) -> None:
     rows, corpus, folder, todo = {}, None, plan.state.folder, plan.todo
     if ranks.is_main:
         with phase("reading and checking the data"):
             rows = read_tasks(recipe, plan.inputs, todo, logger.info)
             corpus = read_corpus(recipe, plan.inputs, todo, logger.info, folder / SKIPPED_ROWS)
     extended = frozenset(each.stage for each in plan.scheduled if each.extends)
-    run = Run(recipe, folder, plan.inputs, plan.dependencies, todo, plan.state, ranks, rows, corpus, endpoint, extended)
+    run = Run(
+        recipe,
+        folder,
+        plan.inputs,
+        plan.dependencies,
+        todo,
+        plan.state,
+        ranks,
+        rows,
+        corpus,
+        endpoint,
+        extended,
+        on_evaluation=options.on_evaluation,
+        predicts=options.predict,
+    )
     if ranks.is_main:
         log.open(folder / LOG)
         _write_records(run)
     ranks.wait_for_all()
     logger.info(f"{folder}: {ranks.count} process{'es' * (ranks.count > 1)} on {ranks.device}")
     for stage in STAGES:
-        if stage.due(run):
+        if stage.name in _until(options.last) and stage.due(run):
             stage.run(run)
             stage.finish(run)
 

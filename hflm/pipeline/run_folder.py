@@ -5,12 +5,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from hflm.core import UserError, expand_path, read_json
+from hflm.core import FolderInUse, UserError, expand_path, read_json
 from hflm.pipeline import provenance, stage_state
 from hflm.recipe import Recipe
 
@@ -78,15 +79,28 @@ def locked_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _acquire(lock: Path) -> None:
+def this_process() -> dict[str, Any]:
+    """What identifies this process among all machines, as JSON."""
     import psutil
 
-    holder = {
-        "process": os.getpid(),
-        "started": psutil.Process().create_time(),
-        "host": socket.gethostname(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return {"process": os.getpid(), "started": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
+def has_ended(process: Mapping[str, Any]) -> bool:
+    """Whether a process (`this_process`) of this machine has ended; False for one of another machine."""
+    return process.get("host") == socket.gethostname() and not _runs(process)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the folder's lock is absent or has not been renewed for long: nobody writes there."""
+    try:
+        return time.time() - (folder / LOCK).stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+def _acquire(lock: Path) -> None:
+    holder = {**this_process(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
     while True:
         try:
             with open(lock, "x", encoding="utf-8") as file:
@@ -112,7 +126,7 @@ def _remove_stale(lock: Path) -> None:
     else:
         held = _runs(holder) if host == socket.gethostname() else age < STALE_SECONDS
     if held:
-        raise UserError(
+        raise FolderInUse(
             f"{lock.parent}: another run is writing there (process {process} on {host}, since {since}). Wait for it, "
             "or name another folder by --output"
         )
@@ -122,12 +136,14 @@ def _remove_stale(lock: Path) -> None:
         claimed.unlink()
 
 
-def _runs(holder: dict) -> bool:
+def _runs(holder: Mapping[str, Any]) -> bool:
     """Whether the process of a lock of this machine is still the one that runs under its number."""
     import psutil
 
     try:
-        return abs(psutil.Process(holder["process"]).create_time() - holder.get("started", 0)) < 1
+        process = psutil.Process(holder["process"])
+        same = abs(process.create_time() - holder.get("started", 0)) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE  # killed, and its parent has not asked for its end
     except psutil.NoSuchProcess:
         return False
 

@@ -21,6 +21,7 @@ from .load import data_sources as data_sources
 from .load import dump_recipe as dump_recipe
 from .load import load_recipe as load_recipe
 from .load import load_task_files as load_task_files
+from .load import load_varied_recipe as load_varied_recipe
 from .load import locate_problems as locate_problems
 from .load import recipe_json_schema as recipe_json_schema
 from .presets import ARCHITECTURES as ARCHITECTURES
@@ -34,6 +35,13 @@ from .section import Rows as Rows
 from .shipped import display_path as display_path
 from .shipped import find_recipe as find_recipe
 from .shipped import shipped_recipes as shipped_recipes
+from .sweep import Confirm as Confirm
+from .sweep import SweepRecipe as SweepRecipe
+from .sweep_metrics import Metric as Metric
+from .sweep_metrics import find_metric as find_metric
+from .sweep_space import Choices as Choices
+from .sweep_space import Range as Range
+from .sweep_values import without_sweep as without_sweep
 from .tasks import Columns as Columns
 from .tasks import Data as Data
 from .tasks import GeneratingTask as GeneratingTask

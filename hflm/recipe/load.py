@@ -1,6 +1,6 @@
 """Reads a recipe: YAML -> a frozen Recipe, or every problem in it at once, each with its file and line."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hflm.recipe import lm_eval_import
 from hflm.recipe.presets import preset_training_args
 from hflm.recipe.schema import Recipe
 from hflm.recipe.section import KeyProblem, Section
+from hflm.recipe.sweep_values import space_problems, value_settings
 from hflm.recipe.tasks import Data
 from hflm.recipe.yaml_reader import Node, dump_yaml
 from hflm.recipe.yaml_tree import apply_sets, read_tree
@@ -27,6 +28,11 @@ def load_recipe(recipe: str, sets: Iterable[str] = ()) -> Recipe:
     sets: `key.path=value` texts that change it. Raises RecipeError with all problems, by file and line.
     """
     return _checked(*read_tree(recipe, sets))
+
+
+def load_varied_recipe(recipe: str, sets: Iterable[str], values: Mapping[str, Any]) -> Recipe:
+    """A recipe with `values` by key path in place, without its `sweep`. Raises RecipeError where it refuses them."""
+    return load_recipe(recipe, [*sets, "sweep=null", *value_settings(values)])
 
 
 def load_task_files(files: Sequence[str | Path], model: str, sets: Iterable[str] = ()) -> Recipe:
@@ -103,6 +109,8 @@ def _checked(tree: Node, problems: list[Problem]) -> Recipe:
             if (node.file, node.line) not in places:  # else it follows from a problem of the YAML
                 problems.append(Problem(node.file, node.line, path, detail["msg"]))
         loaded = None
+    if loaded is not None and loaded.sweep is not None and not problems:
+        problems += space_problems(tree, loaded)
     if problems or loaded is None:
         raise RecipeError(_sorted(problems))
     if loaded.pretrain is None:

@@ -20,6 +20,8 @@ from hflm.recipe.library_options import suggest
 from hflm.recipe.model import ModelRecipe
 from hflm.recipe.presets import architecture_of
 from hflm.recipe.section import KeyProblem, Positive, Section, matching
+from hflm.recipe.sweep import SweepRecipe
+from hflm.recipe.sweep_metrics import sweep_problems
 from hflm.recipe.tasks import Task
 from hflm.recipe.tokenizer import TokenizerRecipe
 from hflm.recipe.training import FinetuneRecipe, PretrainRecipe
@@ -51,6 +53,8 @@ class Recipe(Section):
     """Measure the tasks."""
     push: PushRecipe | None = None
     """Upload the finished run to the Hub."""
+    sweep: SweepRecipe | None = None
+    """What `hflm sweep` searches; `hflm run` leaves it out."""
 
     @classmethod
     def suggested(cls) -> list[str]:
@@ -90,6 +94,7 @@ class Recipe(Section):
             (("benchmark",), "test"),
         ):
             yield from _chosen_task_rules(at, path, split)
+        yield from sweep_problems(at)
 
 
 def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:

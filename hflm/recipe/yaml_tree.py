@@ -31,7 +31,7 @@ def apply_sets(tree: Node, sets: Iterable[str], problems: list[Problem]) -> None
     """Applies `key.path=value` texts to a tree."""
     for text in sets:
         try:
-            _set(tree, text)
+            set_key(tree, text)
         except ValueError as error:
             problems.append(Problem(f"--set {text}", None, "", str(error)))
 
@@ -66,7 +66,7 @@ def _merged(base: Node, child: Node) -> Node:
     return Node({**base.value, **child.value, **both}, child.file, child.line)
 
 
-def _set(tree: Node, text: str) -> None:
+def set_key(tree: Node, text: str) -> None:
     """Applies one `key.path=value`. Raises ValueError with a message for users."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")

@@ -4,7 +4,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,24 @@ class MetricsLog(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class EvaluationCallback(TrainerCallback):
+    """Hands the scores of each evaluation on, with the fraction of the steps that are done."""
+
+    def __init__(self, receive: Callable[[float, dict[str, float]], None]) -> None:
+        self.receive = receive
+
+    def on_evaluate(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            self.receive(state.global_step / state.max_steps, metrics)
 
 
 def _entries_until(metrics: Path, step: int) -> list[dict[str, Any]]:

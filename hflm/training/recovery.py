@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import should_reduce_batch_size
 
-from hflm.core import Stopped, TrainingError, atomic_write_text, logger, read_json
+from hflm.core import SettingsError, Stopped, TrainingError, atomic_write_text, logger, read_json
 from hflm.training import checkpoints
 from hflm.training.divergence import BATCH, MAX_ROLLBACKS, Diverged, Guard
 
@@ -153,7 +153,7 @@ def _roll_back(trainer: "StageTrainer", diverged: Diverged) -> None:
         logger.info(f"{description}: back to {checkpoint.name}, and past that batch")
         return
     last = f"The last valid checkpoint is {checkpoint.name}. " if checkpoint else ""
-    raise TrainingError(f"{description}. {last}{advice}")
+    raise SettingsError(f"{description}. {last}{advice}")
 
 
 @contextlib.contextmanager
@@ -170,8 +170,8 @@ def _out_of_memory(error: Exception) -> str:
     return f"out of memory ({' '.join(str(error).split())[:200]})"
 
 
-def _too_large(stage: str, error: Exception) -> TrainingError:
-    return TrainingError(
+def _too_large(stage: str, error: Exception) -> SettingsError:
+    return SettingsError(
         f"{stage}: {_out_of_memory(error)}, which a smaller micro-batch cannot help. Take a smaller model, a shorter "
         f"{stage}.block_size, or {stage}.args.activation_checkpointing: true"
     )

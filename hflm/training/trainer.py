@@ -40,7 +40,7 @@ from hflm.training.divergence import Guard
 from hflm.training.evaluation import TaskScorer, ValidationSet
 from hflm.training.extension import Extension, ScheduleOfArguments, joining_checkpoint
 from hflm.training.heartbeat import Heartbeat
-from hflm.training.metrics_log import MetricsLog, flops_per_token
+from hflm.training.metrics_log import EvaluationCallback, MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
 from hflm.training.processes import wait_for_all
 from hflm.training.stage_trainer import StageTrainer, Tensors
@@ -105,12 +105,15 @@ def train_model(
     save_to: Path | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     extension: Extension | None = None,
+    on_evaluation: Callable[[float, dict[str, float]], None] | None = None,
 ) -> Trained:
     """Train `model` in `folder`, continuing from its newest valid checkpoint; every process calls it.
 
     `args` are TrainingArguments' own. The trained model (of an adapter, the adapter alone) is written to `save_to`,
-    with `tokenizer`. With an `extension` the checkpoint is one of an earlier training with other `args`. Raises UserError
-    for values that TrainingArguments refuses, TrainingError when training cannot go on, Stopped after SIGTERM or Ctrl-C.
+    with `tokenizer`. With an `extension` the checkpoint is one of an earlier training with other `args`. `on_evaluation`
+    receives the fraction of the steps that are done and the scores of each evaluation, in the first process; what it
+    raises ends the training. Raises UserError for values that TrainingArguments refuses, TrainingError when training
+    cannot go on, Stopped after SIGTERM or Ctrl-C.
     """
     muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
     # Trainer's smoothing takes the logits of a whole batch; the model's own loss has it (hflm.models.patch_loss).
@@ -147,6 +150,8 @@ def train_model(
         stop = stage.early_stopping
         early = early_stopping(stop, resumed.checkpoint) if stop else None
         trainer = _make_trainer(model, data, arguments, guard, [metrics, heartbeat], early, optimizer)
+        if on_evaluation is not None:
+            trainer.add_callback(EvaluationCallback(on_evaluation))
         # Where only complete steps are taken, other rows are left out each epoch.
         trainer.epoch_rows = epoch_rows if stage.batch_tokens and source is None else None
         checkpoint = resumed.checkpoint and checkpoint_format.for_trainer(resumed.checkpoint, trainer)

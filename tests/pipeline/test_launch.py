@@ -212,3 +212,34 @@ def test_accelerates_own_option_for_cpus_starts_one_process_which_is_refused(tmp
     assert ended.returncode != 0
     assert "processes: the recipe asks for 2, and 1 started. Use `torchrun --nproc_per_node 2" in ended.stderr
     assert not (tmp_path / "runs").exists()
+
+
+SWEEP_JOB = {"SLURM_JOB_ID": "72", "SLURM_ARRAY_JOB_ID": "71", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "requeued"),
+    [
+        ('echo hflm "$@" >> calls', 0, False),
+        ("exit 2", 2, False),  # a recipe that is wrong stays wrong
+        ("exit 143", 143, True),  # stopped with a checkpoint saved
+        # SIGTERM of Slurm's reaches the worker, which saves its checkpoint in its own time.
+        ("trap 'touch saved; exit 143' TERM; kill -TERM $PPID; while true; do sleep 0.05; done", 143, True),
+    ],
+)
+def test_slurm_starts_a_worker_of_a_sweep_and_queues_a_stopped_one_again(tmp_path, behaviour, code, requeued):
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    for name, does in {"hflm": behaviour, "scontrol": 'echo scontrol "$@" >> calls'}.items():
+        (bin / name).write_text(f"#!/bin/bash\n{does}\n")
+        (bin / name).chmod(0o755)
+    (tmp_path / "calls").touch()
+    found = environment(PATH=f"{bin}:{os.environ['PATH']}", **SWEEP_JOB)
+    job = subprocess.run(
+        ["bash", str(LAUNCH / "slurm_sweep.sh"), "my recipe.yaml"], cwd=tmp_path, env=found, timeout=60
+    )
+    assert job.returncode == code
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert ("scontrol requeue 71_3" in calls) == requeued
+    assert code != 0 or calls == ["hflm sweep my recipe.yaml"]
+    assert (tmp_path / "saved").exists() == ("saved" in behaviour)

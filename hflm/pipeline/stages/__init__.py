@@ -1,6 +1,6 @@
 """The stages of a recipe, one module each, in the order in which they run."""
 
-from hflm.pipeline.stages.base import Run, Stage
+from hflm.pipeline.stages.base import OnEvaluation, Run, Stage
 from hflm.pipeline.stages.benchmark import Benchmark
 from hflm.pipeline.stages.card import Card
 from hflm.pipeline.stages.finetune import Finetune
@@ -9,6 +9,6 @@ from hflm.pipeline.stages.pretrain import Pretrain
 from hflm.pipeline.stages.push import Push
 from hflm.pipeline.stages.tokenizer import Tokenizer
 
-__all__ = ["STAGES", "Run", "Stage"]
+__all__ = ["STAGES", "OnEvaluation", "Run", "Stage"]
 
 STAGES: tuple[Stage, ...] = (Tokenizer(), Pretrain(), Finetune(), Model(), Benchmark(), Card(), Push())

@@ -1,6 +1,6 @@
 """What a stage is, and what a run hands to each of its stages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,10 @@ from hflm.pipeline.reading import Corpus, RowsByUse
 from hflm.pipeline.stage_keys import Dependencies
 from hflm.pipeline.stage_state import StageState
 from hflm.recipe import Recipe
+
+# Receives (stage, fraction of its steps that are done, scores such as {"eval_loss": 2.1}) at each evaluation; what it
+# raises ends the run.
+OnEvaluation = Callable[[str, float, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Run:
     corpus: Corpus | None
     endpoint: Endpoint | None = None
     extended: frozenset[str] = frozenset()
+    on_evaluation: OnEvaluation | None = None
+    predicts: bool = True
 
     @property
     def trains(self) -> bool:

@@ -113,7 +113,7 @@ def train_stage(
         batch = stage_batch(section, block_size, run.ranks.count, stage)
         check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
     prediction = None
-    if run.ranks.is_main:
+    if run.ranks.is_main and run.predicts:
         # Rows are looked at in fine-tuning alone, which reads no stream.
         rows = () if isinstance(packed, PackedStream) else packed.rows
         prediction = predict_stage(model.config.to_dict(), rows, recipe, stage, run.ranks.count)
@@ -145,6 +145,7 @@ def train_stage(
         save_to=adapter or folder / stage / "model",
         tokenizer=tokenizer,
         extension=_extension(run, stage),
+        on_evaluation=None if run.on_evaluation is None else partial(run.on_evaluation, stage),
     )
     counts = packed.counts()
     if isinstance(packed, PackedStream):  # known only now
