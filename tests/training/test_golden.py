@@ -6,6 +6,7 @@ changed, `python tests/training/test_golden.py` records the curves anew.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,8 +90,12 @@ def test_several_processes_have_the_curves_and_the_weights_of_one(
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one process; the stream of two, which divide it as those that begin it do."""
     folder = tmp_path_factory.mktemp("undisturbed")
+    run_job(folder / "two", processes=2, mode="until-12")
     run_job(folder, mode="whole")
+    shutil.rmtree(folder / "stream")
+    (folder / "two" / "stream").rename(folder / "stream")
     return folder
 
 
