@@ -82,7 +82,7 @@ def test_a_benchmark_resamples_the_passages_of_questions_and_the_named_column(
     examples, skipped = tasks.read_examples(task, rows, "rows.jsonl")
     settings = BenchmarkSettings(64, resamples=20, seed=0, key="a", model_revision=None)
     path = tmp_path / "predictions.jsonl"
-    material = TaskRows(task, examples, [], len(skipped), "rows.jsonl")
+    material = TaskRows(task, examples, [], len(skipped), "rows.jsonl", "sha256:data")
     result = run_benchmark(LocalModel(tiny.eval(), tokenizer), "task", material, settings, path)
     assert result is not None and result.clusters == clusters
     names = [line.get("cluster") for line in read_json_lines(path)]
