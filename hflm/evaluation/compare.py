@@ -217,7 +217,7 @@ def _compare_task(task: ComparedTask, by_key: list[dict[Any, Row]], resamples: i
     if not left_out:
         _note_recorded(task, names, values)
     main = names[0]
-    grouped = [[sum_clusters(array, clusters) for array in arrays] for arrays in statistics]
+    grouped: list[Sequence[Any]] = [[sum_clusters(array, clusters) for array in arrays] for arrays in statistics]
     differences = _differences(names, kinds, grouped, values, resamples, seed)
     scores = _row_scores(main, kinds, statistics)
     pairs = tuple(

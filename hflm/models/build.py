@@ -8,6 +8,7 @@ from hflm.preprocessing import first_line
 from hflm.recipe import ARCHITECTURES, CONFIG_DEFAULTS
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -36,7 +37,7 @@ def build_model(config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerFast")
         raise ModelError(f"model: {ARCHITECTURES[family]} refuses these keys: {first_line(error)}") from error
 
 
-def context_length(model: "PreTrainedModel") -> int:
+def context_length(model: "PreTrainedModel | PeftModel") -> int:
     """The longest sequence the model takes, in tokens. Raises ModelError when its config does not say it."""
     try:
         return model.config.max_position_embeddings

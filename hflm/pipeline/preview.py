@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hflm import tasks
 from hflm.core import UserError
 from hflm.models import architecture
+from hflm.pipeline.inputs import Inputs, resolve_inputs
 from hflm.pipeline.reading import Corpus, RowsByUse, TaskRows, read_corpus, read_tasks, tokenizer_texts
 from hflm.pipeline.stages.fitting import fit_training_rows
 from hflm.planning import read_model_config
@@ -111,9 +112,10 @@ def preview_recipe(recipe: Recipe, stage: str | None, rows: int, say: Say) -> Pr
     todo = {"tokenizer", *chosen, *(f"benchmark/{name}" for name in names)}
     with tempfile.TemporaryDirectory() as scratch:
         skipped = Path(scratch) / "skipped"
-        material = read_tasks(recipe, todo, say)
-        corpus = read_corpus(recipe, todo - {"benchmark"}, say, skipped)
-        tokenizer = _tokenizer(recipe, corpus, material, skipped)
+        inputs = resolve_inputs(recipe)
+        material = read_tasks(recipe, inputs, todo, say)
+        corpus = read_corpus(recipe, inputs, todo, say, skipped)
+        tokenizer = _tokenizer(recipe, inputs, corpus, material, skipped)
         context = _context_length(recipe)
         found = []
         if "pretrain" in chosen:
@@ -129,7 +131,9 @@ def preview_recipe(recipe: Recipe, stage: str | None, rows: int, say: Say) -> Pr
     return Preview(recipe.name, reports, tuple(found), tuple(each for each in prompts if each is not None))
 
 
-def _tokenizer(recipe: Recipe, corpus: Corpus | None, rows: RowsByUse, skipped: Path) -> "PreTrainedTokenizerFast":
+def _tokenizer(
+    recipe: Recipe, inputs: Inputs, corpus: Corpus | None, rows: RowsByUse, skipped: Path
+) -> "PreTrainedTokenizerFast":
     section = recipe.tokenizer
     if section is None:
         assert recipe.model.from_ is not None, "a recipe without a tokenizer starts from a model"
@@ -138,7 +142,7 @@ def _tokenizer(recipe: Recipe, corpus: Corpus | None, rows: RowsByUse, skipped: 
         assert section.from_ is not None, "the recipe has one of `train` and `from`"
         return load_tokenizer(section.from_, section.revision)
     options = section.train
-    texts = tokenizer_texts(recipe, corpus, rows, skipped)
+    texts = tokenizer_texts(recipe, inputs, corpus, rows, skipped)
     return train_tokenizer(texts, options.algorithm, options.vocab_size, options.min_frequency)
 
 

@@ -93,7 +93,7 @@ def read_tasks(recipe: Recipe, inputs: Inputs, todo: Collection[str], say: Say) 
 def evaluated_tasks(recipe: Recipe, stage: str) -> dict[str, int]:
     """The tasks that each evaluation of a stage measures, and how many rows of each."""
     evaluate = getattr(getattr(recipe, stage), "evaluate", None)
-    return dict.fromkeys(evaluate.tasks, evaluate.limit) if evaluate is not None else {}
+    return {name: evaluate.limit for name in evaluate.tasks} if evaluate is not None else {}
 
 
 def _task_rows(task: Task, data: ResolvedData, use: str, recipe: Recipe, name: str, say: Say) -> TaskRows:

@@ -151,7 +151,7 @@ class PromptedTask(Task):
     """Solved examples before each prompt, the same for every row."""
     too_long: Literal["truncate", "refuse"] = "truncate"
     """A prompt that does not fit has its text cut, or ends the run."""
-    cluster: str | None = Field(None, exclude_if=lambda value: value is None)  # absent from keys of earlier runs
+    cluster: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None  # not in keys of earlier runs
     """The column that is equal in rows of one passage, document or user: intervals and tests resample its values. `qa`
     takes the passage by itself."""
 

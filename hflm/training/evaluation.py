@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -89,10 +89,11 @@ def _gathered(model: Any) -> Iterator[None]:
         yield
         return
     # Which modules shard again after their forward pass is no public attribute: a pass of one token shows it.
+    whole = cast(Any, model)
     with torch.no_grad():
-        model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=model.device))
-    modules = [each for each in model.modules() if isinstance(each, FSDPModule)]
-    resharding = [each for each in modules if _is_sharded(each)]
+        whole(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=whole.device))
+    modules = [each for each in whole.modules() if isinstance(each, FSDPModule)]
+    resharding = [each for each in modules if _is_sharded(cast(torch.nn.Module, each))]
     for module in resharding:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()

@@ -34,7 +34,8 @@ class StageTrainer(Trainer):
         best: KeepBest | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(eval_dataset=[], **options)  # `evaluate` knows better, but Trainer asks for one
+        unused: Any = []  # `evaluate` has `validation`, but Trainer asks for a data set
+        super().__init__(eval_dataset=unused, **options)
         self.guard, self.validation, self.scorer = guard, validation, scorer
         self.early, self.best = early, best
         self.epoch_rows: int | None = None

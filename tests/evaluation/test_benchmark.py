@@ -162,7 +162,9 @@ def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused():
     tokenizer = train_tokenizer(["the cat sat on the mat"] * 4, "bpe", 270)
     tokenizer.backend_tokenizer.normalizer = Lowercase()
     task = Sentiment(data=DATA, labels=("A", "b", "a"))
-    rows = TaskRows(task, tasks.read_examples(task, [{"text": "a", "label": "b"}], "x").examples, [], 0, "x", "sha256:data")
+    rows = TaskRows(
+        task, tasks.read_examples(task, [{"text": "a", "label": "b"}], "x").examples, [], 0, "x", "sha256:data"
+    )
     with pytest.raises(ModelError, match="x: the labels A and a are the same tokens for this tokenizer"):
         fit_rows(tokenizer, rows, 64)
 
