@@ -55,6 +55,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
 
     inference/            ask a model
       local.py              batched answers: greedy text, labels by likelihood, text likelihood
+      search.py             beam search and sampling by transformers' generate, the same in any batch
       batching.py           rows with a common prefix, and batches within a budget of tokens
       windows.py            long texts in windows of the context; stopping.py: where an answer ends
       endpoint.py           the same answers from a model behind an OpenAI-compatible endpoint
@@ -86,6 +87,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
 
     preprocessing/        from texts to token ids
       tokenizer.py          train or load one; texts -> ids; tokenizer_report.py: how well it fits
+      conversations.py      conversations -> ids by a chat template, and which of them are the assistant's
       token_cache.py        texts -> ids in compact arrays, kept on disk by content
       packing.py            documents and examples -> rows of tokens that do not attend to each other
       streaming.py          a stream packed as it is read; stream_position.py: its position in each checkpoint, for any
@@ -95,7 +97,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     tasks/                a row -> prompt, target, references; one small file a kind, named like it
       _kind.py              what such a file defines; _cells.py: the values of a row; _prompts.py: jinja
       _examples.py          reading rows, shots, baselines
-      _chat_template.py     the chat template that a fine-tuned model carries
+      _chat_template.py     the chat template that a fine-tuned model carries; chat.py: conversations
 
     data/                 read data
       load.py               rows of tasks: of local files as they are written, of the Hub as datasets loads them
@@ -118,7 +120,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       sweep.py              what a sweep searches; sweep_space.py: its values; sweep_metrics.py: which scores a recipe has;
                             sweep_values.py: the recipe with values in place
       yaml_reader.py        YAML with line numbers; yaml_tree.py: `extends` and `--set`; shipped.py: shipped recipes
-      generation_options.py the options of `hflm generate`
+      generation_options.py the options of `hflm generate`; decoding.py: those of a task's `generation`
       library_options.py    the names of the options that are passed through, listed in names.json, which
                             is generated from the libraries
       presets.py            GPT-2's sizes and their parameters

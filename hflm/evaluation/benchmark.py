@@ -30,6 +30,7 @@ from hflm.evaluation.questions import (
     prepare_passages,
     prepare_questions,
     read_passages,
+    read_turns,
     texts_of,
 )
 from hflm.evaluation.results import Contamination, Score, TaskResult
@@ -106,19 +107,25 @@ def _measure_rows(
     tokenizer = model.tokenizer if isinstance(model, LocalModel) else None
     questions = prepare_questions(tokenizer, rows, settings.context_length)
     answers = answer_questions(model, name, questions, settings.seed, partial, settings.key)
+    likelihood = read_turns(model, name, questions, partial, settings.key)
     if answers is None:
         return None
     log_likelihoods = answers if questions.choices and isinstance(model, LocalModel) else None
-    return _score_rows(questions, texts_of(questions, answers), log_likelihoods, settings)
+    return _score_rows(questions, texts_of(questions, answers), log_likelihoods, settings, likelihood)
 
 
 def _score_rows(
-    questions: Questions, texts: list[str], log_likelihoods: list[list[float]] | None, settings: BenchmarkSettings
+    questions: Questions,
+    texts: list[str],
+    log_likelihoods: list[list[float]] | None,
+    settings: BenchmarkSettings,
+    likelihood: np.ndarray | None,
 ) -> _Measured:
     task, examples = questions.task, questions.examples
     references = [example.references for example in examples]
     clusters = _clusters(examples)
-    measured = measure_texts(questions, texts, clusters)
+    measured = measure_texts(questions, texts, clusters, likelihood)
+    numbers = () if likelihood is None else likelihood.tolist()
     each = measured.each()
     lines = [
         {
@@ -128,6 +135,7 @@ def _score_rows(
             "references": list(example.references),
             **_contamination_mark(settings.overlap, number),
             **({"cluster": clusters[number]} if clusters else {}),
+            **(dict(zip(("nats", "tokens", "bytes"), numbers[number], strict=True)) if numbers else {}),
             "scores": {metric: values[number] for metric, values in each.items()},
             **(
                 {"log_likelihoods": dict(zip(questions.choices, log_likelihoods[number], strict=True))}

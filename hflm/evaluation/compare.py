@@ -31,6 +31,7 @@ from hflm.evaluation.results import (
     tasks_of_other_weights,
 )
 from hflm.recipe import LOWER_IS_BETTER
+from hflm.tasks import LIKELIHOOD
 
 LETTERS = string.ascii_uppercase
 MAX_CHANGES = 5  # rows shown of those that got better, and of those that got worse
@@ -287,7 +288,13 @@ def row_statistics(
 
     languages = (signature_language(score.signature) for score in task.results[0].metrics.values())
     options = {"labels": labels or None, "language": next(filter(None, languages), None)}
-    measured = [metrics.measure(names, [row["prediction"] for row in one], references, **options) for one in rows]
+    numbers = [None] * len(rows)
+    if set(names) & set(LIKELIHOOD):
+        numbers = [np.array([[row[key] for key in ("nats", "tokens", "bytes")] for row in one], float) for one in rows]
+    measured = [
+        metrics.measure_all(names, [row["prediction"] for row in one], references, likelihood, **options)
+        for one, likelihood in zip(rows, numbers, strict=True)
+    ]
     return measured[0].metrics, [one.statistics for one in measured]
 
 

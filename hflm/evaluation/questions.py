@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,9 +17,18 @@ from hflm import tasks
 from hflm.core import ModelError
 from hflm.evaluation import metrics
 from hflm.evaluation.answers import collect_answers
-from hflm.inference import Endpoint, LocalModel, TextWindow, request_options, text_windows
-from hflm.preprocessing import TruncatedPrompts, encode, truncate_prompts
+from hflm.inference import Endpoint, LocalModel, TextWindow, request_options, text_windows, turn_windows
+from hflm.preprocessing import (
+    TruncatedPrompts,
+    encode,
+    encode_conversations,
+    ensure_chat_template,
+    fit_for_answer,
+    render_chat,
+    truncate_prompts,
+)
 from hflm.recipe import GeneratingTask, LabellingTask, describe_generation
+from hflm.tasks import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,7 +57,10 @@ class BenchmarkRows(Protocol):
 
 @dataclass(frozen=True)
 class Questions:
-    """The prompts of a task as the model gets them: `answer_length` in tokens, `truncated` prompts were cut to fit."""
+    """The prompts of a task as the model gets them: `answer_length` in tokens, `truncated` prompts were cut to fit.
+
+    `turns` are (number of the row, one of the assistant's turns) of conversations whose likelihood is measured.
+    """
 
     task: "Task"
     examples: "list[Example]"
@@ -60,6 +72,7 @@ class Questions:
     truncated: int
     decoding: str
     generation: dict[str, Any]
+    turns: Sequence[tuple[int, TextWindow]] = ()
 
     @property
     def prompt_hash(self) -> str:
@@ -101,10 +114,40 @@ def prepare_questions(
     else:
         method = describe_generation(generation, transformers=tokenizer is not None)
         decoding = f"{method}, at most {answer_length} tokens, stop {json.dumps(list(stop))}"
-    prompts = [example.prompt for example in tasks.with_shots(task, examples, list(rows.shots))]
+    turns: Sequence[tuple[int, TextWindow]] = ()
+    if isinstance(task, Chat):
+        prompts, decoding = _conversation_prompts(tokenizer, examples, decoding)
+        turns = _turns(task, tokenizer, examples, context_length)
+    else:
+        prompts = [example.prompt for example in tasks.with_shots(task, examples, list(rows.shots))]
     return Questions(
-        task, examples, prompts, choices, include_end, stop, answer_length, truncated, decoding, generation
+        task, examples, prompts, choices, include_end, stop, answer_length, truncated, decoding, generation, turns
     )
+
+
+def _conversation_prompts(
+    tokenizer: "PreTrainedTokenizerFast | None", examples: "Sequence[Example]", decoding: str
+) -> tuple[list[str], str]:
+    """(what the model reads of each conversation, how it is asked): an endpoint gets the turns as JSON."""
+    earlier = [tasks.conversation(example)[:-1] for example in examples]
+    if tokenizer is None:
+        asked = [json.dumps(turns, ensure_ascii=False) for turns in earlier]
+        return asked, f"{decoding}, by the endpoint's chat template"
+    template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:8]
+    return [render_chat(tokenizer, turns) for turns in earlier], f"{decoding}, chat template {template}"
+
+
+def _turns(
+    task: Chat, tokenizer: "PreTrainedTokenizerFast | None", examples: "Sequence[Example]", context_length: int | None
+) -> list[tuple[int, TextWindow]]:
+    if (
+        tokenizer is None
+        or context_length is None
+        or not set(tasks.task_settings(task).metrics) & set(tasks.LIKELIHOOD)
+    ):
+        return []
+    conversations = encode_conversations(tokenizer, [tasks.conversation(example) for example in examples])
+    return [(row, window) for row, each in enumerate(conversations) for window in turn_windows(each, context_length)]
 
 
 def prepare_passages(tokenizer: "PreTrainedTokenizerFast", rows: BenchmarkRows, context_length: int) -> Passages:
@@ -123,6 +166,11 @@ def fit_rows(tokenizer: Any, rows: BenchmarkRows, context_length: int) -> "tuple
 
     Raises DataError for prompts that do not fit, unless the task leaves bad rows out.
     """
+    if isinstance(rows.task, Chat):
+        ensure_chat_template(tokenizer)
+        answer_length = min(tasks.task_settings(rows.task).max_new_tokens or 0, context_length // 2)
+        room = context_length - answer_length
+        return fit_for_answer(rows.task, rows.examples, tokenizer, room, rows.where), answer_length
     budget, answer_length = _budget(tokenizer, rows, context_length)
     budgets = [budget] * len(rows.examples)
     full = f"the answer and the shots fill the {context_length} tokens of the model. Use fewer shots or max_new_tokens"
@@ -162,6 +210,8 @@ def answer_questions(
     seed: of sampled texts. With a `folder` the answers of a benchmark that was stopped, of the same `key`, are taken from there.
     """
     all_seeds = _row_seeds(seed, questions.prompts)
+    if isinstance(model, LocalModel) and isinstance(questions.task, Chat):
+        model = replace(model, rendered=True)
 
     def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[Any]]]:
         own = [questions.prompts[number] for number in numbers]
@@ -175,6 +225,31 @@ def answer_questions(
 
     order = sorted(range(len(questions.prompts)), key=lambda number: len(questions.prompts[number]))
     return collect_answers(name, order, answer, folder, [key, questions.prompt_hash, questions.decoding])
+
+
+def read_turns(
+    model: LocalModel | Endpoint, name: str, questions: Questions, folder: Path | None = None, key: str = ""
+) -> np.ndarray | None:
+    """(nats, tokens, bytes) of the assistant's turns of each conversation (n, 3); None where no metric needs them, and on
+    processes other than the first.
+    """
+    if not questions.turns or not isinstance(model, LocalModel):
+        return None
+
+    def answer(numbers: list[int], done: set[int]) -> Iterator[tuple[list[int], list[float]]]:
+        return model.nats([questions.turns[number][1] for number in numbers], done)
+
+    if folder is not None:
+        folder = folder / "turns"
+        folder.mkdir(parents=True, exist_ok=True)
+    order = range(len(questions.turns))
+    nats = collect_answers(f"{name}: likelihoods", order, answer, folder, [key, len(order)])
+    if nats is None:
+        return None
+    sums = np.zeros((len(questions.examples), 3))
+    for number, (row, window) in enumerate(questions.turns):
+        sums[row] += nats[number], window.scored, window.bytes
+    return sums
 
 
 def read_passages(
@@ -196,12 +271,20 @@ def texts_of(questions: Questions, answers: Sequence[Any]) -> list[str]:
     return texts
 
 
-def measure_texts(questions: Questions, texts: Sequence[str], clusters: Sequence[str] | None = None) -> "Measured":
-    """The task's metrics of some texts, one a question; `clusters` of questions are resampled as a whole."""
+def measure_texts(
+    questions: Questions,
+    texts: Sequence[str],
+    clusters: Sequence[str] | None = None,
+    likelihood: np.ndarray | None = None,
+) -> "Measured":
+    """The task's metrics of some texts, one a question; `clusters` of questions are resampled as a whole.
+
+    likelihood: what `read_turns` found, for the metrics that need it.
+    """
     references = [example.references for example in questions.examples]
     names = tasks.task_settings(questions.task).metrics
     options = tasks.metric_options(questions.task)
-    return metrics.measure(names, texts, references, clusters=clusters, **options)
+    return metrics.measure_all(names, texts, references, likelihood, clusters=clusters, **options)
 
 
 def passage_sums(passages: Passages, nats: Sequence[float]) -> np.ndarray:
@@ -241,5 +324,6 @@ def _ask_endpoint(
     else:
         options = request_options(questions.generation)
         own_seeds = [seeds[place] for place in waiting] if "temperature" in options else ()
-        answers = endpoint.texts(own, questions.answer_length, questions.stop, options, own_seeds)
+        asked = [json.loads(prompt) for prompt in own] if isinstance(questions.task, Chat) else own
+        answers = endpoint.texts(asked, questions.answer_length, questions.stop, options, own_seeds)
     return (([waiting[index]], [text]) for index, text in answers)

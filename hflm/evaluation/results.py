@@ -31,6 +31,7 @@ MAIN = {
     "sentiment": ("accuracy", "macro_f1"),
     "choice": ("accuracy", "macro_f1"),
     "qa": ("f1", "exact_match"),
+    "chat": ("rougeL", "perplexity"),
     "language_modeling": ("perplexity", "bits_per_byte"),
 }
 UNITS = {

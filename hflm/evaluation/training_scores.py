@@ -19,6 +19,7 @@ from hflm.evaluation.questions import (
     prepare_passages,
     prepare_questions,
     read_passages,
+    read_turns,
     texts_of,
 )
 from hflm.evaluation.results import main_metrics
@@ -76,7 +77,8 @@ class TrainingScores:
             scores = metrics.language_modeling(*passage_sums(asked, nats).T, resamples=1)
         else:
             answers = answer_questions(model, name, asked, self.seed)
+            likelihood = read_turns(model, name, asked)
             if answers is None:
                 return {}
-            scores = measure_texts(asked, texts_of(asked, answers)).scores(resamples=1)
+            scores = measure_texts(asked, texts_of(asked, answers), likelihood=likelihood).scores(resamples=1)
         return {metric: scores[metric].value for metric in self._metrics[name]}

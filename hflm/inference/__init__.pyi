@@ -15,3 +15,4 @@ from .stopping import cut_at_stop as cut_at_stop
 from .token_stream import stream_text as stream_text
 from .windows import TextWindow as TextWindow
 from .windows import text_windows as text_windows
+from .windows import turn_windows as turn_windows

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
 
 T = TypeVar("T")
+Prompt = str | list[dict[str, str]]  # a text, or the turns of a conversation, which only chat takes
 
 ENDPOINT_PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
@@ -52,7 +53,7 @@ class Endpoint:
 
     def texts(
         self,
-        prompts: Iterable[str],
+        prompts: Iterable[Prompt],
         max_new_tokens: int,
         stop: Sequence[str],
         options: Mapping[str, Any] | None = None,
@@ -64,7 +65,7 @@ class Endpoint:
         sent, the answers to the others are yielded, and then EndpointError is raised.
         """
 
-        def text(client: "OpenAI", asked: tuple[str, int | None]) -> str:
+        def text(client: "OpenAI", asked: tuple[Prompt, int | None]) -> str:
             prompt, seed = asked
             own = {**(options or {}), **({} if seed is None else {"seed": seed})}
             answer = self._request(client, prompt, max_new_tokens, stop, own)
@@ -128,7 +129,7 @@ class Endpoint:
     def _request(
         self,
         client: "OpenAI",
-        prompt: str,
+        prompt: Prompt,
         max_tokens: int,
         stop: Sequence[str],
         sampling: Mapping[str, Any] | None = None,
@@ -138,7 +139,8 @@ class Endpoint:
         if stop:
             options["stop"] = list(stop[:MAX_STOPS])
         if self.chat:
-            resource, options["messages"] = client.chat.completions, [{"role": "user", "content": prompt}]
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            resource, options["messages"] = client.chat.completions, turns
         else:
             resource, options["prompt"] = client.completions, prompt
         try:

@@ -20,7 +20,7 @@ from hflm.inference.batching import batch_prefixes, group_by_prefix, token_batch
 from hflm.inference.search import reproducible, search_texts
 from hflm.inference.stopping import cut_at_stop, end_of_text, end_tokens, padding_token
 from hflm.inference.windows import TextWindow
-from hflm.preprocessing import encode, encode_prompts
+from hflm.preprocessing import encode, encode_prompts, encode_rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -56,6 +56,7 @@ class LocalModel:
 
     Each method yields (rows, answers) of one batch after the other, longest rows first. `done` are rows that have
     an answer already: they are left out, and the other batches stay as they would have been.
+    With `rendered` the prompts were made by a chat template, and their special tokens are meant.
     The model computes in the number format of its weights (hflm.core.arithmetic.inference_dtype), without autocast;
     with `widens`, weights in float32 are searched in float64 (hflm.inference.search), which a model in training is not.
     Call the methods under torch.inference_mode(), with the model in eval mode.
@@ -66,6 +67,7 @@ class LocalModel:
     batch_tokens: int | None = None
     share_prefixes: bool = True
     widens: bool = True
+    rendered: bool = False
 
     def texts(
         self,
@@ -103,7 +105,7 @@ class LocalModel:
         generation: Mapping[str, Any],
         seeds: Sequence[int],
     ) -> Iterator[tuple[list[int], list[str]]]:
-        ids = encode_prompts(self.tokenizer, list(prompts))
+        ids = self._encode(prompts)
         ends = end_tokens(self.model, self.tokenizer)
 
         def answer(batch: list[int]) -> list[str]:
@@ -182,8 +184,11 @@ class LocalModel:
             else:
                 yield batch, answers
 
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        return (encode_rendered if self.rendered else encode_prompts)(self.tokenizer, list(prompts))
+
     def _run_shared_prefix(self, prompts: Sequence[str]) -> _Prompts:
-        ids = encode_prompts(self.tokenizer, list(prompts))
+        ids = self._encode(prompts)
         shared = len(os.path.commonprefix(ids)) if ids else 0
         # Each row keeps a token of its own to predict from.
         shared = min([shared, *(len(row) - 1 for row in ids)])

@@ -8,6 +8,8 @@ from hflm.preprocessing import begin_token, plain_backend
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from hflm.preprocessing import Conversation
+
 
 @dataclass(frozen=True)
 class TextWindow:
@@ -21,6 +23,15 @@ class TextWindow:
     def bytes(self) -> int:
         """The length of the text in UTF-8."""
         return len(self.text.encode())
+
+
+def turn_windows(conversation: "Conversation", context_length: int) -> list[TextWindow]:
+    """A window for each turn of the assistant: all that comes before it, as far as the context has room, and the turn."""
+    windows = []
+    for (start, end), text in zip(conversation.turns, conversation.texts, strict=True):
+        ids = conversation.ids[max(0, end - context_length) : end]
+        windows.append(TextWindow(ids, min(end - start, len(ids) - 1), text))
+    return windows
 
 
 def text_windows(tokenizer: "PreTrainedTokenizerFast", text: str, context_length: int) -> list[TextWindow]:

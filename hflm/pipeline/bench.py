@@ -8,6 +8,7 @@ from hflm.inference import ENDPOINT_PREFIX, find_endpoint, request_options
 from hflm.pipeline.run import run_recipe
 from hflm.pipeline.run_folder import run_folder
 from hflm.recipe import Recipe
+from hflm.tasks import task_settings
 
 
 def benchmark_model(
@@ -29,7 +30,7 @@ def benchmark_model(
     if model.startswith(ENDPOINT_PREFIX):
         if dtype is not None:
             raise UserError(f"{model}: --dtype is for a model on this machine. Leave it out")
-        _check_endpoint_tasks(recipe)
+        _check_endpoint_tasks(recipe, chat)
         endpoint = find_endpoint(model, base_url, chat)
     elif base_url is not None or chat:
         raise UserError(f"{model}: --base-url and --chat are for a model behind an endpoint, openai:NAME")
@@ -66,13 +67,20 @@ def _short_name(model: str) -> str:
     return f"{place.parent.name}-{place.name}" if place.name in ("model", "adapter") else place.name
 
 
-def _check_endpoint_tasks(recipe: Recipe) -> None:
+def _check_endpoint_tasks(recipe: Recipe, chat: bool) -> None:
     """Raise UserError for a task that needs what an endpoint does not have: likelihoods, beam search."""
     for name in recipe.benchmark.tasks if recipe.benchmark else ():
         if recipe.tasks[name].kind == "language_modeling":
             raise UserError(
                 f"benchmark.tasks: {name} needs the likelihood of its text, which an endpoint does not give. "
                 "Leave it out with --set benchmark.tasks=[...]"
+            )
+        if recipe.tasks[name].kind == "chat" and not chat:
+            raise UserError(f"benchmark.tasks: {name} are conversations, which an endpoint takes by chat. Add --chat")
+        if scores := set(task_settings(recipe.tasks[name]).metrics) & {"perplexity", "bits_per_byte"}:
+            raise UserError(
+                f"tasks.{name}.metrics: {' and '.join(sorted(scores))} need likelihoods, which an endpoint does not give. "
+                f"Leave them out with --set tasks.{name}.metrics=[rougeL,f1]"
             )
         try:
             request_options(getattr(recipe.tasks[name], "generation", None) or {})

@@ -1,3 +1,11 @@
+from .conversations import Conversation as Conversation
+from .conversations import encode_conversations as encode_conversations
+from .conversations import encode_rendered as encode_rendered
+from .conversations import end_of_turn as end_of_turn
+from .conversations import ensure_chat_template as ensure_chat_template
+from .conversations import fit_for_answer as fit_for_answer
+from .conversations import fit_for_training as fit_for_training
+from .conversations import render_chat as render_chat
 from .packing import IGNORED as IGNORED
 from .packing import Packed as Packed
 from .packing import PackedRows as PackedRows

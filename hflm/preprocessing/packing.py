@@ -9,7 +9,7 @@ The ids of all texts are one array of 2 or 4 bytes a token; a row is built from 
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, overload
@@ -18,6 +18,7 @@ import numpy as np
 
 from hflm.preprocessing import token_cache
 from hflm.preprocessing._bin_packing import best_fit, subset_sum_fit
+from hflm.preprocessing.conversations import Conversation
 from hflm.preprocessing.tokenizer import encode, encode_prompts
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class PackedRows(Sequence[Row]):
     """Packed rows, each built when it is indexed.
 
     `ids` holds the tokens of all texts; row r consists of segments `bounds[r]` to `bounds[r + 1]`, and segment s of the
-    tokens `ids[starts[s] : starts[s] + lengths[s]]`, of which the first `ignored_prefix[s]` have no label.
+    tokens `ids[starts[s] : starts[s] + lengths[s]]`, of which the first `ignored_prefix[s]` have no label. `labelled`
+    says of each of `ids` whether it may have one; empty, all may.
     """
 
     ids: np.ndarray
@@ -49,6 +51,7 @@ class PackedRows(Sequence[Row]):
     lengths: np.ndarray
     ignored_prefix: np.ndarray
     bounds: np.ndarray
+    labelled: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -66,10 +69,13 @@ class PackedRows(Sequence[Row]):
             return [self[each] for each in row]
         segments = slice(self.bounds[row], self.bounds[row + 1])
         starts, lengths = self.starts[segments], self.lengths[segments]
-        ids = np.concatenate([self.ids[start : start + length] for start, length in zip(starts, lengths, strict=True)])
-        ids = ids.astype(np.int64)
+        places = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        ids = np.concatenate([self.ids[place] for place in places]).astype(np.int64)
         position_ids = np.concatenate([np.arange(length) for length in lengths])
-        labels = np.where(position_ids < np.repeat(self.ignored_prefix[segments], lengths), IGNORED, ids)
+        ignored = position_ids < np.repeat(self.ignored_prefix[segments], lengths)
+        if len(self.labelled):
+            ignored |= ~np.concatenate([self.labelled[place] for place in places])
+        labels = np.where(ignored, IGNORED, ids)
         return {"input_ids": ids, "labels": labels, "position_ids": position_ids}
 
 
@@ -168,20 +174,31 @@ def count_bytes(packed: Packed, texts: Sequence[str], tokenizer: "PreTrainedToke
 
 
 def pack_examples(
-    examples: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerFast", block_size: int, cut: int = 0
+    examples: Sequence[tuple[str, str]],
+    tokenizer: "PreTrainedTokenizerFast",
+    block_size: int,
+    cut: int = 0,
+    conversations: Sequence[Conversation] = (),
 ) -> Packed:
     """Pack (prompt, target) pairs for fine-tuning: only the target and the end of text have labels.
 
     A segment is prompt, one space, target, end of text. Prompt and target are encoded apart, so that training sees the
-    same token boundary as generation. Pairs must fit into `block_size`; `cut` is how many were shortened before.
+    same token boundary as generation. Of `conversations` the turns of the assistant have labels. Pairs and conversations
+    must fit into `block_size`; `cut` is how many were shortened before.
     """
     prompts = encode_prompts(tokenizer, [prompt for prompt, _ in examples])
     targets = encode(tokenizer, [" " + target for _, target in examples])
     sequences = [[*prompt, *target, tokenizer.eos_token_id] for prompt, target in zip(prompts, targets, strict=True)]
+    labelled = np.zeros(0, bool)
+    if conversations:
+        pairs = np.ones(sum(map(len, sequences)), bool)  # their prefixes tell which of these have none
+        labelled = np.concatenate([pairs, *(each.labelled() for each in conversations)])
+    sequences += [each.ids for each in conversations]
     lengths = np.array([len(ids) for ids in sequences])
     ids = np.fromiter(chain.from_iterable(sequences), token_cache.token_dtype(tokenizer), lengths.sum())
-    ignored_prefix = np.array([len(prompt) for prompt in prompts])
-    return _pack(ids, lengths.cumsum() - lengths, lengths, ignored_prefix, block_size, len(examples), cut)
+    ignored_prefix = np.array([len(prompt) for prompt in prompts] + [1] * len(conversations))
+    starts, texts = lengths.cumsum() - lengths, len(sequences)
+    return _pack(ids, starts, lengths, ignored_prefix, block_size, texts, cut, labelled=labelled)
 
 
 def target_lengths(targets: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[int]:
@@ -244,6 +261,7 @@ def _pack(
     cut: int,
     cached: Path | None = None,
     in_order: bool = False,
+    labelled: np.ndarray | None = None,
 ) -> Packed:
     rows = best_fit(lengths, block_size)
     if len(rows) * block_size > lengths.sum() * (1 + MAX_PADDING) + block_size:
@@ -253,5 +271,6 @@ def _pack(
         rows = sorted(rows, key=min)
     order = np.fromiter(chain.from_iterable(rows), np.int64, len(lengths))
     bounds = np.cumsum([0, *map(len, rows)])
-    packed = PackedRows(ids, starts[order], lengths[order], ignored_prefix[order], bounds)
+    more = {} if labelled is None else {"labelled": labelled}
+    packed = PackedRows(ids, starts[order], lengths[order], ignored_prefix[order], bounds, **more)
     return Packed(packed, block_size, texts, cut, int(lengths.sum()), cached)

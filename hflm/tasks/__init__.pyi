@@ -1,3 +1,4 @@
+from ._chat_template import DEFAULT_CHAT_TEMPLATE as DEFAULT_CHAT_TEMPLATE
 from ._chat_template import chat_template as chat_template
 from ._examples import Example as Example
 from ._examples import ReadExamples as ReadExamples
@@ -18,6 +19,11 @@ from ._prompts import prompt_segments as prompt_segments
 from ._prompts import prompt_variables as prompt_variables
 from ._prompts import render_prompt as render_prompt
 from ._prompts import task_columns as task_columns
+from .chat import LIKELIHOOD as LIKELIHOOD
+from .chat import Chat as Chat
+from .chat import Message as Message
+from .chat import conversation as conversation
+from .chat import replace_turns as replace_turns
 from .choice import Choice as Choice
 from .generation import Generation as Generation
 from .language_modeling import LanguageModeling as LanguageModeling

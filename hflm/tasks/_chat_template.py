@@ -1,4 +1,7 @@
-"""The chat template of a fine-tuned model, made from its tasks' prompts, so that chat servers can prompt it.
+"""The chat template of a fine-tuned model, so that chat servers can prompt it.
+
+A model that was trained on conversations (kind `chat`) keeps its tokenizer's template, or has DEFAULT_CHAT_TEMPLATE. That
+of other tasks is made from their prompts:
 
     messages                                       prompt
     user "a stirring film"                         the only task's prompt: "Review: a stirring film\\nSentiment:"
@@ -44,6 +47,17 @@ TEMPLATE = """\
 {%- endif -%}
 {%- endif -%}
 {%- endfor -%}
+"""
+
+
+# Of words alone: a tokenizer without a chat template has no tokens for roles. The end of text ends the assistant's turn.
+DEFAULT_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if not loop.first -%}{{- "\\n" -}}{%- endif -%}
+{{- message.role | capitalize + ": " + message.content | trim -}}
+{%- if message.role == "assistant" -%}{{- eos_token -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "\\nAssistant:" -}}{%- endif -%}
 """
 
 

@@ -107,7 +107,7 @@ class _Reader:
         fields = visible_fields(self.task, row, canonical)
         prompt = "" if bad else self._prompt(fields, bad)
         if bad or not references:
-            self.problems.append(f"{place}: {'; '.join(bad)}")
+            self.problems.append(f"{place}: {'; '.join(dict.fromkeys(bad))}")
             return
         identity = str(self.count - 1) if cells.is_null(row.get("id")) else str(row["id"])
         target = UNANSWERABLE if references == ("",) and self.kind.PROMPT != "" else references[0]
@@ -262,7 +262,9 @@ def row_texts(task: "Task", example: Example) -> dict[str, str]:
     >>> row_texts(sentiment, example)                                                         # doctest: +SKIP
     {'text': 'a stirring film'}
     """
-    found = {name: "\n".join(_strings(example.fields.get(name))) for name in sorted(prompt_variables(task))}
+    # The kinds' constants (labels, languages, roles) are tuples; a list of the row is a list.
+    values = {name: example.fields.get(name) for name in sorted(prompt_variables(task))}
+    found = {name: "\n".join(_strings(value)) for name, value in values.items() if not isinstance(value, tuple)}
     return {name: text for name, text in found.items() if text}
 
 

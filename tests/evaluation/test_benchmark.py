@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from hflm import tasks
 from hflm.core import DataError, ModelError, read_json_lines
 from hflm.evaluation import BenchmarkSettings, run_benchmark
 from hflm.inference import LocalModel
 from hflm.pipeline.reading import TaskRows
-from hflm.tasks import LanguageModeling, Qa, Sentiment
+from hflm.preprocessing import encode_conversations, render_chat
+from hflm.tasks import Chat, LanguageModeling, Qa, Sentiment
 
 THINGS = ("key", "cup", "hat", "fox", "barn", "mill")
 ROWS = [
@@ -20,6 +22,12 @@ ROWS = [
         "answers": {"text": [thing, f"the {thing}"] if number % 3 else []},
         "text": f"The {thing} saw the {place}.",
         "label": number % 2,
+        "messages": [
+            {"role": "user", "content": f"The {place}?"},
+            {"role": "assistant", "content": f"The {thing}."},
+            {"role": "user", "content": f"In the {thing}?"},
+            {"role": "assistant", "content": f"In the {place}."},
+        ],
     }
     for number, (thing, place) in enumerate((thing, place) for thing in THINGS for place in ("park", "mill"))
 ]
@@ -31,6 +39,7 @@ TASKS = {
     "sampled": Qa(data=DATA, max_new_tokens=6, generation={"do_sample": True, "top_p": 0.9}),
     "sentiment": Sentiment(data=DATA, labels=["the hat in the barn", "cup"]),
     "text": LanguageModeling(data=DATA),
+    "chat": Chat(data=DATA, max_new_tokens=6),
 }
 
 
@@ -104,7 +113,8 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(model, tokenizer, name, t
     assert measure(model, tokenizer, name, path, batch_tokens=20) == expected
     assert not kept.parent.exists()
     rows = [row for batch in asked for row in batch]
-    assert sorted(rows) == sorted(set(rows)), "a row was asked twice"
+    # A conversation is answered, and its turns are read.
+    assert name == "chat" or sorted(rows) == sorted(set(rows)), "a row was asked twice"
     assert len(rows) >= len(ROWS)
 
 
@@ -138,6 +148,26 @@ def test_a_result_says_how_the_answers_were_chosen(model, tokenizer, tmp_path):
     _, greedy = measure(model, tokenizer, "qa", tmp_path / "qa.jsonl")
     texts = [[line["prediction"] for line in lines] for lines in (found, drawn, greedy)]
     assert texts[0] != texts[1] != texts[2] != texts[0]
+
+
+def test_a_conversation_is_scored_by_its_last_turn_and_by_the_likelihood_of_all(model, tokenizer, tmp_path):
+    result, lines = measure(model, tokenizer, "chat", tmp_path / "chat.jsonl")
+    assert list(result.metrics) == ["rougeL", "f1", "perplexity", "bits_per_byte"]
+    assert "chat template" in result.decoding and result.decoding.startswith("greedy, at most 6 tokens")
+    for line, row in zip(lines, ROWS, strict=True):
+        turns = row["messages"]
+        assert line["references"] == [turns[-1]["content"]]
+        assert line["prompt"] == render_chat(tokenizer, turns[:-1])
+        [whole] = encode_conversations(tokenizer, [turns])
+        with torch.inference_mode():
+            log_p = model(torch.tensor([whole.ids])).logits[0].log_softmax(-1)
+        places = np.flatnonzero(whole.labelled())
+        nats = -sum(log_p[place - 1, whole.ids[place]].item() for place in places)
+        assert line["nats"] == pytest.approx(nats, abs=1e-3)
+        assert line["tokens"] == len(places)
+        assert line["bytes"] == sum(len(each["content"]) for each in turns if each["role"] == "assistant")
+    sums = np.array([[line["nats"], line["tokens"]] for line in lines]).sum(axis=0)
+    assert result.metrics["perplexity"].value == pytest.approx(np.exp(sums[0] / sums[1]))
 
 
 def test_labels_have_a_calibration_and_rows_have_slices(model, tokenizer, tmp_path):

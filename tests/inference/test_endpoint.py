@@ -429,6 +429,27 @@ def test_bench_refuses_what_the_api_has_no_name_for_before_any_request(server, t
     assert task.decoding.startswith("sampled with a seed a row (temperature 0.5), at most 32 tokens")
 
 
+def test_bench_sends_conversations_turn_by_turn_to_a_chat(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    Path("chats.jsonl").write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Paris"}]}) + "\n")
+    text = "name: good\nmodel: {from: org/base}\nbenchmark: {tasks: [chat]}\n"
+    text += "tasks: {chat: {data: {path: chats.jsonl}, splits: {test: train}, stop: [Question]}}\n"
+    Path("good.yaml").write_text(text)
+    refused = {
+        (): "chat are conversations, which an endpoint takes by chat. Add --chat",
+        (True,): "tasks.chat.metrics: bits_per_byte and perplexity need likelihoods, which an endpoint does not give",
+    }
+    for chat, message in refused.items():
+        with pytest.raises(UserError, match=message):
+            benchmark_model("openai:tiny", load_recipe("good.yaml"), "bench", server.url, *chat)
+    scored = load_recipe("good.yaml", ["tasks.chat.metrics=[exact_match]"])
+    benchmark_model("openai:tiny", scored, "bench", server.url, True)
+    assert [body["messages"] for _, _, body in server.log] == [turns]
+    task = read_results(Path("bench/benchmark/results.json")).tasks["chat"]
+    assert task.metrics["exact_match"].value == 100 and task.decoding.endswith("by the endpoint's chat template")
+
+
 def test_bench_hands_the_endpoint_on_in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(RECIPE)
@@ -483,6 +504,38 @@ tasks:
     prompt: "Q: {{ question }}\\nA:"
     max_new_tokens: 6
 """
+
+
+CHAT = """
+name: chat
+tokenizer: {train: {vocab_size: 400}}
+model: {preset: gpt2-nano, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 128, initializer_range: 0.3}
+finetune: {tasks: [chat], args: {max_steps: 1}}
+benchmark: {tasks: [chat], resamples: 20}
+tasks:
+  chat: {data: {path: chats.jsonl}, splits: {test: train}, max_new_tokens: 6, metrics: [rougeL]}
+"""
+
+
+@pytest.mark.slow
+def test_transformers_serve_answers_conversations_as_the_model_here_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        [{"role": role, "content": f"{word} {number}"} for word in words for role in ("user", "assistant")]
+        for number, words in enumerate((("dog",), ("cat", "fox"), ("key", "cup", "hat")) * 3)
+    ]
+    Path("chats.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in rows))
+    Path("chat.yaml").write_text(CHAT)
+    loaded = load_recipe("chat.yaml")
+    run_recipe(loaded, "here")
+    model = tmp_path / "here" / "model"
+    with served(model) as url:
+        benchmark_model(f"openai:{model}", loaded, "there", url, True)
+    here, there = (
+        [line["prediction"] for line in read_json_lines(Path(place) / "benchmark" / "predictions" / "chat.jsonl")]
+        for place in ("here", "there")
+    )
+    assert here == there and len(set(here)) > 3
 
 
 @pytest.mark.slow

@@ -170,6 +170,15 @@ WRONG = [
     ("[bleu, chrf]", "[bertscore]", 24, "tasks.nmt.metrics", "bertscore compares the vectors of an encoder. Set"),
     ("[bleu, chrf]", "[bleu]\n    bertscore_model: m", 25, "tasks.nmt.bertscore_model", "only the metric bertscore reads it"),
     ("[bleu, chrf]", "[]", 24, "tasks.nmt.metrics", "expected at least 1 item, got 0"),
+    # conversations
+    *[("  lm: {kind: language_modeling, data: {path: org/corpus}}", f"  lm: {{kind: chat, data: {{path: x}}, {options}}}",
+       25, f"tasks.lm.{key}", text)
+      for options, key, text in (
+        ("prompt: hi", "prompt", "the chat template of the tokenizer makes the prompt. Remove it"),
+        ("shots: 2", "shots", "a conversation has earlier turns of its own. Remove it"),
+        ("messages: [text]", "messages", "a list has at least two columns: the user's text, and the answer"),
+        ("metrics: [accuracy]", "metrics.0", "expected one of bleu, chrf, ter, rouge1, rouge2, rougeL, rougeLsum, exact_m"),
+      )],
     # label smoothing and averaging
     ("max_steps: 400", "label_smoothing_factor: 1.0",
      13, "pretrain.args.label_smoothing_factor", "must be at least 0 and below 1, got 1.0"),
@@ -289,7 +298,7 @@ WRONG = [
     ("Review: {{ text }}", "{{ text | shout }}",
      18, "tasks.sentiment.prompt", "not a jinja template: No filter named 'shout'"),
     ("    kind: translation\n", "",
-     19, "tasks.nmt", "which kind of task is it? Add `kind:`, one of choice, generation"),
+     19, "tasks.nmt", "which kind of task is it? Add `kind:`, one of chat, choice, generation"),
     ("    kind: translation", "    kind: translate",
      20, "tasks.nmt.kind", "there is no kind 'translate'. Did you mean translation?"),
     (CORPUS, SHOTS, 29, "tasks.corpus.shots", "the examples come from splits.train, which is null"),

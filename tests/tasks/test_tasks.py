@@ -21,6 +21,7 @@ COLUMNS = {
     "generation": {"prompt": "name: {{ name }}\nText:", "target": "text"},
     "choice": {"prompt": "{{ premise }} So {{ hypothesis }}?", "label": "label", "labels": ("yes", "no")},
     "language_modeling": {"text": "text", "rows": "documents"},
+    "chat": {},
 }
 
 

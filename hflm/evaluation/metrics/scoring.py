@@ -25,6 +25,9 @@ CLASSES = {
 }
 
 
+NOT_FINITE = "the model's likelihoods are not finite numbers: it diverged in training, or its dtype overflows"
+
+
 @dataclass(frozen=True)
 class Measured:
     """The texts of n examples, read once by the named metrics: from their statistics come all values below.
@@ -86,6 +89,32 @@ def measure(
     return Measured(names, tuple(metrics), statistics, numbered)
 
 
+def measure_all(
+    names: Iterable[str],
+    predictions: "Sequence[str]",
+    references: "Sequence[References]",
+    likelihood: np.ndarray | None = None,
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> Measured:
+    """`measure`, where some of the names may be perplexity and bits_per_byte.
+
+    likelihood: (nats, tokens, bytes) of each example (n, 3); None where no such metric is named.
+    """
+    if likelihood is None:
+        return measure(names, predictions, references, clusters=clusters, **options)
+    from hflm.evaluation.metrics.likelihood import LanguageModeling
+
+    names, metric = tuple(names), LanguageModeling()
+    texts = [name for name in names if name not in metric.NAMES]
+    found = measure(texts, predictions, references, **options) if texts else Measured((), (), ())
+    statistics = metric.statistics(*likelihood.T)
+    if not np.isfinite(statistics).all():
+        raise ModelError(NOT_FINITE)
+    numbered = None if clusters is None else np.unique(np.array(clusters), return_inverse=True)[1]
+    return Measured(names, (*found.metrics, metric), (*found.statistics, statistics), numbered)
+
+
 def score(
     names: Iterable[str],
     predictions: "Sequence[str]",
@@ -114,9 +143,7 @@ def language_modeling(nats: Any, tokens: Any, bytes: Any, *, resamples: int = 10
     if not len(nats):
         raise DataError("there is no text to score")
     if not np.isfinite(nats).all():
-        raise ModelError(
-            "the model's likelihoods are not finite numbers: it diverged in training, or its dtype overflows"
-        )
+        raise ModelError(NOT_FINITE)
     metric = LanguageModeling()
     return _scores(metric.NAMES, [metric], [metric.statistics(nats, tokens, bytes)], resamples, seed)
 

@@ -24,13 +24,12 @@ class Finetune(RecordedStage):
 
     def run(self, run: Run) -> None:
         from hflm.models import add_adapter, context_length, patch_loss
-        from hflm.tasks import chat_template
 
         recipe = run.recipe
         stage = recipe.finetune
         assert stage is not None
         model, tokenizer = _initial_model(run)
-        tokenizer.chat_template = chat_template({name: recipe.tasks[name] for name in stage.tasks})
+        _set_chat_template(run, model, tokenizer)
         block_size = block_size_of(stage.block_size, model)
         check_prompts(run, tokenizer, context_length(model))
         begin_stage(run, self.name)
@@ -50,18 +49,52 @@ class Finetune(RecordedStage):
 
 def _packed(run: Run, use: str, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "Packed | None":
     """The examples of all tasks that have rows for `use`, packed; None where none has."""
-    from hflm.preprocessing import pack_examples
+    from hflm.preprocessing import encode_conversations, pack_examples
+    from hflm.tasks import conversation
 
     assert run.recipe.finetune is not None
-    pairs, cut = [], 0
+    pairs, conversations, cut = [], [], 0
     for name in run.recipe.finetune.tasks:
         rows = run.rows.get((name, use))
         if rows is None:
             continue
         fitted = fit_training_rows(rows, tokenizer, block_size)
         cut += fitted.cut
-        pairs += [(example.prompt, example.target) for example in fitted.examples]
-    return pack_examples(pairs, tokenizer, block_size, cut) if pairs else None
+        if fitted.cut and rows.task.kind == "chat":
+            logger.info(
+                f"finetune: {fitted.cut:,} conversations of {name} lose turns that do not fit into {block_size} tokens"
+            )
+        if rows.task.kind == "chat":
+            conversations += encode_conversations(tokenizer, [conversation(example) for example in fitted.examples])
+        else:
+            pairs += [(example.prompt, example.target) for example in fitted.examples]
+    if not pairs and not conversations:
+        return None
+    return pack_examples(pairs, tokenizer, block_size, cut, conversations)
+
+
+def _set_chat_template(run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> None:
+    """The template that chat servers prompt the model with: that of its conversations, or made from its tasks' prompts.
+
+    The token that ends a turn becomes one of the model's end tokens, so that it stops there wherever it is used.
+    """
+    from hflm.preprocessing import end_of_turn, ensure_chat_template
+    from hflm.tasks import chat_template
+
+    stage = run.recipe.finetune
+    assert stage is not None
+    trained = {name: run.recipe.tasks[name] for name in stage.tasks}
+    if not any(task.kind == "chat" for task in trained.values()):
+        tokenizer.chat_template = chat_template(trained)
+        return
+    ensure_chat_template(tokenizer)
+    end = end_of_turn(tokenizer)
+    if end is None:
+        logger.warning(
+            "finetune: the chat template ends the assistant's turns with no special token: answers may not end"
+        )
+    elif end != tokenizer.eos_token_id and model.generation_config is not None:
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
 
 
 def _initial_model(run: Run) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":

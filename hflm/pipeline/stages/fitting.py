@@ -19,6 +19,7 @@ def check_prompts(run: Run, tokenizer: "PreTrainedTokenizerFast", context_length
     Raises DataError; a task with `on_bad_row: skip` loses these rows, which are counted as left out.
     """
     from hflm.evaluation import fit_rows
+    from hflm.preprocessing import ensure_chat_template
 
     finetune = run.recipe.finetune
     row_tokens = (finetune.block_size if finetune else None) or min(context_length, 1024)
@@ -26,6 +27,8 @@ def check_prompts(run: Run, tokenizer: "PreTrainedTokenizerFast", context_length
         known = "finetune" in run.todo if use in ("train", "validation") else run.endpoint is None
         if rows.task.kind == "language_modeling" or not known:
             continue
+        if rows.task.kind == "chat":
+            ensure_chat_template(tokenizer)
         fitted = (
             fit_rows(tokenizer, rows, context_length)[0]
             if use in ("test", "evaluation")
@@ -41,8 +44,10 @@ def check_prompts(run: Run, tokenizer: "PreTrainedTokenizerFast", context_length
 
 def fit_training_rows(rows: TaskRows, tokenizer: "PreTrainedTokenizerFast", block_size: int) -> "TruncatedPrompts":
     """The examples whose prompts and targets fit into rows of `block_size` tokens. Raises DataError."""
-    from hflm.preprocessing import target_lengths, truncate_prompts
+    from hflm.preprocessing import fit_for_training, target_lengths, truncate_prompts
 
+    if rows.task.kind == "chat":
+        return fit_for_training(rows.task, rows.examples, tokenizer, block_size, rows.where)
     lengths = target_lengths([example.target for example in rows.examples], tokenizer)
     budgets = [block_size - length for length in lengths]
     no_budget = f"the target is too long: it fills the {block_size} tokens of a row. Use a larger block_size"

@@ -152,7 +152,9 @@ def train_stage(
         logger.info(f"{stage}: {counts}")
     if run.ranks.is_main:
         if adapter is not None:
+            settings = model.generation_config
             model, _ = merge_adapter(adapter, recipe.model.dtype or "float32", section.quantization)
+            model.generation_config = settings  # its end tokens
             save_pretrained(folder / stage / "model", model, tokenizer)
         compared = prediction and compare_prediction(prediction, model, folder, stage)
         if compared:
