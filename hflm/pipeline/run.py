@@ -89,10 +89,16 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
     # A single process loads torch only when it knows that there is something to do.
     ranks = process_setup.start(recipe) if several_started() else None
     with ExitStack() as held:
-        plan = _plan(recipe, folder, options, endpoint) if is_first_process() else None
-        if plan is not None and not plan.unchanged and not options.dry_run:
-            held.enter_context(locked_folder(folder))
-            plan = _plan(recipe, folder, options, endpoint)  # another run may have ended since
+        plan = None
+        if is_first_process():  # of several processes only one reads each file for its checksum
+            with phase("checksums of data and models"):
+                inputs = resolve_inputs(recipe)
+                dependencies = stage_dependencies(recipe, inputs, endpoint)
+            plan = _plan(recipe, inputs, dependencies, folder, options, endpoint)
+            if not plan.unchanged and not options.dry_run:
+                held.enter_context(locked_folder(folder))
+                # Another run may have ended since.
+                plan = _plan(recipe, inputs, dependencies, folder, options, endpoint)
         plan = ranks.broadcast(plan) if ranks is not None else plan
         assert plan is not None, "the main process has sent it"
         if options.dry_run:
@@ -116,11 +122,15 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
         _run_stages(recipe, plan, ranks, endpoint, log, options)
 
 
-def _plan(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None) -> _Plan:
-    """The _Plan of a run. Of several processes only the main one makes it: each file is read once for its checksum."""
-    with phase("checksums of data and models"):
-        inputs = resolve_inputs(recipe)
-        dependencies = stage_dependencies(recipe, inputs, endpoint)
+def _plan(
+    recipe: Recipe,
+    inputs: Inputs,
+    dependencies: dict[str, Dependencies],
+    folder: Path,
+    options: RunOptions,
+    endpoint: Endpoint | None,
+) -> _Plan:
+    """The _Plan of a run, from what its folder holds now."""
     if options.locked:
         provenance.check_locked(folder, inputs)
     state = StageState(folder) if options.fresh else read_stage_state(folder, endpoint)

@@ -107,9 +107,11 @@ def _with_one_benchmark(stages: dict[str, Any]) -> dict[str, Any]:
     """The stages with the seconds of all tasks of the benchmark as one stage."""
     tasks = {stage for stage in stages if stage.startswith("benchmark/")}
     kept = {stage: spent for stage, spent in stages.items() if stage not in tasks}
-    return (
-        {**kept, "benchmark": {"seconds": sum(stages[task].get("seconds") or 0 for task in tasks)}} if tasks else kept
-    )
+    if not tasks:
+        return kept
+    whole: dict[str, Any] = {"seconds": sum(stages[task].get("seconds") or 0 for task in tasks)}
+    dtypes = {stages[task]["dtype"] for task in tasks if "dtype" in stages[task]}
+    return {**kept, "benchmark": {**whole, **({"dtype": dtypes.pop()} if len(dtypes) == 1 else {})}}
 
 
 def _extended(stage: str, spent: dict[str, Any]) -> str | None:

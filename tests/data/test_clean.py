@@ -306,9 +306,9 @@ def test_the_corpus_of_a_recipe_is_cleaned_before_anything_is_held_out(tmp_path,
     corpus = read_corpus_of(loaded, tmp_path)
     assert corpus.cleaning.rows_in == 63
     if held_out == "drawn":
-        assert sorted([*corpus.texts, *corpus.held_out]) == sorted([*texts, "Café of the validation"])
+        assert sorted([*corpus.texts, *corpus.held_out[""]]) == sorted([*texts, "Café of the validation"])
     else:
-        assert corpus.held_out == held_out
+        assert corpus.held_out == ({} if held_out is None else {"": held_out})
         assert corpus.texts == ([*texts, "Café of the validation"] if held_out is None else texts)
 
 
@@ -336,8 +336,8 @@ def test_what_is_held_out_of_a_stream_is_cleaned_like_the_stream(tmp_path, monke
     path = write(tmp_path, "validation: 0.3\nclean: {normalize: NFC, words: {min: 2}}")
     loaded = load_recipe(path, ["pretrain.data={path: train.jsonl, streaming: true}"])
     corpus = read_corpus_of(loaded, tmp_path)
-    assert len(corpus.held_out) > 3
-    assert sorted([*corpus.texts, *corpus.held_out]) == sorted(
+    assert len(corpus.held_out[""]) > 3
+    assert sorted([*corpus.texts, *corpus.held_out[""]]) == sorted(
         f"Café number {number}" for number in range(60) if number % 3
     )
 

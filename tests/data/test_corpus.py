@@ -400,10 +400,10 @@ def test_the_folder_that_datatrove_leaves_is_streamed(tmp_path):
     loaded = load_recipe("datatrove", [f"pretrain.data.path={tmp_path}", "pretrain.validation=0.1"])
     listed = tmp_path / "skipped.jsonl"
     found = read_corpus(loaded, resolve_inputs(loaded), {"tokenizer", "pretrain"}, lambda text: None, listed)
-    trained_on = list(found.texts)
-    assert set(trained_on) | set(found.held_out) <= set(written)
-    assert len(written) - 60 < len(trained_on) + len(found.held_out) == found.given[0].documents
-    assert not set(trained_on) & set(found.held_out)
+    trained_on, held_out = list(found.texts), found.held_out[""]
+    assert set(trained_on) | set(held_out) <= set(written)
+    assert len(written) - 60 < len(trained_on) + len(held_out) == found.given[0].documents
+    assert not set(trained_on) & set(held_out)
     assert len(read_skipped(listed)) == 6 and any(bad.rest for bad in read_skipped(listed))
 
 

@@ -156,7 +156,7 @@ def test_each_byte_of_seven_files_is_read_once_by_two_processes_of_two_workers(t
         (tmp_path / f"{number:05}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = data.resolve_data(Data.model_validate({"path": str(tmp_path), "streaming": True}))
     packed = PackedStream(data.stream_documents(data.Sources((source,)), tmp_path / "skipped"), tokenizer, 48)
-    monkeypatch.setattr(base, "open", Counted, raising=False)
+    monkeypatch.setattr(base, "open", lambda *args: io.BufferedReader(Counted(*args)), raising=False)
     for reader in range(4):
         packed.resume(process=reader // 2, processes=2, workers=2, batch_rows=1, checkpoint=None)
         for _, position in packed.read(reader, 4):

@@ -7,7 +7,7 @@ import pytest
 
 from hflm import tasks
 from hflm.core import DataError
-from hflm.data import load_rows
+from hflm.data import load_rows, resolve_data
 from hflm.recipe import Data, kind_names, kind_sections
 from hflm.tasks._cells import BadValue, label
 from hflm.tasks._sentences import lead, sentences
@@ -526,7 +526,7 @@ def test_numbers_and_truth_values_are_text(value, shown):
 
 def test_json_in_a_prompt_is_what_the_row_says(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"v": [1.50, true, null, {"b": "x", "a": -0}], "text": "t"}\n')
-    row = next(iter(load_rows(Data(path=str(tmp_path / "a.jsonl")))))
+    row = next(iter(load_rows(resolve_data(Data(path=str(tmp_path / "a.jsonl"))))))
     assert one(task("generation", prompt="{{ v | tojson }}"), row).prompt == '[1.50, true, null, {"a": -0, "b": "x"}]'
 
 
