@@ -213,12 +213,14 @@ def run(
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
     announce(f"{recipe}: reading the recipe")
-    from hflm.pipeline import RunOptions, run_recipe, run_with_seeds
+    from hflm.pipeline import RunOptions, run_recipe
     from hflm.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or ())
     options = RunOptions(fresh, locked, dry_run, yes, extend)
     if seeds > 1:
+        from hflm.pipeline import run_with_seeds
+
         run_with_seeds(loaded, seeds, output, options)
     else:
         run_recipe(loaded, output, options)

@@ -134,6 +134,10 @@ class Slots:
             elif self._running(trials):
                 self._wait()
             else:
+                if not waiting:
+                    # Two workers may have added a trial to one slot at once: the second one waits for nobody.
+                    for _ in (each for each in trials if each.state == TrialState.WAITING):
+                        self._run_one(objective)
                 return
 
     def _run_one(self, objective: Callable[..., Any]) -> None:
