@@ -116,10 +116,12 @@ def preview_recipe(recipe: Recipe, stage: str | None, rows: int, say: Say) -> Pr
         material = read_tasks(recipe, inputs, todo, say)
         corpus = read_corpus(recipe, inputs, todo, say, skipped)
         tokenizer = _tokenizer(recipe, inputs, corpus, material, skipped)
-        context = _context_length(recipe)
+        model = read_model_config(recipe, [])
+        context = model.shape.n_positions if model else 1024
         found = []
         if "pretrain" in chosen:
-            found.append(_pretrain(recipe, corpus, tokenizer, context, rows))
+            parameters = sum(architecture.parameters(model.shape).values()) if model else 0
+            found.append(_pretrain(recipe, corpus, tokenizer, context, parameters, rows))
         if "finetune" in chosen:
             found.append(_finetune(recipe, material, tokenizer, context, rows))
         prompts = tuple(_prompt(name, material[name, "test"], tokenizer, context) for name in names)
@@ -146,14 +148,13 @@ def _tokenizer(
     return train_tokenizer(texts, options.algorithm, options.vocab_size, options.min_frequency)
 
 
-def _context_length(recipe: Recipe) -> int:
-    """The model's context in tokens; 1024 where its configuration cannot be read here."""
-    found = read_model_config(recipe, [])
-    return found.shape.n_positions if found else 1024
-
-
 def _pretrain(
-    recipe: Recipe, corpus: Corpus | None, tokenizer: "PreTrainedTokenizerFast", context: int, rows: int
+    recipe: Recipe,
+    corpus: Corpus | None,
+    tokenizer: "PreTrainedTokenizerFast",
+    context: int,
+    parameters: int,
+    rows: int,
 ) -> StagePreview:
     section = recipe.pretrain
     assert section is not None and corpus is not None
@@ -163,7 +164,8 @@ def _pretrain(
     packed = pack_documents(texts, tokenizer, block_size, rows=section.rows)
     counted = map(len, encode(tokenizer, texts[:SAMPLE]))
     lengths = (_lengths("the corpus", counted, 1.0),)
-    return _stage(recipe, "pretrain", packed, lengths, tokenizer, rows, whole)
+    budget = section.token_budget(parameters) if parameters else None
+    return _stage(recipe, "pretrain", packed, lengths, tokenizer, rows, whole, budget)
 
 
 def _finetune(
@@ -200,12 +202,12 @@ def _stage(
     tokenizer: "PreTrainedTokenizerFast",
     rows: int,
     whole: bool,
+    budget: float | None = None,
 ) -> StagePreview:
     section = getattr(recipe, stage)
     batch = stage_batch(section, packed.block_size, recipe.processes or 1, stage)
     per_epoch = math.ceil(len(packed.rows) / batch.rows) if whole else None
     steps: int | None = section.args.get("max_steps", -1)
-    budget = _token_budget(recipe) if stage == "pretrain" else None
     if budget is not None:
         steps = math.ceil(budget / (batch.rows * packed.block_size))
     elif steps is None or steps <= 0:
@@ -219,12 +221,6 @@ def _stage(
         steps=steps,
         epochs=steps / per_epoch if steps and per_epoch else None,
     )
-
-
-def _token_budget(recipe: Recipe) -> float | None:
-    assert recipe.pretrain is not None
-    found = read_model_config(recipe, [])
-    return recipe.pretrain.token_budget(sum(architecture.parameters(found.shape).values())) if found else None
 
 
 def _tokens(row: Row, tokenizer: "PreTrainedTokenizerFast") -> tuple[Token, ...]:

@@ -8,6 +8,7 @@ from hflm.preprocessing import TokenizerReport
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 SHOWN_TOKENS = 60  # of a row in the terminal; a page shows all
@@ -134,7 +135,7 @@ def _line(row: tuple[Token, ...]) -> "Text":
     return line
 
 
-def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]):
+def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 

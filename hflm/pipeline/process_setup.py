@@ -6,6 +6,7 @@
 - `seed:` in the recipe: of Python, numpy and torch.
 - args.ddp_timeout in the recipe: how long a collective operation waits for the other processes.
 - ACCELERATE_USE_CPU=true: the CPU, where there is a GPU.
+- USE_TORCH=1: `hflm preview`, too, lets datasets import torch.
 """
 
 import logging
