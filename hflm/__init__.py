@@ -108,7 +108,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       files.py              local files, by kind and split; splits.py: what train[:10%]+validation names
       source_stats.py       what each source contributed, and which rows were left out
       hub_cache.py          data sets and models in the Hugging Face cache, and their commits
-      toy.py                the toy world: stories and four tasks, generated from a seed
+      toy.py                the toy world: stories and four tasks, generated from a seed; toy_words.py: its words
       cleaning/             clean.py: all steps; report.py; filters.py: of one document; repetition.py: Gopher's rules;
                             near_duplicates.py: MinHash-LSH and an exact check; shingles.py: hashed n-grams of words
 
