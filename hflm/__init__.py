@@ -46,8 +46,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       results.py            results.json, and the terminal's table
       slices.py             scores of parts of a task's rows
       contamination.py      which benchmark examples occur in the training text
-      compare.py            `hflm compare`: runs paired row by row; prediction_files.py: their rows; compare_view.py: the
-                            tables and the page
+      compare.py            `hflm compare`; compare_task.py: a task of several runs, row by row; prediction_files.py: their
+                            rows; compare_view.py: the tables and the page
       seeds.py              mean and spread over seeds; compare_seeds.py: recipes compared over several seeds each
       plots.py              the plots of cards, comparisons and scores; sweep_plots.py: those of sweeps
       metrics/              evaluate.Metric classes over sacrebleu, rouge-score, scikit-learn and bert-score, with

@@ -15,16 +15,14 @@ import numpy as np
 
 from hflm.core import UserError, read_json
 from hflm.evaluation import metrics
-from hflm.evaluation.compare import (
-    LETTERS,
+from hflm.evaluation.compare import LETTERS, common_tasks, run_names
+from hflm.evaluation.compare_task import (
     TEXT,
     ComparedTask,
     check_same_rows,
     common_metrics,
-    common_tasks,
     row_clusters,
     row_statistics,
-    run_names,
 )
 from hflm.evaluation.metrics import paired
 from hflm.evaluation.metrics.bootstrap import sum_clusters

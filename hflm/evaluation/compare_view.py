@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from hflm.core import plain_text, render_html, shorten
 from hflm.evaluation import plots
-from hflm.evaluation.compare import Change, Comparison, TaskComparison
+from hflm.evaluation.compare import Comparison
 from hflm.evaluation.compare_seeds import SeedComparison, SeedScores
+from hflm.evaluation.compare_task import Change, TaskComparison
 from hflm.evaluation.results import format_value
 from hflm.recipe import LOWER_IS_BETTER
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from hflm.core import UserError, atomic_write_text, fingerprint_model
 from hflm.evaluation import compare, compare_runs, compare_view, metrics, write_results
+from hflm.evaluation.compare_task import MAX_CHANGES, Change
 from hflm.evaluation.metrics import paired
 from hflm.evaluation.results import Results, TaskResult
 
@@ -94,7 +95,7 @@ def test_values_differences_and_changed_rows(runs):
     assert (accuracy.p, accuracy.p_holm) == (1.0, None)  # one changed row is no evidence: either sign is as large
     assert (pair.better, pair.worse, pair.same) == (1, 0, 9)
     assert pair.worsened == ()
-    assert pair.improved == (compare.Change("2", ("good",), ("Say it:",) * 2, ("bad", "good"), (0.0, 1.0)),)
+    assert pair.improved == (Change("2", ("good",), ("Say it:",) * 2, ("bad", "good"), (0.0, 1.0)),)
     (pair,) = found.tasks["translation"].pairs
     assert pair.metrics["ter"].difference > 0 > pair.metrics["bleu"].difference
     assert [change.id for change in pair.worsened] == ["0"]
@@ -198,7 +199,7 @@ def test_text_that_costs_half_a_bit_more_a_byte_does_so_in_every_resample(tmp_pa
     assert (bits.difference, *bits.ci95) == pytest.approx((0.5, 0.5, 0.5))
     assert bits.p == pytest.approx(2 / 2**10, abs=0.001)  # all ten one way, or all the other
     assert (task.main, pair.better, pair.worse) == ("perplexity", 0, 10)
-    assert len(pair.worsened) == compare.MAX_CHANGES
+    assert len(pair.worsened) == MAX_CHANGES
 
 
 def test_holm_is_for_more_than_two_runs(runs, tmp_path):
