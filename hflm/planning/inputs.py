@@ -13,7 +13,8 @@ from typing import Any
 from hflm.core import ModelError, expand_path
 from hflm.data import load_rows, resolve_data
 from hflm.models import ADAPTER_CONFIG, adapter_base, architecture
-from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, Recipe
+from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, PromptedTask, Recipe
+from hflm.tasks import Chat, Example, conversation, read_examples, task_columns
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
 TEXT = (".txt", ".jsonl", ".json", ".csv", ".tsv")
@@ -144,8 +145,6 @@ def task_tokens(
     recipe: Recipe, section: FinetuneRecipe, shape: architecture.Shape, notes: list[str]
 ) -> tuple[int | None, float]:
     """(tokens of the tasks' training examples, fraction of them that is target); the fraction is 1 where none can be read."""
-    from hflm import tasks
-
     total = target = 0
     unread = []
     for name in section.tasks:
@@ -155,13 +154,14 @@ def task_tokens(
             unread.append(name)
             continue
         assert task.splits.train is not None, "the recipe checks it for a task of finetune"
-        rows = load_rows(data, task.splits.train, tasks.task_columns(task))
+        rows = load_rows(data, task.splits.train, task_columns(task))
         sample = itertools.islice(rows, SAMPLED_ROWS)
-        examples, _ = tasks.read_examples(task, sample, name)
-        prompts = sum(len(example.prompt.encode()) for example in examples)
-        targets = sum(len(example.target.encode()) + 1 for example in examples)
-        ends = len(examples) * bytes_per_token(shape.vocab_size)  # one end of text an example
-        total += (prompts + targets + ends) / len(examples) * len(rows)
+        examples, _ = read_examples(task, sample, name)
+        inputs = sum(len(example.prompt.encode()) + len(example.target.encode()) + 1 for example in examples)
+        learned = [_learned_texts(task, example) for example in examples]
+        targets = sum(len(text.encode()) + 1 for texts in learned for text in texts)
+        ends = sum(map(len, learned)) * bytes_per_token(shape.vocab_size)  # each text has its end token
+        total += (inputs + ends) / len(examples) * len(rows)
         target += (targets + ends) / len(examples) * len(rows)
     if unread:
         notes.append(
@@ -170,3 +170,10 @@ def task_tokens(
         return None, 1.0
     notes.append(f"finetune: lengths from the first {SAMPLED_ROWS} rows of each task, at an assumed bytes a token")
     return round(total / bytes_per_token(shape.vocab_size)), target / total
+
+
+def _learned_texts(task: PromptedTask, example: Example) -> list[str]:
+    """What an example trains on: its target; of a conversation every turn of the assistant."""
+    if not isinstance(task, Chat):
+        return [example.target]
+    return [turn["content"] for turn in conversation(example) if turn["role"] == "assistant"]

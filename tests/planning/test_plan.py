@@ -216,6 +216,22 @@ def test_sharding_divides_all_but_activations():
     assert copies["weights"] == alone["weights"] and copies["gradients"] == 2 * alone["gradients"]  # DDP's buckets
 
 
+def test_every_turn_of_the_assistant_is_counted_as_labels(tmp_path):
+    turns = [("user", "u" * 100), ("assistant", "a" * 60), ("user", "u" * 100), ("assistant", "a" * 40)]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (tmp_path / "chat.jsonl").write_text((json.dumps(row) + "\n") * 20)
+    recipe_text = f"""
+name: p
+tokenizer: {{train: {{vocab_size: 1000}}}}
+model: {{preset: gpt2-nano}}
+tasks: {{talk: {{kind: chat, data: {{path: {tmp_path}/chat.jsonl}}}}}}
+finetune: {{tasks: [talk], args: {{max_steps: 2}}}}
+"""
+    (tmp_path / "r.yaml").write_text(recipe_text)
+    (stage,) = plan.plan_recipe(recipe.load_recipe(tmp_path / "r.yaml"), device="a100").stages
+    assert 100 / 360 < stage.labelled_share < 110 / 300  # the roles and the ends stand beside the texts
+
+
 def command(*arguments, cwd):
     code = "import sys; sys.argv[0] = 'hflm'\nfrom hflm import cli\ntry:\n    cli.main()\nfinally:\n"
     code += "    print(*sorted({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"

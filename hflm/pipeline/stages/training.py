@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from hflm.evaluation import TrainingScores
+    from hflm.planning import Prediction
     from hflm.preprocessing import Packed, PackedStream
-    from hflm.training import Extension
+    from hflm.training import Extension, Trained
 
 
 def initial_model(
@@ -100,8 +101,6 @@ def train_stage(
 
     validation: packed rows whose loss is evaluated, by the name of their set, "" where there is only one.
     """
-    from hflm.models import merge_adapter, save_pretrained
-    from hflm.planning import compare_prediction, format_prediction, predict_stage
     from hflm.preprocessing import PackedStream, collate
     from hflm.training import EarlyStop, StageSettings, TrainingData, ValidationSet, train_model
 
@@ -112,13 +111,7 @@ def train_stage(
     if not isinstance(packed, PackedStream):
         batch = stage_batch(section, block_size, run.ranks.count, stage)
         check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
-    prediction = None
-    if run.ranks.is_main and run.predicts:
-        # Rows are looked at in fine-tuning alone, which reads no stream.
-        rows = () if isinstance(packed, PackedStream) else packed.rows
-        prediction = predict_stage(model.config.to_dict(), rows, recipe, stage, run.ranks.count)
-        if prediction is not None:
-            logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
+    prediction = _predict(run, stage, model, packed)
     stop = section.early_stopping
     adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
     trained = train_model(
@@ -152,33 +145,78 @@ def train_stage(
         logger.info(f"{stage}: {counts}")
     if run.ranks.is_main:
         if adapter is not None:
-            settings = model.generation_config
-            model, _ = merge_adapter(adapter, recipe.model.dtype or "float32", section.quantization)
-            model.generation_config = settings  # its end tokens
-            save_pretrained(folder / stage / "model", model, tokenizer)
-        compared = prediction and compare_prediction(prediction, model, folder, stage)
-        if compared:
-            logger.info(f"{stage}: measured {format_prediction(compared['measured'])}")
-        record = {
-            "seconds": trained.seconds,
-            "steps": trained.steps,
-            "kept_step": trained.kept_step,
-            **({"averaged_steps": list(trained.averaged)} if trained.averaged else {}),
-            **({"kept": asdict(trained.kept)} if trained.kept else {}),
-            **({"stopped_early": True} if trained.stopped_early else {}),
-            "tokens": trained.tokens,
-            "final_loss": trained.loss,
-            "final_eval_loss": trained.eval_loss,
-            "packing": asdict(counts),
-            "skipped_steps": list(trained.skipped),
-            **trained.speed,
-            "arithmetic": trained.arithmetic,
-            "plan": compared,
-        }
-        if earlier := run.state.earlier(stage):
-            record["extended"] = earlier
-        provenance.note(folder, parameters=model.num_parameters(), stages={stage: record})
+            model = _save_merged(run, stage, adapter, model, tokenizer)
+        _note_trained(run, stage, model, trained, asdict(counts), prediction)
     remove_shared(run, stage)
+
+
+def _predict(
+    run: Run, stage: str, model: "PreTrainedModel | PeftModel", packed: "Packed | PackedStream"
+) -> "Prediction | None":
+    """What the stage should take, which is logged; None in other processes than the first."""
+    from hflm.planning import format_prediction, predict_stage
+    from hflm.preprocessing import PackedStream
+
+    if not (run.ranks.is_main and run.predicts):
+        return None
+    # Rows are looked at in fine-tuning alone, which reads no stream.
+    rows = () if isinstance(packed, PackedStream) else packed.rows
+    prediction = predict_stage(model.config.to_dict(), rows, run.recipe, stage, run.ranks.count)
+    if prediction is not None:
+        logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
+    return prediction
+
+
+def _save_merged(
+    run: Run,
+    stage: str,
+    adapter: Path,
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerFast",
+) -> "PreTrainedModel":
+    """The trained adapter merged into its base, which is saved as the stage's model."""
+    from hflm.models import merge_adapter, save_pretrained
+
+    section = getattr(run.recipe, stage)
+    merged, _ = merge_adapter(adapter, run.recipe.model.dtype or "float32", section.quantization)
+    merged.generation_config = model.generation_config  # its end tokens
+    save_pretrained(run.folder / stage / "model", merged, tokenizer)
+    return merged
+
+
+def _note_trained(
+    run: Run,
+    stage: str,
+    model: "PreTrainedModel | PeftModel",
+    trained: "Trained",
+    packing: dict[str, Any],
+    prediction: "Prediction | None",
+) -> None:
+    """Note in environment.json what the stage did, beside what was predicted."""
+    from hflm.planning import compare_prediction, format_prediction
+
+    compared = prediction and compare_prediction(prediction, model, run.folder, stage)
+    if compared:
+        logger.info(f"{stage}: measured {format_prediction(compared['measured'])}")
+    record = {
+        "seconds": trained.seconds,
+        "steps": trained.steps,
+        "kept_step": trained.kept_step,
+        **({"averaged_steps": list(trained.averaged)} if trained.averaged else {}),
+        **({"kept": asdict(trained.kept)} if trained.kept else {}),
+        **({"stopped_early": True} if trained.stopped_early else {}),
+        "tokens": trained.tokens,
+        "final_loss": trained.loss,
+        "final_eval_loss": trained.eval_loss,
+        "packing": packing,
+        "skipped_steps": list(trained.skipped),
+        **trained.speed,
+        "arithmetic": trained.arithmetic,
+        "plan": compared,
+    }
+    if earlier := run.state.earlier(stage):
+        record["extended"] = earlier
+    provenance.note(run.folder, parameters=model.num_parameters(), stages={stage: record})
 
 
 def _scorer(
