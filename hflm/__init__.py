@@ -63,7 +63,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       score.py              `hflm score`: log p of each token, attention weights; score_view.py: how they are shown
 
     training/             train one stage
-      trainer.py            one stage from its arguments to the saved model; stage_trainer.py: transformers' Trainer
+      trainer.py            one stage from its arguments to the last step; stage_trainer.py: transformers' Trainer;
+                            outcome.py: the saved model, and what was done
       arguments.py          TrainingArguments, and what follows from the data and the processes
       batch_source.py       what the trainer needs of rows that are read as they come
       processes.py          the process group; work that the first process does while the others wait

@@ -6,8 +6,8 @@ from .checkpoints import newest_valid_checkpoint as newest_valid_checkpoint
 from .evaluation import TaskScorer as TaskScorer
 from .evaluation import ValidationSet as ValidationSet
 from .extension import Extension as Extension
+from .outcome import Trained as Trained
 from .processes import start_processes as start_processes
 from .processes import wait_for_all as wait_for_all
-from .trainer import Trained as Trained
 from .trainer import TrainingData as TrainingData
 from .trainer import train_model as train_model

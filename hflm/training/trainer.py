@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
-from hflm.core import UserError, arithmetic, atomic_folder, logger
+from hflm.core import UserError, arithmetic, logger
 from hflm.recipe import Batch
 from hflm.training import checkpoint_format, checkpoints, recovery
 from hflm.training.arguments import (
@@ -35,13 +34,14 @@ from hflm.training.arguments import (
     training_arguments,
 )
 from hflm.training.batch_source import BatchSource
-from hflm.training.best_model import KeepBest, Kept, early_stopping, has_stopped
+from hflm.training.best_model import KeepBest, early_stopping
 from hflm.training.divergence import Guard
 from hflm.training.evaluation import TaskScorer, ValidationSet
 from hflm.training.extension import Extension, ScheduleOfArguments, joining_checkpoint
 from hflm.training.heartbeat import Heartbeat
 from hflm.training.metrics_log import EvaluationCallback, MetricsLog, flops_per_token
 from hflm.training.muon import MuonFactory
+from hflm.training.outcome import Trained, finish
 from hflm.training.processes import wait_for_all
 from hflm.training.stage_trainer import StageTrainer, Tensors
 
@@ -69,32 +69,6 @@ class TrainingData:
         return sum(len(each.rows) for each in self.validation.values()) + (self.scorer.rows if self.scorer else 0)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What one stage did; `loss` is the mean over the steps of a log line, in nats per label.
-
-    The losses are those at `kept_step`, whose weights are the stage's model: the last step, or with
-    load_best_model_at_end the best one, for the reason in `kept`. `stopped_early`: before the last step, because the
-    evaluations were no longer better. Where checkpoints are averaged, `averaged` are their steps and `eval_loss` is that
-    of the mean (None for a sharded model).
-
-    `speed` is hflm.training.metrics_log's medians; `skipped` are the steps (from 1) whose batch a rollback left out.
-    """
-
-    steps: int
-    kept_step: int
-    kept: Kept | None
-    stopped_early: bool
-    tokens: int
-    seconds: float
-    loss: float | None
-    eval_loss: float | None
-    speed: dict[str, Any]
-    skipped: tuple[int, ...]
-    arithmetic: dict[str, Any]
-    averaged: tuple[int, ...] = ()
-
-
 @arithmetic.restored_fp32_precision()
 def train_model(
     model: "PreTrainedModel | PeftModel",
@@ -115,14 +89,8 @@ def train_model(
     raises ends the training. Raises UserError for values that TrainingArguments refuses, TrainingError when training
     cannot go on, Stopped after SIGTERM or Ctrl-C.
     """
-    muon = args.get("optim") == "muon"  # hflm's own, which TrainingArguments does not know
-    # Trainer's smoothing takes the logits of a whole batch; the model's own loss has it (hflm.models.patch_loss).
-    own = {"label_smoothing_factor", *(["optim"] if muon else [])}
-    args = {key: value for key, value in args.items() if key not in own}
-    try:
-        chosen = arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
-    except UserError as error:
-        raise UserError(f"{stage.name}.{error}") from None
+    muon = args.get("optim") == "muon"
+    args, chosen = _own_arguments(args, stage)
     arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows > 0)
     keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
     resumed = recovery.read_resumed(folder, arguments)
@@ -162,17 +130,7 @@ def train_model(
         trainer.accelerator.free_memory()
         signals = guard.signals
         resumed = recovery.read_resumed(folder, arguments)
-    if save_to is not None:
-        _save_trained(trainer, save_to, tokenizer, [folder / f"checkpoint-{step}" for step in averaged])
-        trainer.accelerator.wait_for_everyone()
-    if arguments.process_index == 0:
-        checkpoint_format.remove_translated(folder)
-    outcome = _outcome(trainer)
-    if save_to is not None and averaged:
-        outcome["eval_loss"] = _loss_of_saved(trainer, save_to)
-        logger.info(
-            f"{stage.name}: the weights are the mean of the checkpoints of steps {', '.join(map(str, averaged))}"
-        )
+    outcome = finish(trainer, save_to, tokenizer, averaged)
     return Trained(
         **outcome,
         tokens=metrics.tokens_at(trainer.state.global_step, arguments),
@@ -182,6 +140,18 @@ def train_model(
         arithmetic=chosen.as_dict(),
         averaged=averaged if save_to is not None else (),
     )
+
+
+def _own_arguments(args: Mapping[str, Any], stage: StageSettings) -> tuple[dict[str, Any], arithmetic.Arithmetic]:
+    """(`args` without those that hflm follows itself, the arithmetic)."""
+    # Muon is hflm's own, which TrainingArguments does not know. Trainer's label smoothing takes the logits of a whole
+    # batch; the model's own loss has it (hflm.models.patch_loss).
+    own = {"label_smoothing_factor", *(["optim"] if args.get("optim") == "muon" else [])}
+    args = {key: value for key, value in args.items() if key not in own}
+    try:
+        return args, arithmetic.choose(arithmetic.at_hand(), args, fp16=stage.on_spike != "rollback")
+    except UserError as error:
+        raise UserError(f"{stage.name}.{error}") from None
 
 
 def _begin_extension(
@@ -205,23 +175,6 @@ def _begin_extension(
         extension.begin(checkpoint)
     wait_for_all()
     return dataclasses.replace(resumed, checkpoint=checkpoint)
-
-
-def _outcome(trainer: StageTrainer) -> dict[str, Any]:
-    """What a Trained says of the steps and their losses."""
-    state, kept = trainer.state, trainer.best.kept if trainer.best else None
-    history = [entry for entry in state.log_history if kept is None or entry.get("step", 0) <= kept.step]
-    if kept is not None:
-        best = f"its {kept.metric} {kept.value:.4g} is the best"
-        logger.info(f"{trainer.guard.stage}: the model of step {kept.step:,} is kept: {best}")
-    return {
-        "steps": state.global_step,
-        "kept_step": kept.step if kept else state.global_step,
-        "kept": kept,
-        "stopped_early": has_stopped(trainer.early) and state.global_step < state.max_steps,
-        "loss": next((entry["loss"] for entry in reversed(history) if "loss" in entry), None),
-        "eval_loss": next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None),
-    }
 
 
 def _resume(guard: Guard, arguments: StageArguments, checkpoint: Path | None) -> None:
@@ -318,40 +271,6 @@ def _keep_fp32_outputs(trainer: Trainer) -> None:
     if policy is not None:
         policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
         plugin.mixed_precision_policy = policy  # type: ignore[union-attr]
-
-
-def _loss_of_saved(trainer: StageTrainer, folder: Path) -> float | None:
-    """The evaluation loss of the weights in `folder`; None without validation data, and for a sharded model."""
-    if not trainer.validation or trainer.is_fsdp_enabled:
-        return None
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    for file in sorted(folder.glob("*.safetensors")):
-        model.load_state_dict(load_file(file), strict=False)  # tied weights are saved once
-    return trainer.evaluation_losses()["eval_loss"]
-
-
-def _save_trained(
-    trainer: Trainer, folder: Path, tokenizer: "PreTrainedTokenizerBase | None", averaged: Sequence[Path]
-) -> None:
-    """Write the trained weights, or the mean of the `averaged` checkpoints, so that `folder` appears complete or not at
-    all. Every process takes part.
-    """
-    if not trainer.is_world_process_zero():
-        trainer.save_model(str(folder))  # parts of a sharded model are gathered; only the first process writes
-        return
-    try:
-        with atomic_folder(folder) as partial:
-            trainer.save_model(str(partial))
-            (partial / "training_args.bin").unlink()  # a pickle, which nobody should load
-            if averaged:
-                checkpoints.average_weights(averaged, partial)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(partial)
-    except Exception as error:
-        failed = checkpoints.write_error(folder, error)
-        if failed is None:
-            raise
-        raise failed from error
 
 
 def _muon(arguments: StageArguments, chosen: arithmetic.Arithmetic) -> tuple[type[MuonFactory], dict[str, Any]]:
