@@ -1,25 +1,25 @@
-"""README.md, docs/ and CONTRIBUTING.md: links lead somewhere, recipes are valid, commands exist, and the cheap ones run."""
+"""README.md, docs/ and CONTRIBUTING.md: links lead somewhere, recipes are valid, commands exist (test_snippets.py: run)."""
 
 import ast
-import csv
 import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import snippets
 import yaml
+from snippets import ROOT, blocks, write_data
 from typer.main import get_command
 
 from hflm import cli
-from hflm.recipe import NAMES, find_recipe, load_recipe
+from hflm.recipe import NAMES, find_recipe
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+PAGES = [*snippets.PAGES, *sorted((ROOT / ".github").glob("*.md"))]
 COMMANDS = get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
 # What a fragment of a recipe is completed with.
 BASE = """
@@ -29,10 +29,6 @@ model: {preset: gpt2-nano}
 tasks: {sentiment: {data: {path: stanfordnlp/sst2}, text: sentence, labels: [negative, positive]}}
 finetune: {tasks: [sentiment]}
 """
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def every_block(language: str) -> list:
@@ -53,27 +49,24 @@ def test_links_lead_to_files_of_the_repository(page):
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder outside the clone with the data that the pages name."""
     monkeypatch.chdir(tmp_path)
-    texts = [f"The {word} was good, and I would eat it again." for word in ("soup", "cake", "bread", "tea", "pie")]
-    for folder in ("data/reviews", "data/web"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "train.txt").write_text("\n".join(texts * 20))
-    (tmp_path / "data" / "books.jsonl").write_text('{"body": "A book."}\n')
-    with open("reviews.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["review", "label"])
-        rows.writerows([f"The {word} was {word}.", word] for word in ("good", "bad") * 10)
+    write_data(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("text", every_block("yaml"))
-def test_recipes_and_their_fragments_are_valid(text, outside):
+def test_hflm_validate_accepts_recipes_and_their_fragments(text, outside, monkeypatch, capsys):
+    """A fragment of a recipe is completed; data that it names are on this machine, and so are their columns."""
     recipe = yaml.safe_load(text)
     if "name" not in recipe:
         recipe = yaml.safe_load(BASE) | recipe
     if "from" in recipe["model"]:
         recipe.pop("tokenizer", None)
-    Path("r.yaml").write_text(yaml.safe_dump(recipe))
-    load_recipe("r.yaml")
+    Path("r.yaml").write_text(text if recipe == yaml.safe_load(text) else yaml.safe_dump(recipe))
+    monkeypatch.setattr(sys, "argv", ["hflm", "validate", "r.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    assert (ended.value.code or 0, printed.out) == (0, "r.yaml: ok\n"), printed.err
 
 
 @pytest.mark.parametrize("text", every_block("python"))
@@ -103,44 +96,6 @@ def test_commands_and_their_options_exist(words):
     assert {word for word in arguments if word.startswith("--")} <= known
     if name in ("run", "plan", "fetch") and not arguments[0].endswith(".yaml") and arguments[0] != "RECIPE":
         find_recipe(arguments[0])
-
-
-@pytest.fixture
-def hflm(outside: Path) -> Callable[..., str]:
-    """Runs a command as outside the clone, where hflm is installed: gives what it prints."""
-
-    def run(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-m", "hflm", *arguments], cwd=outside, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    return run
-
-
-@pytest.mark.slow
-def test_the_csv_of_the_readme_from_the_first_command_to_the_last(hflm, outside, tiny, tokenizer):
-    """Its own recipe and commands, with a model that is on this machine and two steps of training."""
-    tiny.save_pretrained("base")
-    tokenizer.save_pretrained("base")
-    [text] = [text for text in blocks(ROOT / "README.md", "yaml") if text.startswith("name: reviews")]
-    Path("reviews.yaml").write_text(text)
-    [block] = [text for text in blocks(ROOT / "README.md", "console") if "reviews.yaml" in text]
-    smaller = ["model.from=base", "finetune.args.max_steps=2", "benchmark.resamples=20"]
-    for line in block.splitlines():
-        words = shlex.split(line)
-        sets = [word for change in smaller for word in ("--set", change)]
-        hflm(*words[words.index("hflm") + 1 :], *sets)
-    run = Path("runs/reviews")
-    assert {"README.md", "recipe.yaml", "environment.json", "stages.json", "model", "benchmark"} <= {
-        path.name for path in run.iterdir()
-    }
-    assert "accuracy" in (run / "README.md").read_text()
-    assert "reviews" in hflm("push", "runs/reviews", "--repo-id", "you/reviews", "--dry-run")
-    assert "The soup" in hflm("generate", "runs/reviews", "The soup", "--max-new-tokens", "2")
-    hflm("export", "runs/reviews", "--output", "exported")
 
 
 @pytest.mark.slow

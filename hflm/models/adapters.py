@@ -88,6 +88,7 @@ def merge_adapter(
     numbers, since the adapter was trained on those; so the merged model is plain safetensors again.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     base = adapter_base(folder)
     if not (folder / "adapter_model.safetensors").is_file():
@@ -98,7 +99,7 @@ def merge_adapter(
     try:
         with _quiet_peft():
             merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"the adapter '{folder}' does not fit '{base.path}': {first_line(error)}") from error
     return merged, load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else tokenizer
 

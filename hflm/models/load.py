@@ -25,6 +25,7 @@ def load_model(
     quantization: BitsAndBytesConfig's own keys; the matrices of the blocks are then held in 4 or 8 bits.
     Only safetensors are read. Raises ModelError.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     place = locate_model(path)
@@ -41,7 +42,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             place, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # also damaged files, other shapes
         absent = "" if expand_path(path).exists() else ". No local file or folder has this name either"
         raise ModelError(f"model '{path}' cannot be loaded: {reason(error).rstrip('.')}{absent}") from error
     if quantization is not None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hflm.core import UserError, atomic_write_text, configure_logging, logger
@@ -159,6 +160,13 @@ def _run_stages(
             rows = read_tasks(recipe, plan.inputs, todo, logger.info)
             corpus = read_corpus(recipe, plan.inputs, todo, logger.info, folder / SKIPPED_ROWS)
     extended = frozenset(each.stage for each in plan.scheduled if each.extends)
+
+    @cache
+    def begin() -> None:
+        if ranks.is_main:
+            log.open(folder / LOG)
+            _write_records(run)
+
     run = Run(
         recipe,
         folder,
@@ -169,15 +177,12 @@ def _run_stages(
         ranks,
         rows,
         corpus,
+        begin,
         endpoint,
         extended,
         on_evaluation=options.on_evaluation,
         predicts=options.predict,
     )
-    if ranks.is_main:
-        log.open(folder / LOG)
-        _write_records(run)
-    ranks.wait_for_all()
     logger.info(f"{folder}: {ranks.count} process{'es' * (ranks.count > 1)} on {ranks.device}")
     for stage in STAGES:
         if stage.name in _until(options.last) and stage.due(run):

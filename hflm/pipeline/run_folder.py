@@ -54,13 +54,13 @@ def is_run(folder: Path) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a folder that is still empty at the end is removed again.
+    """Hold the folder's lock; folders that were made for it and are still empty at the end are removed again.
 
     The lock is a file with the process, host and time of its holder. Raises UserError while another process holds it;
     the lock of a process that has ended is taken over.
     """
     try:
-        created = not folder.exists()
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder by --output") from error
@@ -75,8 +75,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ended.set()
         renewing.join()
         lock.unlink(missing_ok=True)
-        if created and not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):  # one that holds something
+            for each in made:
+                each.rmdir()
 
 
 def this_process() -> dict[str, Any]:

@@ -57,6 +57,7 @@ def sweep_recipe(recipe: str, sets: Sequence[str] = (), output: str | Path | Non
     require_optuna()
     plan = _plan(recipe, sets, loaded, _sweep_folder(loaded, output), seeds)
     section, name = plan.section, plan.section.study or loaded.name
+    _check_model(plan)
     made_from = _dependencies(plan)
     with open_storage(section.storage, plan.folder) as storage, storage_errors(section.storage):
         study = open_study(storage, name, section.directions, made_from)
@@ -81,6 +82,16 @@ def _plan(recipe: str, sets: Sequence[str], loaded: Recipe, folder: Path, seeds:
     found = [find_metric(at, name) for name in loaded.sweep.metrics]
     metrics = tuple(metric for metric in found if metric is not None)  # a loaded recipe has all of them
     return SweepPlan(recipe, tuple(sets), loaded, metrics, folder, seeds)
+
+
+def _check_model(plan: SweepPlan) -> None:
+    """Raise ModelError for a model that cannot be loaded, before the study records it: it would refuse another one."""
+    from hflm.models import load_model
+
+    model = plan.loaded.model
+    searched = any(key.startswith("model.") for key in plan.section.dimensions)
+    if model.from_ is not None and not searched and not (plan.folder / FILE).is_file():
+        load_model(model.from_, model.revision, model.dtype or "auto")
 
 
 def _sweep_folder(recipe: Recipe, output: str | Path | None) -> Path:

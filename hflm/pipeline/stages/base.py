@@ -24,6 +24,8 @@ class Run:
 
     `dependencies` has what each stage of the recipe depends on, `todo` the names of those to run, `extended` of those
     that go on with other settings, `state` those that are finished. Rows and corpus are held by the main process alone.
+    `begin` writes the records of the run (recipe.yaml, environment.json, run.log), once and in the main process alone.
+    The first stage calls it when nothing can be refused any more, so that a refused run changes nothing.
     """
 
     recipe: Recipe
@@ -35,6 +37,7 @@ class Run:
     ranks: Ranks
     rows: RowsByUse
     corpus: Corpus | None
+    begin: Callable[[], None]
     endpoint: Endpoint | None = None
     extended: frozenset[str] = frozenset()
     on_evaluation: OnEvaluation | None = None
@@ -70,7 +73,7 @@ class Stage(Protocol):
         ...
 
     def run(self, run: Run) -> None:
-        """Do the work; every process calls it."""
+        """Do the work; every process calls it. `run.begin` comes before the first file that it writes."""
         ...
 
     def finish(self, run: Run) -> None:

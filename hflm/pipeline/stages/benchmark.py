@@ -35,6 +35,7 @@ class Benchmark:
         asked, context_length, revision = _asked(run)
         if isinstance(asked, LocalModel) and context_length is not None:
             check_prompts(run, asked.tokenizer, context_length)
+        run.begin()
         path = folder / "benchmark" / "results.json"
         kept = read_results(path).tasks if path.exists() else {}
         kept = {task: found for task, found in kept.items() if task not in tasks}

@@ -23,6 +23,7 @@ class Card:
         return run.ranks.is_main
 
     def run(self, run: Run) -> None:
+        run.begin()
         write_card(run.folder, run.recipe)
 
     def finish(self, run: Run) -> None:

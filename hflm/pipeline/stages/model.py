@@ -15,6 +15,7 @@ class Model(RecordedStage):
     inputs: tuple[str, ...] = ("pretrain", "finetune")
 
     def run(self, run: Run) -> None:
+        run.begin()
         scores = [stage for stage in run.state.keys if stage.startswith("benchmark/")]
         run.forget(self.name, "card", *scores)
         if not run.ranks.is_main:

@@ -15,6 +15,7 @@ class Push:
     def run(self, run: Run) -> None:
         from hflm.publishing import push_run
 
+        run.begin()
         logger.info(f"pushed to {push_run(run.folder, run.recipe)}")
 
     def finish(self, run: Run) -> None:

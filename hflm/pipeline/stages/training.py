@@ -65,6 +65,7 @@ def begin_stage(run: Run, stage: str) -> None:
     """Make the stage's folder ready; what other inputs left there is set aside, unless they are extended."""
     if stage in run.extended:
         return
+    run.begin()
     if run.ranks.is_main and (aside := run.state.begin(stage, run.dependencies[stage])):
         logger.info(f"{stage}: its inputs have changed; the earlier {stage} is now in {aside}")
     run.ranks.wait_for_all()
@@ -82,6 +83,7 @@ def _extension(run: Run, stage: str) -> "Extension | None":
     assert before is not None, "only a stage whose dependencies are known is extended"
 
     def begin(checkpoint: Path) -> None:
+        run.begin()
         aside = run.state.extend(stage, after, checkpoint, settings_of(stage, before))
         logger.info(f"{stage}: is extended from {checkpoint.name}; the earlier model is now in {aside}")
 
