@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from hflm.core import TrainingError, atomic_write_text, format_bytes
 
 CHECKSUMS, SECONDS = "checksums.json", "seconds.json"
+LEAST_FREE = 1_000_000  # bytes; a disk with less of them is full
 
 
 def write_seconds(checkpoint: Path, seconds: float) -> None:
@@ -100,13 +101,17 @@ def write_error(checkpoint: Path, error: Exception) -> TrainingError | None:
     """
     if not isinstance(error, OSError | SafetensorError) and "inline_container" not in str(error):
         return None
+    free = shutil.disk_usage(checkpoint.parent).free
     shutil.rmtree(checkpoint, ignore_errors=True)
     valid = [path for path in checkpoint.parent.glob("checkpoint-*") if (path / CHECKSUMS).is_file()]
     newest = max(valid, key=step_of, default=None)
     remaining = f"{newest.name} is intact" if newest else "there is no earlier one"
     size = f", which takes about {format_bytes(_size(newest))}" if newest else ""
+    # torch's words are of positions in a file.
+    full = free < LEAST_FREE or free < (_size(newest) if newest else 0)
+    cause = "no space is left on the disk" if full else " ".join(str(error).split())
     return TrainingError(
-        f"{checkpoint} cannot be written: {' '.join(str(error).split())}; {remaining}. "
+        f"{checkpoint} cannot be written: {cause}; {remaining}. "
         f"Free space for another{size}, and run the same command: it continues"
     )
 

@@ -496,7 +496,7 @@ name: tuned
 tokenizer: {train: {vocab_size: 400}}
 model: {preset: gpt2-nano, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64, initializer_range: 0.3}
 finetune: {tasks: [qa], args: {max_steps: 1}}  # wild weights and no training: what is written hangs on every token
-benchmark: {tasks: [qa], resamples: 20}
+benchmark: {tasks: [qa], resamples: 20, contamination: false}  # which the run itself alone could tell
 tasks:
   qa:
     data: {path: toy, name: qa, size: 40}

@@ -52,13 +52,32 @@ MISTRAL = """\
 {{ '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
 {%- else -%}{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}{%- endif -%}
 {%- endfor -%}"""
+ZEPHYR = """\
+{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\n' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\\n' -}}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}"""  # its roles are plain text, as in Zephyr's vocabulary
 OURS = DEFAULT_CHAT_TEMPLATE.replace(
     '{{- message.role | capitalize + ": " + message.content | trim -}}',
     '{%- if message.role == "assistant" -%}Assistant:{% generation %}{{ " " + message.content | trim + eos_token }}'
     '{% endgeneration %}{%- else -%}{{- message.role | capitalize + ": " + message.content | trim -}}{%- endif -%}',
 ).replace('{%- if message.role == "assistant" -%}{{- eos_token -}}{%- endif -%}\n', "")
-TEMPLATES = {"chatml": CHATML, "llama-3": LLAMA_3, "mistral": MISTRAL, "ours": OURS}
-END = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "mistral": "<|endoftext|>", "ours": "<|endoftext|>"}
+TEMPLATES = {"chatml": CHATML, "llama-3": LLAMA_3, "mistral": MISTRAL, "zephyr": ZEPHYR, "ours": OURS}
+END = {
+    "chatml": "<|im_end|>",
+    "llama-3": "<|eot_id|>",
+    "mistral": "<|endoftext|>",
+    "zephyr": "<|endoftext|>",
+    "ours": "<|endoftext|>",
+}
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]"]
 TASK = Chat(data={"path": "toy", "name": "qa"})
 

@@ -465,6 +465,17 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step
     assert torch.equal(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize(
+    ("free", "cause"), [(4096, "no space is left on the disk"), (10**9, "[enforce fail at inline_container.cc:671] .")]
+)
+def test_a_full_disk_is_called_one_where_torch_speaks_of_positions(tmp_path, monkeypatch, free, cause):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    error = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 19968 vs 19856")
+    (tmp_path / "checkpoint-5").mkdir()
+    failed = checkpoints.write_error(tmp_path / "checkpoint-5", error)
+    assert f"checkpoint-5 cannot be written: {cause}" in str(failed) and not (tmp_path / "checkpoint-5").exists()
+
+
 def test_a_tracker_gets_what_is_logged(fit, tmp_path):
     from tensorboardX import SummaryWriter  # noqa: F401  a development dependency, which transformers takes too
 
