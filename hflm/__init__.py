@@ -12,6 +12,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
                             workers divide it; sweep_trial.py: one trial; sweep_report.py: tables, plots, best.yaml
       seeds.py              `hflm run --seeds`; shared_stages.py: finished stages of one run used in another
       inputs.py             the data and models of a recipe, resolved once: files, fingerprints, commits, licences
+      tokenizer_texts.py    what a tokenizer is trained on and reported on
       reading.py            all rows and text that a recipe names, read and checked before training starts
       stages/               tokenizer, pretrain, finetune, model, benchmark, card, push: one module each
       look_ahead.py         what `hflm validate` finds missing; diagnostics.py: `hflm env` and `hflm cache`
@@ -81,13 +82,13 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
 
     models/               build or load a model
       build.py              a new GPT-2; load.py: an existing model; gguf.py: from a .gguf file
-      adapters.py           add an adapter, merge a saved one
+      adapters.py           add an adapter, merge a saved one; vocabulary.py: rows for added tokens
       loss.py               -log p without the logits of a whole batch; patched_loss.py: as a model's own loss
       onednn.py             fp32 matrix products on AMD's CPUs with AVX-512, by oneDNN
       architecture.py       a model's matrices and parameters, from its config alone
 
     preprocessing/        from texts to token ids
-      tokenizer.py          train or load one; texts -> ids; tokenizer_report.py: how well it fits
+      tokenizer.py          train or load one; texts -> ids; added_tokens.py; tokenizer_report.py: how well it fits
       conversations.py      conversations -> ids by a chat template, and which of them are the assistant's
       token_cache.py        texts -> ids in compact arrays, kept on disk by content
       packing.py            documents and examples -> rows of tokens that do not attend to each other

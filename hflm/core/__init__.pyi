@@ -55,4 +55,5 @@ from .templates import PromptEnvironment as PromptEnvironment
 from .templates import compile_template as compile_template
 from .templates import render_template as render_template
 from .templates import template_fields as template_fields
+from .terminal import plain_table as plain_table
 from .terminal import plain_text as plain_text

@@ -14,3 +14,4 @@ from .load import model_revision as model_revision
 from .load import save_pretrained as save_pretrained
 from .loss import sum_nll as sum_nll
 from .patched_loss import patch_loss as patch_loss
+from .vocabulary import extend_embeddings as extend_embeddings

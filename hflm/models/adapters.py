@@ -1,17 +1,19 @@
 """Adapters: add one to a model, and merge a saved one into the model that it belongs to."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hflm.core import MissingExtra, ModelError, expand_path
 from hflm.models.load import ADAPTER_CONFIG, load_model
-from hflm.preprocessing import first_line, load_tokenizer
+from hflm.models.vocabulary import extend_embeddings
+from hflm.preprocessing import added_ids, first_line, load_tokenizer
 from hflm.recipe import TIED_MODULES
 
 if TYPE_CHECKING:
@@ -27,10 +29,13 @@ class AdapterBase:
     revision: str | None
 
 
-def add_adapter(model: "PreTrainedModel", adapter: Mapping[str, Any], revision: str | None = None) -> "PeftModel":
+def add_adapter(
+    model: "PreTrainedModel", adapter: Mapping[str, Any], revision: str | None = None, token_ids: Sequence[int] = ()
+) -> "PeftModel":
     """Wrap `model` by a peft adapter; `adapter` holds LoraConfig's own keys beside `type: lora`.
 
-    The adapter records the absolute path of a local base, or its Hub id and `revision`.
+    The adapter records the absolute path of a local base, or its Hub id and `revision`. The embeddings of `token_ids`,
+    which the base does not have, are trained, too.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -39,6 +44,8 @@ def add_adapter(model: "PreTrainedModel", adapter: Mapping[str, Any], revision: 
         raise ModelError(
             "finetune.adapter.init_lora_weights: peft's OLoRA cannot read GPT-2's transposed matrices. Use pissa"
         )
+    if token_ids:
+        options["trainable_token_indices"] = {name: list(token_ids) for name in _embedding_names(model)}
     try:
         with _quiet_peft():
             wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", revision=revision, **options))
@@ -54,7 +61,19 @@ def add_adapter(model: "PreTrainedModel", adapter: Mapping[str, Any], revision: 
         base = config.base_model_name_or_path
         if base and Path(base).exists():
             config.base_model_name_or_path = str(Path(base).resolve())
+    if token_ids:
+        # peft would save all rows, because there are more of them than in the base; `merge_adapter` makes them again.
+        saving: Any = wrapped
+        saving.save_pretrained = functools.partial(wrapped.save_pretrained, save_embedding_layers=False)
     return wrapped
+
+
+def _embedding_names(model: "PreTrainedModel") -> list[str]:
+    """The names of the input embedding and, where it is another matrix, of the output layer."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = last is None or last.weight is first.weight
+    wanted = [first] if tied else [first, last]
+    return [name.split(".")[-1] for each in wanted for name, module in model.named_modules() if module is each]
 
 
 def check_quantization() -> None:
@@ -96,12 +115,22 @@ def merge_adapter(
     model, tokenizer = load_model(base.path, base.revision, dtype, quantization)
     if quantization is not None:
         model = _dequantized(model)
+    own = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else tokenizer
+    if ids := _added_ids(folder, own, tokenizer):
+        model = extend_embeddings(model, own, ids)
     try:
         with _quiet_peft():
             merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"the adapter '{folder}' does not fit '{base.path}': {first_line(error)}") from error
-    return merged, load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else tokenizer
+    return merged, own
+
+
+def _added_ids(folder: Path, own: "PreTrainedTokenizerFast", base: "PreTrainedTokenizerFast") -> list[int]:
+    """The tokens of an adapter's tokenizer that its base has not, as far as the adapter trains them."""
+    trained = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("trainable_token_indices")
+    lists = trained.values() if isinstance(trained, dict) else [trained or ()]
+    return sorted({number for each in lists for number in each} & set(added_ids(own, base)))
 
 
 def _dequantized(model: "PreTrainedModel") -> "PreTrainedModel":

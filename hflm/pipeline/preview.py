@@ -3,7 +3,7 @@
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,17 @@ from hflm import tasks
 from hflm.core import UserError
 from hflm.models import architecture
 from hflm.pipeline.inputs import Inputs, resolve_inputs
-from hflm.pipeline.reading import Corpus, RowsByUse, TaskRows, read_corpus, read_tasks, tokenizer_texts
+from hflm.pipeline.reading import Corpus, RowsByUse, TaskRows, read_corpus, read_tasks
 from hflm.pipeline.stages.fitting import fit_training_rows
+from hflm.pipeline.stages.tokenizer import load_named_tokenizer
+from hflm.pipeline.tokenizer_texts import sample_texts, tokenizer_texts
 from hflm.planning import read_model_config
 from hflm.preprocessing import (
     IGNORED,
     Packed,
     Row,
     TokenizerReport,
+    add_tokens,
     encode,
     load_tokenizer,
     pack_documents,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 STAGES = ("pretrain", "finetune", "benchmark")
-SAMPLE = 2000  # texts of a source that the tokenizer is reported on, and documents of a stream that are packed
+SAMPLE = 2000  # documents of a stream that are packed, and texts whose tokens are counted
 GPT2 = "openai-community/gpt2"
 
 Say = Callable[[str], None]
@@ -125,7 +128,7 @@ def preview_recipe(recipe: Recipe, stage: str | None, rows: int, say: Say) -> Pr
         if "finetune" in chosen:
             found.append(_finetune(recipe, material, tokenizer, context, rows))
         prompts = tuple(_prompt(name, material[name, "test"], tokenizer, context) for name in names)
-        texts = _sampled(corpus, material)
+        texts = sample_texts(corpus, material)
     reports = {"the recipe's tokenizer": report_tokenizer(tokenizer, texts)} if texts else {}
     gpt2 = _gpt2()
     if gpt2 is not None and texts:
@@ -141,11 +144,13 @@ def _tokenizer(
         assert recipe.model.from_ is not None, "a recipe without a tokenizer starts from a model"
         return load_tokenizer(recipe.model.from_, recipe.model.revision)
     if section.train is None:
-        assert section.from_ is not None, "the recipe has one of `train` and `from`"
-        return load_tokenizer(section.from_, section.revision)
-    options = section.train
-    texts = tokenizer_texts(recipe, inputs, corpus, rows, skipped)
-    return train_tokenizer(texts, options.algorithm, options.vocab_size, options.min_frequency)
+        tokenizer = load_named_tokenizer(recipe)
+    else:
+        options = section.train
+        texts = tokenizer_texts(recipe, inputs, corpus, rows, skipped)
+        tokenizer = train_tokenizer(texts, options.algorithm, options.vocab_size, options.min_frequency)
+    add_tokens(tokenizer, section.add_tokens or ())
+    return tokenizer
 
 
 def _pretrain(
@@ -239,17 +244,6 @@ def _prompt(name: str, rows: TaskRows, tokenizer: "PreTrainedTokenizerFast", con
         answer = max(answer, len(encode(tokenizer, [f" {choice}"])[0]))
     [ids] = encode(tokenizer, [first.prompt])
     return PromptPreview(name, first.prompt, first.references, len(ids), context - min(answer, context // 2))
-
-
-def _sampled(corpus: Corpus | None, material: RowsByUse) -> dict[str, Sequence[str]]:
-    """{source: some of its texts}."""
-    texts: dict[str, Sequence[str]] = {}
-    if corpus is not None:
-        texts["the corpus"] = list(itertools.islice(corpus.texts, SAMPLE))
-    for (name, use), rows in material.items():
-        if use == "train" or name not in texts:
-            texts[name] = [f"{example.prompt} {example.target}" for example in rows.examples[:SAMPLE]]
-    return texts
 
 
 def _gpt2() -> "PreTrainedTokenizerFast | None":

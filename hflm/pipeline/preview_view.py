@@ -2,28 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from hflm.core import escape_controls, render_html
+from hflm.core import escape_controls, plain_table, render_html
 from hflm.pipeline.preview import Preview, StagePreview, Token
-from hflm.preprocessing import TokenizerReport
+from hflm.preprocessing import REPORT_HEADINGS, describe_report, report_rows, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 SHOWN_TOKENS = 60  # of a row in the terminal; a page shows all
 SHOWN_PROMPT = 1500  # characters
-REPORT_HEADINGS = ("source", "texts", "bytes", "bytes per token", "tokens per word", "unknown", "part of a character")
 LENGTH_HEADINGS = ("source", "texts", "shortest", "median", "longest", "trained on")
-
-
-def visible(text: str) -> str:
-    """A token as it is shown: white space and control characters as visible signs.
-
-    >>> visible(" the"), visible("\\n")
-    ('·the', '⏎')
-    """
-    return escape_controls(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·"))
 
 
 def print_preview(preview: Preview, console: "Console") -> None:
@@ -31,10 +20,10 @@ def print_preview(preview: Preview, console: "Console") -> None:
     from rich.text import Text
 
     for name, report in preview.reports.items():
-        console.print(_table(f"Tokenizer: {name}", REPORT_HEADINGS, report_rows(report)))
+        console.print(plain_table(f"Tokenizer: {name}", REPORT_HEADINGS, report_rows(report)))
         console.print(Text(describe_report(report)))
     for stage in preview.stages:
-        console.print(_table(f"\n{stage.stage}: tokens of a text", LENGTH_HEADINGS, length_rows(stage)))
+        console.print(plain_table(f"\n{stage.stage}: tokens of a text", LENGTH_HEADINGS, length_rows(stage)))
         console.print(Text(f"{describe_stage(stage)}\n"))
         for number, row in enumerate(stage.rows, 1):
             console.print(Text.assemble((f"row {number} ", "bold"), _line(row)))
@@ -74,28 +63,6 @@ def preview_page(preview: Preview) -> str:
     )
 
 
-def report_rows(report: TokenizerReport) -> list[tuple[str, ...]]:
-    """The rows of a report's table, below REPORT_HEADINGS."""
-    return [
-        (
-            source.name,
-            f"{source.texts:,}",
-            f"{source.bytes:,}",
-            f"{source.bytes_per_token:.2f}",
-            f"{source.tokens_per_word:.2f}",
-            _percent(source.unknown, source.tokens),
-            _percent(source.fallback, source.tokens),
-        )
-        for source in report.sources
-    ]
-
-
-def describe_report(report: TokenizerReport) -> str:
-    """The line below a report's table."""
-    longest = ", ".join(visible(piece) for piece in report.longest)
-    return f"{report.entries:,} entries, {report.unused:,} of them unused here; the longest used: {longest}"
-
-
 def length_rows(stage: StagePreview) -> list[tuple[str, ...]]:
     """The rows of a stage's table of lengths, below LENGTH_HEADINGS."""
     return [
@@ -118,10 +85,6 @@ def describe_stage(stage: StagePreview) -> str:
     return f"{stage.packing}\n{steps} of {stage.rows_per_step:,} rows{epochs}"
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(1, whole):.2f} %"
-
-
 def _line(row: tuple[Token, ...]) -> "Text":
     from rich.text import Text
 
@@ -133,15 +96,3 @@ def _line(row: tuple[Token, ...]) -> "Text":
     if len(row) > SHOWN_TOKENS:
         line.append(f"... and {len(row) - SHOWN_TOKENS:,} more tokens", "dim")
     return line
-
-
-def _table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table

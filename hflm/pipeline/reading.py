@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import itertools
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from hflm.recipe import Recipe, Task
 from hflm.recipe.training import PretrainRecipe
 
 TRAINING = ("pretrain", "finetune")
-STREAMED_TEXTS = 100_000  # documents of a stream that a tokenizer is trained on
 
 Say = Callable[[str], None]
 
@@ -212,28 +210,6 @@ def _normalized(stage: PretrainRecipe, texts: list[str]) -> list[str]:
     from hflm.data.cleaning import normalize_texts
 
     return normalize_texts(texts, stage.clean)
-
-
-def tokenizer_texts(
-    recipe: Recipe, inputs: Inputs, corpus: Corpus | None, rows: RowsByUse, listed: Path
-) -> Iterator[str]:
-    """The text that a tokenizer is trained on: its own data, or the corpus and the tasks' training examples."""
-    assert recipe.tokenizer is not None and recipe.tokenizer.train is not None
-    if recipe.tokenizer.train.data is not None:
-        own = inputs.sources("tokenizer.train.data")
-        stage = recipe.pretrain
-        sources = Sources(own, "tokenizer.train.data", stage.text if stage else "text", seed=recipe.seed)
-        if sources.streamed:
-            yield from itertools.islice(stream_documents(sources, listed), STREAMED_TEXTS)
-        else:
-            yield from read_documents(sources).texts
-        return
-    if corpus is not None:
-        # A stream may have no end: its beginning represents it.
-        yield from itertools.islice(corpus.texts, None if isinstance(corpus.texts, list) else STREAMED_TEXTS)
-    for (_, use), found in rows.items():
-        if use == "train":
-            yield from (f"{example.prompt} {example.target}" for example in found.examples)
 
 
 def _trains_tokenizer(recipe: Recipe, todo: Collection[str]) -> bool:

@@ -119,10 +119,13 @@ def _weights(name: str, model: ResolvedModel) -> Dependencies:
 def _tokenizer(recipe: Recipe, inputs: Inputs) -> Dependencies:
     assert recipe.tokenizer is not None and inputs.tokenizer is not None
     training = recipe.tokenizer.train
+    added = _flat("tokenizer", {"add_tokens": list(recipe.tokenizer.add_tokens or ()) or None})
+    if training is None and recipe.tokenizer.from_ is None:
+        return {**_weights("model.from", inputs.model), **added}
     if training is None:
-        return _weights("tokenizer.from", inputs.tokenizer)
+        return {**_weights("tokenizer.from", inputs.tokenizer), **added}
     own = {key: value for key, value in _plain(training).items() if key != "data"}
-    found = _flat("tokenizer.train", own)
+    found = {**_flat("tokenizer.train", own), **added}
     if training.data is not None:
         found |= _mixture("tokenizer.train.data", training.data, inputs)
         found |= _flat("pretrain", {"text": recipe.pretrain.text if recipe.pretrain else None})

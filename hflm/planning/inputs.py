@@ -88,20 +88,20 @@ def _cached(repo: str, file: str, revision: str | None = None) -> Path | None:
 
 def _vocabulary(recipe: Recipe, notes: list[str]) -> int:
     assert recipe.tokenizer is not None, "a new model has one"
-    training = recipe.tokenizer.train
+    training, added = recipe.tokenizer.train, len(recipe.tokenizer.add_tokens or ())
     if training is not None:
         notes.append(f"vocabulary: {training.vocab_size:,} entries, if the text gives that many")
-        return training.vocab_size
+        return training.vocab_size + added
     place = expand_path(recipe.tokenizer.from_ or "")
     files = [file for file in (place / "model/tokenizer.json", place / "tokenizer.json") if file.is_file()]
     file = files[0] if files else _cached(str(place), "tokenizer.json")
     if file is None:
         notes.append(f"vocabulary: 50,257 entries as GPT-2's, since {place} cannot be read here")
-        return 50257
+        return 50257 + added
     content = json.loads(file.read_text(encoding="utf-8"))
     known = content["model"]["vocab"]
     inside = set(known) if isinstance(known, dict) else {piece for piece, _ in known}
-    return len(inside | {token["content"] for token in content["added_tokens"]})
+    return len(inside | {token["content"] for token in content["added_tokens"]}) + added
 
 
 def bytes_per_token(vocab_size: int) -> float:

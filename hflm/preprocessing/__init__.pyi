@@ -1,3 +1,6 @@
+from .added_tokens import add_tokens as add_tokens
+from .added_tokens import added_ids as added_ids
+from .added_tokens import pieces_of as pieces_of
 from .conversations import Conversation as Conversation
 from .conversations import encode_conversations as encode_conversations
 from .conversations import encode_rendered as encode_rendered
@@ -27,7 +30,12 @@ from .tokenizer import first_line as first_line
 from .tokenizer import load_tokenizer as load_tokenizer
 from .tokenizer import plain_backend as plain_backend
 from .tokenizer import train_tokenizer as train_tokenizer
+from .tokenizer_report import REPORT_HEADINGS as REPORT_HEADINGS
 from .tokenizer_report import TokenizerReport as TokenizerReport
+from .tokenizer_report import describe_report as describe_report
+from .tokenizer_report import load_report as load_report
+from .tokenizer_report import report_rows as report_rows
 from .tokenizer_report import report_tokenizer as report_tokenizer
+from .tokenizer_report import visible as visible
 from .truncation import TruncatedPrompts as TruncatedPrompts
 from .truncation import truncate_prompts as truncate_prompts

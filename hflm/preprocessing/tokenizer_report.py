@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hflm.core import split_words
+from hflm.core import escape_controls, split_words
 from hflm.preprocessing.tokenizer import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 LONGEST = 10  # how many of the longest tokens are named
+REPORT_HEADINGS = ("source", "texts", "bytes", "bytes per token", "tokens per word", "unknown", "part of a character")
 REPLACEMENT = "�"  # what a byte decodes to that is no character by itself
 
 
@@ -81,3 +82,44 @@ def report_tokenizer(tokenizer: "PreTrainedTokenizerFast", texts: Mapping[str, S
     used = [pieces[number] for number in np.flatnonzero(counts)]
     longest = sorted(used, key=lambda piece: (-len(piece), piece))[:LONGEST]
     return TokenizerReport(len(tokenizer), int((counts == 0).sum()), tuple(longest), tuple(sources))
+
+
+def load_report(content: Mapping[str, Any]) -> TokenizerReport:
+    """The report that `dataclasses.asdict` made `content` of."""
+    sources = tuple(SourceReport(**source) for source in content["sources"])
+    return TokenizerReport(**{**content, "longest": tuple(content["longest"]), "sources": sources})
+
+
+def report_rows(report: TokenizerReport) -> list[tuple[str, ...]]:
+    """The rows of a report's table, below REPORT_HEADINGS."""
+    return [
+        (
+            source.name,
+            f"{source.texts:,}",
+            f"{source.bytes:,}",
+            f"{source.bytes_per_token:.2f}",
+            f"{source.tokens_per_word:.2f}",
+            _percent(source.unknown, source.tokens),
+            _percent(source.fallback, source.tokens),
+        )
+        for source in report.sources
+    ]
+
+
+def describe_report(report: TokenizerReport) -> str:
+    """The line below a report's table."""
+    longest = ", ".join(visible(piece) for piece in report.longest)
+    return f"{report.entries:,} entries, {report.unused:,} of them unused here; the longest used: {longest}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.2f} %"
+
+
+def visible(text: str) -> str:
+    """A token as it is shown: white space and control characters as visible signs.
+
+    >>> visible(" the"), visible("\\n")
+    ('·the', '⏎')
+    """
+    return escape_controls(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·"))

@@ -107,6 +107,7 @@ def _render(record: RunRecord, marker: str) -> str:
         limits=_limits(record),
         data=[
             *card_provenance.data_section(record),
+            *card_provenance.tokenizer_section(record),
             *card_provenance.cleaning_section(read_json(record.run / "data" / "cleaning.json")),
         ],
         facts=card_provenance.facts(record),

@@ -8,6 +8,7 @@ import yaml
 from hflm.core import code_block, escape_markdown, format_duration, markdown_table, redact
 from hflm.core.hardware import CORE_WATTS, GPU_WATTS, OTHER_GPU_WATTS
 from hflm.data.cleaning import describe_setting
+from hflm.preprocessing import REPORT_HEADINGS, describe_report, load_report, report_rows
 from hflm.publishing.run_record import RunRecord
 from hflm.recipe import data_sources, dump_recipe
 
@@ -38,6 +39,16 @@ def data_section(record: RunRecord) -> list[str]:
 
 def _count(data: dict[str, Any], *keys: str) -> str:
     return next((f"{data[key]:,}" for key in keys if data.get(key) is not None), "")
+
+
+def tokenizer_section(record: RunRecord) -> list[str]:
+    """Markdown blocks on how well the tokenizer fits; none where the run has no tokenizer of its own."""
+    content = ((record.environment.get("stages") or {}).get("tokenizer") or {}).get("report")
+    if not content:
+        return []
+    report = load_report(content)
+    table = markdown_table(REPORT_HEADINGS, report_rows(report))
+    return ["## Tokenizer", table, f"{escape_markdown(describe_report(report))}."]
 
 
 def cleaning_section(report: dict[str, Any]) -> list[str]:

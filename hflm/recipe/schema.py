@@ -103,6 +103,11 @@ def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:
     new = at("model", named) is not None
     if new and at("tokenizer") is None:
         yield ("model", named), "a new model needs a tokenizer. Add a `tokenizer:` section (train: or from:)"
+    own = at("tokenizer", "train") is None and at("tokenizer", "from") is None
+    if at("tokenizer", "add_tokens") is not None and own and at("model", "from") is None:
+        yield ("tokenizer", "add_tokens"), "to which tokenizer? Add `train:` or `from:`, or start from a model"
+    if at("tokenizer", "add_tokens") is not None and at("model", "from") is not None:
+        yield from _added_rows_rules(at)
     if new and at("finetune", "quantization") is not None and at("pretrain") is None:
         yield ("finetune", "quantization"), "a new model is not trained yet. Add `pretrain:`, or start `from:` a model"
     gpt2 = _architecture(at) == "gpt2"
@@ -112,6 +117,16 @@ def _new_model_rules(at: Lookup) -> Iterator[KeyProblem]:
     no_texts = at("tokenizer", "train", "data") is None and at("pretrain") is None and at("finetune") is None
     if isinstance(at("tokenizer", "train"), dict) and no_texts:
         yield ("tokenizer", "train"), "no text to train on: there is no pretrain or finetune. Add `data:`"
+
+
+def _added_rows_rules(at: Lookup) -> Iterator[KeyProblem]:
+    """The rows of added tokens are trained by an adapter, too, which not every adapter can."""
+    if at("finetune", "quantization") is not None:
+        where = ("finetune", "quantization")
+        yield where, "the embeddings of tokenizer.add_tokens are trained in full precision. Remove one of the two"
+    if at("finetune", "adapter", "trainable_token_indices") is not None:
+        where = ("finetune", "adapter", "trainable_token_indices")
+        yield where, "an adapter trains the tokens of tokenizer.add_tokens by itself. Remove it"
 
 
 def _row_rules(at: Lookup, stage: str) -> Iterator[KeyProblem]:

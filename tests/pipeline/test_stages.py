@@ -122,6 +122,7 @@ def test_what_cannot_change_a_result_runs_nothing_again(tmp_path, change):
         ("model.n_positions=128", TRAINED),
         ("seed=1", TRAINED),
         ("tokenizer.train.vocab_size=500", ALL),
+        ("tokenizer.add_tokens=[hydroxychloroquine]", ALL),
         ("pretrain.data.size=60", ALL),
         ("push.private=false", ["push"]),
     ],

@@ -10,7 +10,7 @@ from hflm.pipeline.console import phase
 from hflm.pipeline.stages.base import RecordedStage, Run
 from hflm.pipeline.stages.fitting import check_prompts, fit_training_rows
 from hflm.pipeline.stages.packed_rows import share_packed
-from hflm.pipeline.stages.training import begin_stage, block_size_of, initial_model, train_stage
+from hflm.pipeline.stages.training import added_token_ids, begin_stage, block_size_of, initial_model, train_stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -42,7 +42,10 @@ class Finetune(RecordedStage):
         logger.info(f"finetune: {packed.counts()}")
         model = patch_loss(model, stage.z_loss, stage.args.get("label_smoothing_factor", 0.0))
         if stage.adapter is not None:
-            model = add_adapter(model, stage.adapter, recipe.model.revision if recipe.pretrain is None else None)
+            # Pretraining has trained the rows of added tokens already.
+            added = added_token_ids(recipe, tokenizer) if recipe.pretrain is None else []
+            revision = recipe.model.revision if recipe.pretrain is None else None
+            model = add_adapter(model, stage.adapter, revision, added)
         sets = {"": validation} if validation is not None else {}
         train_stage(run, self.name, model, tokenizer, packed, sets, block_size)
 

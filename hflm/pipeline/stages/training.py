@@ -12,6 +12,7 @@ from hflm.pipeline.extension import keeps_schedule, settings_of
 from hflm.pipeline.reading import evaluated_tasks
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.packed_rows import remove_shared
+from hflm.pipeline.stages.tokenizer import load_named_tokenizer
 from hflm.recipe import Recipe, check_steps, stage_batch
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def initial_model(
     """What training starts from: a new model of the recipe's size, or the one that it names."""
     from accelerate.utils import set_seed
 
-    from hflm.models import build_model, load_model
+    from hflm.models import build_model, extend_embeddings, load_model
     from hflm.preprocessing import load_tokenizer
 
     set_seed(recipe.seed)
@@ -41,6 +42,8 @@ def initial_model(
     model, tokenizer = load_model(recipe.model.from_, recipe.model.revision, dtype, quantization)
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(folder / "tokenizer")
+        if ids := added_token_ids(recipe, tokenizer):
+            model = extend_embeddings(model, tokenizer, ids)
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"tokenizer: it has {len(tokenizer):,} entries, the model {recipe.model.from_} only "
@@ -49,6 +52,15 @@ def initial_model(
         if recipe.tokenizer.train is not None:
             logger.info("tokenizer: a new vocabulary on a trained model: its embeddings were trained with another one")
     return model, tokenizer
+
+
+def added_token_ids(recipe: Recipe, tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """The ids of the tokens that the recipe added to a tokenizer that it trained, named or took from the model."""
+    from hflm.preprocessing import added_ids
+
+    if recipe.tokenizer is None or recipe.tokenizer.add_tokens is None:
+        return []
+    return added_ids(tokenizer, None if recipe.tokenizer.train is not None else load_named_tokenizer(recipe))
 
 
 def block_size_of(block_size: int | None, model: "PreTrainedModel") -> int:
