@@ -10,6 +10,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       bench.py              `hflm bench`: the benchmark alone, on any model
       sweep.py              `hflm sweep`: a search by Optuna; sweep_storage.py: its storage; sweep_study.py: how
                             workers divide it; sweep_trial.py: one trial; sweep_report.py: tables, plots, best.yaml
+      scale.py              `hflm scale`: a ladder of small runs; scale_report.py: what it leaves
       seeds.py              `hflm run --seeds`; shared_stages.py: finished stages of one run used in another
       inputs.py             the data and models of a recipe, resolved once: files, fingerprints, commits, licences
       tokenizer_texts.py    what a tokenizer is trained on and reported on
@@ -39,6 +40,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
     planning/             `hflm plan`: what a recipe takes, and whether it fits
       plan.py               the plan; inputs.py: what is known without running; view.py: the tables
       cost.py               memory and FLOPs of an optimizer step
+      scaling_law.py        the loss as a function of parameters and tokens; ladder.py: the small runs that it is fitted
+                            to; scale.py: scale.json
 
     evaluation/           the benchmark
       benchmark.py          one task: its rows answered, scored and written
@@ -50,7 +53,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       compare.py            `hflm compare`; compare_task.py: a task of several runs, row by row; prediction_files.py: their
                             rows; compare_view.py: the tables and the page
       seeds.py              mean and spread over seeds; compare_seeds.py: recipes compared over several seeds each
-      plots.py              the plots of cards, comparisons and scores; sweep_plots.py: those of sweeps
+      plots.py              the plots of cards, comparisons and scores; sweep_plots.py, scale_plots.py:
+                            those of sweeps and ladders
       metrics/              evaluate.Metric classes over sacrebleu, rouge-score, scikit-learn and bert-score, with
                             bootstrap intervals; paired.py: paired tests; calibration.py
 

@@ -44,7 +44,7 @@ from hflm.recipe import (
 
 # In the order of a model's life.
 COMMANDS = (
-    *("recipes", "schema", "validate", "plan", "preview", "fetch", "run", "sweep", "bench", "compare"),
+    *("recipes", "schema", "validate", "plan", "preview", "fetch", "run", "sweep", "scale", "bench", "compare"),
     *("generate", "score", "demo", "export", "push", "env", "cache"),
 )
 # A path that the user named, or a disk, cannot be what it has to be.
@@ -247,6 +247,43 @@ def sweep(
     from hflm.pipeline import sweep_recipe
 
     sweep_recipe(recipe, sets or (), output, seeds)
+
+
+@command("hflm scale wikitext2 --minutes 10")
+def scale(
+    recipe: RecipeArgument,
+    sets: Sets = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder to write to, instead of runs/<name>-scale.", show_default=False, callback=_not_empty
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="What the small runs may take here.", show_default=False)
+    ] = None,
+    flops: Annotated[
+        float | None,
+        typer.Option(min=0, help="The same in FLOPs; by default half of the recipe's own.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="What the recipe itself would take on this accelerator.", show_default=False)
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of that device, in any currency.", show_default=False)
+    ] = None,
+) -> None:
+    """Train small models of the recipe's kind, to predict what it will reach.
+
+    Fits L(N, D) = E + A/N^a + B/D^b. Says the loss to expect, the best split of the compute, and how much data it takes.
+    Repeated, it continues.
+    """
+    if minutes is not None and flops is not None:
+        raise UserError("--minutes and --flops are two ways to say the budget. Use one of them")
+    announce(f"{recipe}: loading torch and transformers")
+    from hflm.pipeline import scale_recipe
+
+    scale_recipe(recipe, sets or (), output, flops, minutes, device, price_per_hour)
 
 
 @command("hflm validate my.yaml")

@@ -1,6 +1,7 @@
 from . import compare_view as compare_view
 from . import metrics as metrics
 from . import plots as plots
+from . import scale_plots as scale_plots
 from . import sweep_plots as sweep_plots
 from .benchmark import BenchmarkSettings as BenchmarkSettings
 from .benchmark import run_benchmark as run_benchmark

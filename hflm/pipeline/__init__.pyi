@@ -13,5 +13,6 @@ from .process_setup import leave_torch_out as leave_torch_out
 from .process_setup import quiet_libraries as quiet_libraries
 from .run import RunOptions as RunOptions
 from .run import run_recipe as run_recipe
+from .scale import scale_recipe as scale_recipe
 from .seeds import run_with_seeds as run_with_seeds
 from .sweep import sweep_recipe as sweep_recipe

@@ -13,6 +13,8 @@ from hflm.core import UserError, hardware
 from hflm.models import architecture
 from hflm.planning import cost, inputs, speed
 from hflm.planning.cost import Load
+from hflm.planning.scale import predicted_loss
+from hflm.planning.scaling_law import weights_of
 from hflm.recipe import PRESETS, FinetuneRecipe, PretrainRecipe, Recipe, check_steps, stage_batch
 
 
@@ -54,6 +56,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     compute_optimal: dict[str, Any] | None
     notes: tuple[str, ...]
+    predicted_loss: dict[str, Any] | None = None  # by the ladder of `hflm scale`
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def plan_recipe(
     stages = [_plan_stage(question, name, notes) for name in ("pretrain", "finetune") if getattr(recipe, name)]
     tokens = next((stage.tokens for stage in stages if stage.stage == "pretrain"), None)
     optimal = _optimal(model.shape, total, tokens)
-    return Plan(recipe.name, chosen, processes, counted, total, tuple(stages), optimal, tuple(notes))
+    predicted = predicted_loss(recipe, weights_of(model.shape), tokens) if recipe.pretrain is not None else None
+    return Plan(recipe.name, chosen, processes, counted, total, tuple(stages), optimal, tuple(notes), predicted)
 
 
 def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
@@ -109,7 +113,7 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
         rows_tokens, labelled = inputs.task_tokens(recipe, section, shape, notes)
         load = replace(load, labelled=labelled)
     per_step = load.rows * load.accumulation * load.processes
-    steps = _steps(section, name, shape, rows_tokens, per_step, notes)
+    steps = stage_steps(section, name, shape, rows_tokens, per_step, notes)
     if rows_tokens is not None:
         batch = stage_batch(section, load.length, load.processes, name)
         drop_last = section.args.get("dataloader_drop_last", False)
@@ -149,7 +153,7 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
     )
 
 
-def _steps(
+def stage_steps(
     section: PretrainRecipe | FinetuneRecipe,
     stage: str,
     shape: architecture.Shape,

@@ -26,6 +26,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             console.print(plain_text(f"  it would with {change}"))
     if plan.compute_optimal:
         console.print(plain_text(_optimal(plan.compute_optimal)), soft_wrap=True)
+    if plan.predicted_loss is not None:
+        console.print(plain_text(_predicted_loss(plan.predicted_loss)), soft_wrap=True)
     for note in plan.notes:
         console.print(plain_text(f"note: {note}"), soft_wrap=True)
 
@@ -72,3 +74,8 @@ def _optimal(optimal: dict[str, Any]) -> str:
             f"(nearest preset with this vocabulary: {optimal['nearest_preset']})"
         )
     return text
+
+
+def _predicted_loss(predicted: dict[str, Any]) -> str:
+    bits = f", {predicted['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in predicted else ""
+    return f"expected validation loss {predicted['loss']:.3f} nats per token{bits}, by {predicted['source']}"

@@ -1,0 +1,192 @@
+"""`hflm scale`: what a recipe's model will reach, from a ladder of small ones, before it is trained.
+
+    <scale>/points/n920576-steps150/   the run of a point, as far as pretraining
+    <scale>/scale.json                 the law, what it says of the recipe, and the points
+    <scale>/README.md, plots/
+
+The points are ordinary runs: one that was stopped is continued, one that has ended is not trained again. Tokenizer and
+packed text are made once.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hflm.core import (
+    UserError,
+    configure_logging,
+    expand_path,
+    format_duration,
+    format_quantity,
+    logger,
+    read_json,
+    read_json_lines,
+)
+from hflm.pipeline.reading import streams_corpus
+from hflm.pipeline.run import RunOptions, run_recipe
+from hflm.pipeline.run_folder import locked_folder
+from hflm.pipeline.scale_report import write_report
+from hflm.pipeline.shared_stages import reuse_stages
+from hflm.planning import inputs
+from hflm.planning.ladder import Point, Target, design_ladder, target_of
+from hflm.planning.plan import stage_steps
+from hflm.planning.scale import FILE, Measured, Scale, conclude, scale_folder
+from hflm.recipe import Recipe, load_recipe, load_varied_recipe
+
+# What a point does without: it ends at its last step, and is measured there.
+WITHOUT = ("benchmark", "finetune", "push")
+WITHOUT_IN_PRETRAIN = ("tokens", "evaluate", "early_stopping", "average_checkpoints")
+WITHOUT_ARGS = ("load_best_model_at_end", "metric_for_best_model", "num_train_epochs", "eval_strategy")
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The recipe as the command names it and as it is read, its own training, and the folder to write to."""
+
+    recipe: str
+    sets: tuple[str, ...]
+    loaded: Recipe
+    target: Target
+    folder: Path
+
+    def run_folder(self, point: Point) -> Path:
+        return self.folder / "points" / point.name
+
+    def point_recipe(self, point: Point) -> Recipe:
+        """The recipe of a point: the model's size, the steps and the rate in place, measured at its end alone."""
+        assert self.loaded.pretrain is not None
+        args = self.loaded.pretrain.args
+        values: dict[str, Any] = {f"model.{key}": value for key, value in point.model.items()}
+        values |= {"name": f"{self.loaded.name}-{point.name}", "pretrain.args.max_steps": point.steps}
+        values |= {"pretrain.args.learning_rate": point.learning_rate, "pretrain.args.eval_steps": point.steps}
+        share = point.steps / self.target.steps
+        if args.get("warmup_steps", 0) >= 1:
+            values["pretrain.args.warmup_steps"] = round(args["warmup_steps"] * share)
+        for key, value in (args.get("lr_scheduler_kwargs") or {}).items():
+            if key.endswith("_steps") and isinstance(value, int):
+                values[f"pretrain.args.lr_scheduler_kwargs.{key}"] = round(value * share)
+        given = self.loaded.model_dump(mode="json", by_alias=True)
+        without = [f"{key}=null" for key in WITHOUT if given.get(key) is not None]
+        without += [f"pretrain.{key}=null" for key in WITHOUT_IN_PRETRAIN if given["pretrain"].get(key) is not None]
+        without += [f"pretrain.args.{key}=null" for key in WITHOUT_ARGS if key in args]
+        return load_varied_recipe(self.recipe, [*self.sets, *without], values)
+
+
+def scale_recipe(
+    recipe: str,
+    sets: Sequence[str] = (),
+    output: str | Path | None = None,
+    flops: float | None = None,
+    minutes: float | None = None,
+    device: str | None = None,
+    price_per_hour: float | None = None,
+) -> Scale:
+    """Train the ladder of a recipe (a path or a shipped name, changed by `sets`) and write what it says.
+
+    flops, minutes: what the ladder may take; by default about half of what the recipe's own training takes. device,
+    price_per_hour: of the recipe's own training, for what it costs. Raises UserError, Stopped.
+    """
+    configure_logging()
+    loaded = load_recipe(recipe, sets)
+    _check(loaded)
+    target, corpus = _target(loaded)
+    points = design_ladder(loaded, target, flops, minutes)
+    ladder = Ladder(recipe, tuple(sets), loaded, target, _folder(loaded, output))
+    spent = sum(each.flops for each in points)
+    logger.info(
+        f"{loaded.name}: {ladder.folder}: {len(points)} small runs with {format_quantity(spent, 'FLOP')}, "
+        f"{spent / target.flops:.0%} of the recipe's own {format_quantity(target.flops, 'FLOP')}"
+    )
+    runs: list[Measured] = []
+    for number, point in enumerate(points):
+        left = _time_left(runs, points)
+        logger.info(
+            f"point {number + 1} of {len(points)}: {format_quantity(point.parameters)} parameters, {point.steps:,} steps, "
+            f"learning rate {point.learning_rate:.3g}{left}"
+        )
+        _run_point(ladder, point)
+        runs.append(_measured(ladder.run_folder(point), point))
+    first = ladder.run_folder(points[0])
+    tokens = corpus if streams_corpus(loaded.pretrain) else _packed_tokens(first)
+    scale = conclude(loaded, runs, target.parameters, target.tokens, tokens, _bits_per_nat(first))
+    write_report(scale, loaded, ladder.folder, device, price_per_hour)
+    return scale
+
+
+def _run_point(ladder: Ladder, point: Point) -> None:
+    """Run a point in its folder, continued where it was stopped."""
+    recipe, run = ladder.point_recipe(point), ladder.run_folder(point)
+    with locked_folder(run):
+        reuse_stages(recipe, run, [path.parent for path in sorted(ladder.folder.glob("points/*/stages.json"))])
+    run_recipe(recipe, run, RunOptions(yes=True, last="pretrain", predict=False))
+
+
+def _check(recipe: Recipe) -> None:
+    problems = []
+    if recipe.pretrain is None or recipe.model.from_ is not None:
+        problems.append("it pretrains no new model, and a ladder is of those")
+    elif recipe.pretrain.validation is None:
+        problems.append("pretrain.validation is missing: the law is of the loss on text that is not trained on")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        problems.append("several processes were started: the points train in one, one after the other")
+    if problems:
+        raise UserError("\n".join(f"hflm scale {recipe.name}: {each}" for each in problems))
+
+
+def _target(recipe: Recipe) -> tuple[Target, int | None]:
+    """(the recipe's own training, the tokens of its corpus by the size of its files)."""
+    assert recipe.pretrain is not None
+    notes: list[str] = []
+    model = inputs.read_model_config(recipe, notes)
+    assert model is not None, "a new model's configuration is known"
+    corpus = inputs.corpus_tokens(recipe.pretrain, model.shape, notes)
+    one = target_of(recipe, model, 1)
+    steps = stage_steps(recipe.pretrain, "pretrain", model.shape, corpus, one.tokens, notes)
+    if steps is None:
+        raise UserError(
+            f"hflm scale {recipe.name}: how many tokens it trains on is not known before it runs. Say pretrain.tokens or "
+            "pretrain.args.max_steps"
+        )
+    return target_of(recipe, model, steps), corpus
+
+
+def _folder(recipe: Recipe, output: str | Path | None) -> Path:
+    """The folder to write to: `output`, else runs/<name>-scale. Raises UserError for one that holds something else."""
+    folder = scale_folder(recipe) if output is None else expand_path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file. Name another folder by --output")
+    ours = not folder.exists() or (folder / FILE).is_file() or {each.name for each in folder.iterdir()} <= {"points"}
+    if not ours:
+        raise UserError(f"{folder} exists already and is no ladder of hflm's. Name another folder by --output")
+    return folder
+
+
+def _time_left(runs: Sequence[Measured], points: Sequence[Point]) -> str:
+    """', about 8 min left', by the FLOPs that are done; '' before the first point has ended."""
+    done, spent = sum(each.flops for each in points[: len(runs)]), sum(each.flops for each in points)
+    seconds = sum(each.seconds for each in runs)
+    return f", about {format_duration(seconds * (spent - done) / done)} left" if done else ""
+
+
+def _measured(run: Path, point: Point) -> Measured:
+    record = read_json(run / "environment.json")["stages"]["pretrain"]
+    return Measured(
+        parameters=point.parameters,
+        tokens=record["tokens"],
+        loss=record["final_eval_loss"],
+        learning_rate=point.learning_rate,
+        rate_factor=point.rate_factor,
+        seconds=record["seconds"],
+    )
+
+
+def _packed_tokens(run: Path) -> int:
+    return read_json(run / "environment.json")["stages"]["pretrain"]["packing"]["tokens"]
+
+
+def _bits_per_nat(run: Path) -> float | None:
+    """Bits per byte of the validation text for a loss of one nat per token; None for several sets."""
+    lines = [line for line in read_json_lines(run / "pretrain" / "metrics.jsonl") if "eval_bits_per_byte" in line]
+    return lines[-1]["eval_bits_per_byte"] / lines[-1]["eval_loss"] if lines else None

@@ -1,0 +1,216 @@
+"""Which small models to train, on how many tokens, to learn what a recipe's own model will reach.
+
+    sizes    about 1/16, 1/8 and 1/4 of the recipe's N (hflm.planning.scaling_law)
+    tokens   1/4, 1/2 and all of the recipe's, for each size; but the largest size is not trained on all of them
+
+That is about half of what the recipe's own training costs. With less to spend sizes and tokens shrink alike.
+
+Each size is the recipe's model, narrower and with fewer blocks in proportion (Kaplan et al. 2020, arXiv 2001.08361,
+section 3.1: at a given N the loss hardly depends on this proportion), with heads of about the same size. All points have
+the recipe's batch. The learning rate is the recipe's for Muon, whose steps have the same size in a matrix of any width;
+else it falls with the width, as Adam's in Yang et al. 2022 (arXiv 2203.03466, table 8). At the smallest size half and
+twice that rate are tried, too, to see whether the rule holds.
+
+Each point is a training of its own, since the loss at the end of a learning rate's schedule is what the law is about: at
+a point along a longer schedule it is higher (Hoffmann et al. 2022, arXiv 2203.15556, appendix B).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hflm.core import UserError, format_duration, format_quantity, hardware
+from hflm.models import architecture
+from hflm.models.architecture import Shape
+from hflm.planning import cost, speed
+from hflm.planning.inputs import ModelConfig
+from hflm.planning.scaling_law import weights_of
+from hflm.recipe import Recipe
+
+SIZES, TOKENS = (1 / 16, 1 / 8, 1 / 4), (1 / 4, 1 / 2, 1.0)
+RATES = (0.5, 2.0)  # of the learning rate that the rule gives, at the smallest point
+MIN_STEPS, MIN_WIDTH = 20, 32
+START_SECONDS = 5.0  # of a run: reading the data, building the model
+HALVINGS = 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of the ladder: the model's keys, N, optimizer steps and tokens, the learning rate and what it costs.
+
+    `rate_factor` is 1 for a point of the law, another for a trial of the learning rate.
+    """
+
+    model: dict[str, Any]
+    parameters: int
+    steps: int
+    tokens: int
+    learning_rate: float
+    flops: float
+    rate_factor: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The folder of its run.
+
+        >>> Point({}, 1_200_000, 150, 614_400, 5e-3, 4e12).name
+        'n1200000-steps150'
+        """
+        trial = "" if self.rate_factor == 1 else f"-rate{self.rate_factor:g}x"
+        return f"n{self.parameters}-steps{self.steps}{trial}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The recipe's own training: its model's config.json, shape and N, the steps, tokens and FLOPs."""
+
+    config: dict[str, Any]
+    shape: Shape
+    parameters: int
+    steps: int
+    tokens: int
+    flops: float
+
+
+def target_of(recipe: Recipe, model: ModelConfig, steps: int) -> Target:
+    """The Target of a recipe that trains so many steps."""
+    tokens = steps * _step_tokens(recipe, model.shape)
+    flops = tokens * _flops_per_token(recipe, model.shape)
+    return Target(model.config, model.shape, weights_of(model.shape), steps, tokens, flops)
+
+
+def design_ladder(
+    recipe: Recipe, target: Target, flops: float | None = None, minutes: float | None = None
+) -> tuple[Point, ...]:
+    """The points for a budget, cheapest first. Raises UserError for one that is too small, with what is needed.
+
+    minutes: on the machine at hand, by a short measurement of three sizes.
+    """
+    measured: Callable[[Point], float] | None = None
+    if minutes is not None:
+        measured = _seconds_by_size(recipe, target)
+    best = least = None
+    for halving in range(HALVINGS):
+        points = _points(recipe, target, 0.5 ** (halving / 2))
+        if points is None:
+            break
+        spent = sum(measured(each) if measured else each.flops for each in points)
+        least = spent
+        if spent <= (60 * minutes if minutes is not None else flops or math.inf):
+            best = points
+            break
+    if best is not None:
+        return tuple(sorted(best, key=lambda each: each.flops))
+    if least is None:
+        raise UserError(
+            f"the model of {format_quantity(target.parameters)} parameters and {target.steps:,} steps is too small for a "
+            f"ladder: it needs three smaller sizes, and {MIN_STEPS * 4} steps or more. Train the recipe itself"
+        )
+    needed = format_duration(least) if measured else format_quantity(least, "FLOP")
+    raise UserError(f"the budget is too small: the smallest ladder of this recipe takes about {needed}. Raise it")
+
+
+def _points(recipe: Recipe, target: Target, scale: float) -> list[Point] | None:
+    """The points where sizes and tokens are `scale` of the full ladder's; None where they would be too small."""
+    configs = [smaller_config(target, fraction * scale) for fraction in SIZES]
+    steps = [round(fraction * scale * target.steps) for fraction in TOKENS]
+    if None in configs or steps[0] < MIN_STEPS or len({each["width"] for each in configs if each}) < len(SIZES):
+        return None
+    made = [
+        [_point(recipe, target, config, count) for count in (steps if number < len(SIZES) - 1 else steps[:-1])]
+        for number, config in enumerate(configs)
+        if config is not None
+    ]
+    smallest = made[0][0]
+    trials = [replace(smallest, learning_rate=smallest.learning_rate * factor, rate_factor=factor) for factor in RATES]
+    return [*(point for group in made for point in group), *trials]
+
+
+def _point(recipe: Recipe, target: Target, config: Mapping[str, Any], steps: int) -> Point:
+    shape = architecture.of({**target.config, **config["model"]})
+    assert shape is not None and recipe.pretrain is not None
+    args = recipe.pretrain.args
+    rate = args.get("learning_rate", 5e-5)  # TrainingArguments' default
+    if args.get("optim") != "muon":
+        rate *= target.shape.n_embd / shape.n_embd
+    tokens = steps * _step_tokens(recipe, shape)
+    flops = tokens * _flops_per_token(recipe, shape)
+    return Point(config["model"], weights_of(shape), steps, tokens, rate, flops)
+
+
+def smaller_config(target: Target, fraction: float) -> dict[str, Any] | None:
+    """{"width": W, "model": the recipe's keys} of the family's model nearest to `fraction` of the target's N, or None.
+
+    The depth is in proportion to the width, rounded up or down. None where it would be narrower than MIN_WIDTH, or not
+    within a third of that N.
+    """
+    shape, wanted = target.shape, fraction * target.parameters
+    found = []
+    for width in range(MIN_WIDTH, shape.n_embd, 16):
+        depth = shape.n_layer * width / shape.n_embd
+        for layers in {max(1, math.floor(depth)), math.ceil(depth)}:
+            model = _scaled(target, width, layers)
+            made = architecture.of({**target.config, **model})
+            assert made is not None
+            found.append((abs(math.log(weights_of(made) / wanted)), width, layers, model))
+    distance, width, _, model = min(found, key=lambda each: each[:3], default=(math.inf, 0, 0, {}))
+    if distance > math.log(4 / 3):
+        return None
+    return {"width": width, "model": model}
+
+
+def _scaled(target: Target, width: int, layers: int) -> dict[str, Any]:
+    """The configuration's keys of a model of the family with this width and depth."""
+    shape, config = target.shape, target.config
+    heads = min(
+        (count for count in range(1, width // 2 + 1) if width % count == 0 and width // count % 2 == 0),
+        key=lambda count: abs(math.log(width / count / shape.head_dim)),
+    )
+    inner = max(8, round(shape.inner * width / shape.n_embd / 8) * 8)
+    if shape.family == "gpt2":
+        sizes = {"n_embd": width, "n_layer": layers, "n_head": heads}
+        return sizes | ({"n_inner": inner} if config.get("n_inner") else {})
+    shared = shape.n_head // (config.get("num_key_value_heads") or shape.n_head)
+    kv_heads = next(count for count in range(max(1, heads // shared), 0, -1) if heads % count == 0)
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": width // heads,
+        "intermediate_size": inner,
+    }
+
+
+def _step_tokens(recipe: Recipe, shape: Shape) -> int:
+    load = speed.step_load(recipe, "pretrain", shape, 1, hardware.here())
+    return load.rows * load.accumulation
+
+
+def _flops_per_token(recipe: Recipe, shape: Shape) -> float:
+    return sum(cost.flops_per_token(shape, speed.step_load(recipe, "pretrain", shape, 1, hardware.here())).values())
+
+
+def _seconds_by_size(recipe: Recipe, target: Target) -> Callable[[Point], float]:
+    """How long a point takes here: the seconds of a token grow linearly with N, by a measurement of each size."""
+    from numpy.polynomial import Polynomial
+
+    seconds: dict[int, float] = {}
+    device = hardware.here()
+    for point in _points(recipe, target, 1.0) or ():
+        if point.parameters in seconds:
+            continue
+        config = {**target.config, **point.model}
+        shape = architecture.of(config)
+        assert shape is not None
+        load = speed.step_load(recipe, "pretrain", shape, 1, device)
+        rate = speed.tokens_per_second(recipe, "pretrain", shape, load, device, config, earlier_run=False)
+        if rate.tokens_per_second is None:
+            raise UserError("--minutes: how fast this machine trains is not known before it does. Use --flops")
+        seconds[point.parameters] = 1 / rate.tokens_per_second
+    if not seconds:
+        return lambda point: 0.0
+    line = Polynomial.fit(list(seconds), list(seconds.values()), 1)
+    least = min(seconds.values()) / 2
+    return lambda point: START_SECONDS + point.tokens * max(float(line(point.parameters)), least)
