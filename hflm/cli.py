@@ -264,7 +264,7 @@ def scale(
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option(min=0, help="The same in FLOPs; by default half of the recipe's own.", show_default=False),
+        typer.Option(min=0, help="The same in FLOPs; by default a third of the recipe's own.", show_default=False),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="What the recipe itself would take on this accelerator.", show_default=False)
@@ -343,6 +343,10 @@ def plan(
     corpus_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of the corpus, where its files are not here.", show_default=False)
     ] = None,
+    scale: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A scale.json, instead of runs/<name>-scale/scale.json.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate what a recipe needs, and run nothing.
@@ -353,7 +357,7 @@ def plan(
     from hflm.planning import plan_recipe, print_plan
     from hflm.recipe import load_recipe
 
-    planned = plan_recipe(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens)
+    planned = plan_recipe(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens, scale)
     if as_json:
         _print_json(planned)
     else:

@@ -1,5 +1,6 @@
 """`hflm scale`: what a recipe's model will reach, from a ladder of small ones, before it is trained.
 
+    <scale>/points.json                what was chosen to train
     <scale>/points/n920576-steps150/   the run of a point, as far as pretraining
     <scale>/scale.json                 the law, what it says of the recipe, and the points
     <scale>/README.md, plots/
@@ -8,16 +9,19 @@ The points are ordinary runs: one that was stopped is continued, one that has en
 packed text are made once.
 """
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hflm.core import (
     UserError,
+    atomic_write_text,
     configure_logging,
     expand_path,
+    fingerprint_checksums,
     format_duration,
     format_quantity,
     logger,
@@ -33,12 +37,16 @@ from hflm.planning import inputs
 from hflm.planning.ladder import Point, Target, design_ladder, target_of
 from hflm.planning.plan import stage_steps
 from hflm.planning.scale import FILE, Measured, Scale, conclude, scale_folder
-from hflm.recipe import Recipe, load_recipe, load_varied_recipe
+from hflm.recipe import Recipe, dump_recipe, load_recipe, load_varied_recipe
 
-# What a point does without: it ends at its last step, and is measured there.
-WITHOUT = ("benchmark", "finetune", "push")
+POINTS = "points.json"
+# What a point does without: it ends at its last step, is measured there, and trains in one process.
+WITHOUT = ("benchmark", "finetune", "push", "processes")
 WITHOUT_IN_PRETRAIN = ("tokens", "evaluate", "early_stopping", "average_checkpoints")
-WITHOUT_ARGS = ("load_best_model_at_end", "metric_for_best_model", "num_train_epochs", "eval_strategy")
+WITHOUT_ARGS = (
+    *("load_best_model_at_end", "metric_for_best_model", "num_train_epochs", "eval_strategy"),
+    *("fsdp", "fsdp_config", "deepspeed"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,9 @@ class Ladder:
         values: dict[str, Any] = {f"model.{key}": value for key, value in point.model.items()}
         values |= {"name": f"{self.loaded.name}-{point.name}", "pretrain.args.max_steps": point.steps}
         values |= {"pretrain.args.learning_rate": point.learning_rate, "pretrain.args.eval_steps": point.steps}
+        if self.loaded.processes is not None and self.loaded.pretrain.batch_tokens is None:
+            accumulation = args.get("gradient_accumulation_steps", 1) * self.loaded.processes
+            values["pretrain.args.gradient_accumulation_steps"] = accumulation
         share = point.steps / self.target.steps
         if args.get("warmup_steps", 0) >= 1:
             values["pretrain.args.warmup_steps"] = round(args["warmup_steps"] * share)
@@ -85,15 +96,15 @@ def scale_recipe(
 ) -> Scale:
     """Train the ladder of a recipe (a path or a shipped name, changed by `sets`) and write what it says.
 
-    flops, minutes: what the ladder may take; by default about half of what the recipe's own training takes. device,
+    flops, minutes: what the ladder may take; by default about a third of what the recipe's own training takes. device,
     price_per_hour: of the recipe's own training, for what it costs. Raises UserError, Stopped.
     """
     configure_logging()
     loaded = load_recipe(recipe, sets)
     _check(loaded)
     target, corpus = _target(loaded)
-    points = design_ladder(loaded, target, flops, minutes)
     ladder = Ladder(recipe, tuple(sets), loaded, target, _folder(loaded, output))
+    points = _chosen_points(ladder, flops, minutes)
     spent = sum(each.flops for each in points)
     logger.info(
         f"{loaded.name}: {ladder.folder}: {len(points)} small runs with {format_quantity(spent, 'FLOP')}, "
@@ -109,10 +120,24 @@ def scale_recipe(
         _run_point(ladder, point)
         runs.append(_measured(ladder.run_folder(point), point))
     first = ladder.run_folder(points[0])
+    assert loaded.pretrain is not None
     tokens = corpus if streams_corpus(loaded.pretrain) else _packed_tokens(first)
     scale = conclude(loaded, runs, target.parameters, target.tokens, tokens, _bits_per_nat(first))
     write_report(scale, loaded, ladder.folder, device, price_per_hour)
     return scale
+
+
+def _chosen_points(ladder: Ladder, flops: float | None, minutes: float | None) -> tuple[Point, ...]:
+    """The points of the ladder: those that the same command has chosen before, since a measured speed varies."""
+    path = ladder.folder / POINTS
+    asked = fingerprint_checksums([], [dump_recipe(ladder.loaded), flops, minutes])
+    known = read_json(path)
+    if known.get("asked") == asked:
+        return tuple(Point(**each) for each in known["points"])
+    points = design_ladder(ladder.loaded, ladder.target, flops, minutes)
+    content = {"asked": asked, "points": [asdict(each) for each in points]}
+    atomic_write_text(path, json.dumps(content, indent=2) + "\n")
+    return points
 
 
 def _run_point(ladder: Ladder, point: Point) -> None:
@@ -149,7 +174,10 @@ def _target(recipe: Recipe) -> tuple[Target, int | None]:
             f"hflm scale {recipe.name}: how many tokens it trains on is not known before it runs. Say pretrain.tokens or "
             "pretrain.args.max_steps"
         )
-    return target_of(recipe, model, steps), corpus
+    for note in notes:
+        logger.info(f"note: {note}")
+    validation = inputs.validation_tokens(recipe.pretrain, model.shape, corpus)
+    return target_of(recipe, model, steps, validation), corpus
 
 
 def _folder(recipe: Recipe, output: str | Path | None) -> Path:
@@ -157,7 +185,11 @@ def _folder(recipe: Recipe, output: str | Path | None) -> Path:
     folder = scale_folder(recipe) if output is None else expand_path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file. Name another folder by --output")
-    ours = not folder.exists() or (folder / FILE).is_file() or {each.name for each in folder.iterdir()} <= {"points"}
+    ours = (
+        not folder.exists()
+        or (folder / FILE).is_file()
+        or {each.name for each in folder.iterdir()} <= {"points", POINTS}
+    )
     if not ours:
         raise UserError(f"{folder} exists already and is no ladder of hflm's. Name another folder by --output")
     return folder

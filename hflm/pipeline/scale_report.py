@@ -60,13 +60,13 @@ def _summary(scale: Scale, own: StagePlan, device: str) -> list[str]:
     flops = FLOPS_PER_WEIGHT * recipe.parameters * recipe.tokens
     time = format_duration(own.seconds) if own.seconds else "an unknown time"
     price = f", {own.price:,.2f} at the given price" if own.price is not None else ""
-    read = passes(best.tokens, scale.corpus_tokens)
+    read, own_read = (passes(each.tokens, scale.corpus_tokens) for each in (best, recipe))
     low, high = (format_quantity(each) for each in scale.best_parameters_ci95)
     lines = [
         f"L(N, D) = {law.E:.3f} + {law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f}",
         (
             f"This recipe, N = {format_quantity(recipe.parameters)} on {format_quantity(recipe.tokens)} tokens: "
-            f"{_loss(recipe)}. It takes {time} on {device}{price}."
+            f"{_loss(recipe)}. It takes {time} on {device}{price}" + (f", and {own_read}." if own_read else ".")
         ),
         f"The best split of its {format_quantity(flops, 'FLOP')}: N = {format_quantity(best.parameters)} [{low}, {high}] on "
         f"{format_quantity(best.tokens)} tokens, {_loss(best)}" + (f"; {read}." if read else "."),
@@ -100,8 +100,11 @@ def _summary(scale: Scale, own: StagePlan, device: str) -> list[str]:
 
 def _loss(expected: Expected) -> str:
     low, high = expected.loss_ci95
-    bits = "" if expected.bits_per_byte is None else f", {expected.bits_per_byte:.3f} bits per byte"
-    return f"expected loss {expected.loss:.3f} [{low:.3f}, {high:.3f}] nats per token{bits}"
+    text = f"expected loss {expected.loss:.3f} [{low:.3f}, {high:.3f}] nats per token"
+    if expected.bits_per_byte is None:
+        return text
+    low, high = (each * expected.bits_per_byte / expected.loss for each in expected.loss_ci95)
+    return f"{text}, {expected.bits_per_byte:.3f} [{low:.3f}, {high:.3f}] bits per byte"
 
 
 def _points(scale: Scale) -> tuple[list[str], list[list[str]]]:

@@ -115,30 +115,38 @@ def bytes_per_token(vocab_size: int) -> float:
 
 def corpus_tokens(section: PretrainRecipe, shape: architecture.Shape, notes: list[str]) -> int | None:
     """Tokens of the pretraining corpus, from the bytes of its local files, or None."""
-    from hflm.data import toy
-
     total = 0
     for source in section.data:
-        options = {key: value for key, value in source.options.items() if key != "split"}
-        if source.path == "toy":
-            rows = toy.rows(options.pop("name", "stories"), "train", **options)
-            total += sum(len(row[section.text].encode()) for row in rows)
-            continue
-        sizes = [file.stat().st_size for file in _train_files(source)]
-        if not sizes:
+        size = _text_bytes(source, "train", section.text)
+        if size is None:
             notes.append(f"pretrain: the size of {source.path} is not known here. Say it with --corpus-tokens")
             return None
-        total += sum(sizes)
+        total += size
     per = bytes_per_token(shape.vocab_size)
     notes.append(f"corpus: {total:,} bytes, at an assumed {per:.2f} bytes a token (English, this vocabulary)")
     return round(total / per)
 
 
-def _train_files(source: Data) -> list[Path]:
-    """The local files of plain text that a corpus is read from."""
+def validation_tokens(section: PretrainRecipe, shape: architecture.Shape, corpus: int | None) -> int:
+    """Tokens that an evaluation of pretraining reads, as far as they are known: from the bytes of local files."""
+    if isinstance(section.validation, float):
+        return round(section.validation * (corpus or 0))
+    sizes = [_text_bytes(source, "validation", section.text) or 0 for source in section.validation_sets.values()]
+    return round(sum(sizes) / bytes_per_token(shape.vocab_size))
+
+
+def _text_bytes(source: Data, split: str, column: str) -> int | None:
+    """Bytes of a split of the toy world, or of the local files of plain text that a source is read from."""
+    from hflm.data import toy
+
+    if source.path == "toy":
+        options = {key: value for key, value in source.options.items() if key != "split"}
+        rows = toy.rows(options.pop("name", "stories"), split, **options)
+        return sum(len(row[column].encode()) for row in rows)
     data = resolve_data(source)
-    files = data.files if data.splits is None else data.splits.splits.get("train", ())
-    return list(files) if all(file.suffix in TEXT for file in files) else []
+    files = data.files if data.splits is None else data.splits.splits.get(split, ())
+    sizes = [file.stat().st_size for file in files if file.suffix in TEXT]
+    return sum(sizes) if len(sizes) == len(files) > 0 else None
 
 
 def task_tokens(

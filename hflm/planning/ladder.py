@@ -1,15 +1,18 @@
 """Which small models to train, on how many tokens, to learn what a recipe's own model will reach.
 
     sizes    about 1/16, 1/8 and 1/4 of the recipe's N (hflm.planning.scaling_law)
-    tokens   1/4, 1/2 and all of the recipe's, for each size; but the largest size is not trained on all of them
+    tokens   the smallest on 1/8, 1/4, 1/2 and all of the recipe's; the next on 1/8 to 1/2, the largest on 1/8 and 1/4
 
-That is about half of what the recipe's own training costs. With less to spend sizes and tokens shrink alike.
+So the small ones say how the loss falls with the tokens, and the short ones how it falls with the size, for about a third
+of what the recipe's own training costs. With less to spend sizes and tokens shrink alike.
 
-Each size is the recipe's model, narrower and with fewer blocks in proportion (Kaplan et al. 2020, arXiv 2001.08361,
-section 3.1: at a given N the loss hardly depends on this proportion), with heads of about the same size. All points have
-the recipe's batch. The learning rate is the recipe's for Muon, whose steps have the same size in a matrix of any width;
-else it falls with the width, as Adam's in Yang et al. 2022 (arXiv 2203.03466, table 8). At the smallest size half and
-twice that rate are tried, too, to see whether the rule holds.
+Each size is the recipe's model, narrower and with fewer blocks in proportion, but two at least: at a given N the loss
+hardly depends on this proportion, but that of one block is off the law (Kaplan et al. 2020, arXiv 2001.08361,
+sections 3.1 and 3.2). Heads have about the same size. All points have the recipe's batch. The learning rate falls with the width: in
+inverse proportion for Adam (Yang et al. 2022, arXiv 2203.03466, table 8), with its square root for Muon, which is scaled
+to the same root mean square in a matrix of any width, so that its spectral norm grows with the root (Yang et al. 2023,
+arXiv 2310.17813: that norm should not depend on the width). At the smallest point half and twice that rate are tried,
+too, to see whether the rule holds.
 
 Each point is a training of its own, since the loss at the end of a learning rate's schedule is what the law is about: at
 a point along a longer schedule it is higher (Hoffmann et al. 2022, arXiv 2203.15556, appendix B).
@@ -28,9 +31,9 @@ from hflm.planning.inputs import ModelConfig
 from hflm.planning.scaling_law import weights_of
 from hflm.recipe import Recipe
 
-SIZES, TOKENS = (1 / 16, 1 / 8, 1 / 4), (1 / 4, 1 / 2, 1.0)
+SIZES, TOKENS = (1 / 16, 1 / 8, 1 / 4), (1 / 8, 1 / 4, 1 / 2, 1.0)
 RATES = (0.5, 2.0)  # of the learning rate that the rule gives, at the smallest point
-MIN_STEPS, MIN_WIDTH = 20, 32
+MIN_STEPS, MIN_WIDTH, MIN_LAYERS = 20, 32, 2
 START_SECONDS = 5.0  # of a run: reading the data, building the model
 HALVINGS = 20
 
@@ -63,7 +66,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Target:
-    """The recipe's own training: its model's config.json, shape and N, the steps, tokens and FLOPs."""
+    """The recipe's own training: its model's config.json, shape and N, the steps, tokens and FLOPs.
+
+    `validation_tokens` are those of an evaluation.
+    """
 
     config: dict[str, Any]
     shape: Shape
@@ -71,13 +77,14 @@ class Target:
     steps: int
     tokens: int
     flops: float
+    validation_tokens: int
 
 
-def target_of(recipe: Recipe, model: ModelConfig, steps: int) -> Target:
+def target_of(recipe: Recipe, model: ModelConfig, steps: int, validation_tokens: int = 0) -> Target:
     """The Target of a recipe that trains so many steps."""
     tokens = steps * _step_tokens(recipe, model.shape)
     flops = tokens * _flops_per_token(recipe, model.shape)
-    return Target(model.config, model.shape, weights_of(model.shape), steps, tokens, flops)
+    return Target(model.config, model.shape, weights_of(model.shape), steps, tokens, flops, validation_tokens)
 
 
 def design_ladder(
@@ -90,6 +97,7 @@ def design_ladder(
     measured: Callable[[Point], float] | None = None
     if minutes is not None:
         measured = _seconds_by_size(recipe, target)
+    limit = 60 * minutes if minutes is not None else math.inf if flops is None else flops
     best = least = None
     for halving in range(HALVINGS):
         points = _points(recipe, target, 0.5 ** (halving / 2))
@@ -97,7 +105,7 @@ def design_ladder(
             break
         spent = sum(measured(each) if measured else each.flops for each in points)
         least = spent
-        if spent <= (60 * minutes if minutes is not None else flops or math.inf):
+        if spent <= limit:
             best = points
             break
     if best is not None:
@@ -105,7 +113,7 @@ def design_ladder(
     if least is None:
         raise UserError(
             f"the model of {format_quantity(target.parameters)} parameters and {target.steps:,} steps is too small for a "
-            f"ladder: it needs three smaller sizes, and {MIN_STEPS * 4} steps or more. Train the recipe itself"
+            f"ladder: it needs three smaller sizes, and {round(MIN_STEPS / TOKENS[0])} steps or more. Train the recipe itself"
         )
     needed = format_duration(least) if measured else format_quantity(least, "FLOP")
     raise UserError(f"the budget is too small: the smallest ladder of this recipe takes about {needed}. Raise it")
@@ -118,7 +126,7 @@ def _points(recipe: Recipe, target: Target, scale: float) -> list[Point] | None:
     if None in configs or steps[0] < MIN_STEPS or len({each["width"] for each in configs if each}) < len(SIZES):
         return None
     made = [
-        [_point(recipe, target, config, count) for count in (steps if number < len(SIZES) - 1 else steps[:-1])]
+        [_point(recipe, target, config, count) for count in steps[: len(steps) - number]]
         for number, config in enumerate(configs)
         if config is not None
     ]
@@ -132,8 +140,8 @@ def _point(recipe: Recipe, target: Target, config: Mapping[str, Any], steps: int
     assert shape is not None and recipe.pretrain is not None
     args = recipe.pretrain.args
     rate = args.get("learning_rate", 5e-5)  # TrainingArguments' default
-    if args.get("optim") != "muon":
-        rate *= target.shape.n_embd / shape.n_embd
+    narrower = target.shape.n_embd / shape.n_embd
+    rate *= math.sqrt(narrower) if args.get("optim") == "muon" else narrower
     tokens = steps * _step_tokens(recipe, shape)
     flops = tokens * _flops_per_token(recipe, shape)
     return Point(config["model"], weights_of(shape), steps, tokens, rate, flops)
@@ -142,14 +150,15 @@ def _point(recipe: Recipe, target: Target, config: Mapping[str, Any], steps: int
 def smaller_config(target: Target, fraction: float) -> dict[str, Any] | None:
     """{"width": W, "model": the recipe's keys} of the family's model nearest to `fraction` of the target's N, or None.
 
-    The depth is in proportion to the width, rounded up or down. None where it would be narrower than MIN_WIDTH, or not
+    The depth is in proportion to the width, rounded up or down, and MIN_LAYERS at least. None where it would be narrower than MIN_WIDTH, or not
     within a third of that N.
     """
     shape, wanted = target.shape, fraction * target.parameters
     found = []
     for width in range(MIN_WIDTH, shape.n_embd, 16):
         depth = shape.n_layer * width / shape.n_embd
-        for layers in {max(1, math.floor(depth)), math.ceil(depth)}:
+        least = min(MIN_LAYERS, shape.n_layer)
+        for layers in {max(least, math.floor(depth)), max(least, math.ceil(depth))}:
             model = _scaled(target, width, layers)
             made = architecture.of({**target.config, **model})
             assert made is not None
@@ -184,8 +193,9 @@ def _scaled(target: Target, width: int, layers: int) -> dict[str, Any]:
 
 
 def _step_tokens(recipe: Recipe, shape: Shape) -> int:
-    load = speed.step_load(recipe, "pretrain", shape, 1, hardware.here())
-    return load.rows * load.accumulation
+    """Tokens of an optimizer step over all processes that the recipe asks for."""
+    load = speed.step_load(recipe, "pretrain", shape, recipe.processes or 1, hardware.here())
+    return load.rows * load.accumulation * load.processes
 
 
 def _flops_per_token(recipe: Recipe, shape: Shape) -> float:
@@ -213,4 +223,9 @@ def _seconds_by_size(recipe: Recipe, target: Target) -> Callable[[Point], float]
         return lambda point: 0.0
     line = Polynomial.fit(list(seconds), list(seconds.values()), 1)
     least = min(seconds.values()) / 2
-    return lambda point: START_SECONDS + point.tokens * max(float(line(point.parameters)), least)
+    evaluation = target.validation_tokens / 3  # a forward pass has a third of the FLOPs
+
+    def seconds_of(point: Point) -> float:
+        return START_SECONDS + (point.tokens + evaluation) * max(float(line(point.parameters)), least)
+
+    return seconds_of

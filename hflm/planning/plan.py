@@ -7,6 +7,7 @@ Every number is either exact arithmetic (hflm.models.architecture, hflm.planning
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hflm.core import UserError, hardware
@@ -78,10 +79,12 @@ def plan_recipe(
     processes: int | None = None,
     price_per_hour: float | None = None,
     corpus_tokens: int | None = None,
+    scale: Path | None = None,
 ) -> Plan:
     """The Plan of a recipe on the machine at hand or on `processes` devices of a name (hflm.core.hardware.DEVICES).
 
-    price_per_hour: of one device. corpus_tokens: of the pretraining corpus, where they cannot be counted.
+    price_per_hour: of one device. corpus_tokens: of the pretraining corpus, where they cannot be counted. scale: a
+    scale.json of `hflm scale`, by default that of a recipe of this name.
     Raises UserError for a device that is not known.
     """
     chosen = hardware.named(device) if device is not None else hardware.here()
@@ -99,7 +102,7 @@ def plan_recipe(
     stages = [_plan_stage(question, name, notes) for name in ("pretrain", "finetune") if getattr(recipe, name)]
     tokens = next((stage.tokens for stage in stages if stage.stage == "pretrain"), None)
     optimal = _optimal(model.shape, total, tokens)
-    predicted = predicted_loss(recipe, weights_of(model.shape), tokens) if recipe.pretrain is not None else None
+    predicted = predicted_loss(recipe, weights_of(model.shape), tokens, scale) if recipe.pretrain is not None else None
     return Plan(recipe.name, chosen, processes, counted, total, tuple(stages), optimal, tuple(notes), predicted)
 
 

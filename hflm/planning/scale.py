@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hflm.core import UserError, atomic_write_text
-from hflm.planning.scaling_law import FLOPS_PER_WEIGHT, ScalingLaw, fit_law
+from hflm.planning.scaling_law import FLOPS_PER_WEIGHT, Fit, ScalingLaw, fit_law
 from hflm.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -62,13 +62,17 @@ class Scale:
 
     recipe: str
     family: str
-    law: ScalingLaw
     runs: tuple[Measured, ...]
     own: Expected
     best: Expected
     best_parameters_ci95: tuple[float, float]
     corpus_tokens: int | None
     bits_per_nat: float | None
+    fit: Fit
+
+    @property
+    def law(self) -> ScalingLaw:
+        return self.fit.law
 
     @property
     def better_rates(self) -> list[Measured]:
@@ -117,13 +121,13 @@ def conclude(
     return Scale(
         recipe=recipe.name,
         family=family_of(recipe),
-        law=fit.law,
         runs=tuple(runs),
         own=expected(parameters, tokens),
         best=expected(*fit.law.optimum(flops)),
         best_parameters_ci95=fit.optimum_interval(flops),
         corpus_tokens=corpus_tokens,
         bits_per_nat=bits_per_nat,
+        fit=fit,
     )
 
 
@@ -155,16 +159,30 @@ def scale_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.name}-scale"
 
 
-def predicted_loss(recipe: Recipe, parameters: int, tokens: float | None) -> dict[str, Any] | None:
-    """What the ladder of a recipe of this name says of N parameters and D tokens; None without one of its family."""
-    path = scale_folder(recipe) / FILE
-    if tokens is None or not path.is_file():
+def predicted_loss(
+    recipe: Recipe, parameters: int, tokens: float | None, file: Path | None = None
+) -> dict[str, Any] | None:
+    """What a ladder says of N parameters and D tokens: that of `file`, else the one of a recipe of this name.
+
+    None without one of the recipe's family. Raises UserError for a `file` that is of another.
+    """
+    path = file or scale_folder(recipe) / FILE
+    if tokens is None or (file is None and not path.is_file()):
         return None
     scale = read_scale(path)
     if scale.family != family_of(recipe):
-        return None
+        if file is None:
+            return None
+        raise UserError(
+            f"{path}: is of models that differ from the recipe {recipe.name} in more than size, length and learning rate, "
+            f"so its law does not hold here. `hflm scale {recipe.name}` makes one that does"
+        )
     loss = scale.law.loss(parameters, tokens)
-    found: dict[str, Any] = {"loss": loss, "source": str(path)}
+    found: dict[str, Any] = {
+        "loss": loss,
+        "loss_ci95": scale.fit.interval(parameters, tokens),
+        "source": str(path),
+    }
     if scale.bits_per_nat is not None:
         found["bits_per_byte"] = loss * scale.bits_per_nat
     return found

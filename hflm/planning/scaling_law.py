@@ -1,9 +1,11 @@
 """The loss of a family of models as a function of parameters and tokens, fitted to runs: L = E + A / N^alpha + B / D^beta.
 
 Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3 and appendix D.3: their third approach, a Huber loss on log L from
-several starts. The starts are the best of a grid of exponents, for which the other constants are linear. N counts the parameters that a token passes in matrix products: the blocks and the output layer, which is
-the embedding where they are tied, without a table of positions. So 6 N is about the FLOPs a token, for small models too,
-whose vocabulary is a large part of them (Pearce & Song 2024, arXiv 2406.12907, on what leaving it out does to a fit).
+several starts. The starts are the best of a grid of exponents, for which the other constants are linear.
+
+N counts the parameters that a token passes in matrix products: the blocks and the output layer, which is the embedding
+where they are tied, without a table of positions. So 6 N is about the FLOPs a token, for small models too, whose
+vocabulary is a large part of them (Pearce & Song 2024, arXiv 2406.12907, on what leaving it out does to a fit).
 """
 
 import itertools
@@ -48,17 +50,24 @@ class ScalingLaw:
 
 @dataclass(frozen=True)
 class Fit:
-    """The law of some runs, and those of resampled runs; `scatter` is the standard deviation of log L about the law."""
+    """The law of some runs, and those of resampled runs.
+
+    `scatter` is the standard deviation of log L about the law, from `freedom` runs more than the law has constants.
+    """
 
     law: ScalingLaw
-    resampled: tuple[ScalingLaw, ...]
     scatter: float
+    freedom: int
+    resampled: tuple[ScalingLaw, ...]
 
     def interval(self, parameters: float, tokens: float, seed: int = 0) -> tuple[float, float]:
-        """The 95 % interval of the loss of one run: of the resampled laws, with the scatter of runs about them."""
-        noise = np.random.default_rng(seed).normal(0.0, self.scatter, len(self.resampled))
-        losses = [law.loss(parameters, tokens) for law in self.resampled]
-        low, high = np.quantile(np.array(losses) * np.exp(noise), [0.025, 0.975])
+        """The 95 % interval of the loss of one run: of the resampled laws, with the scatter of runs about them.
+
+        The scatter is itself estimated from few runs, so that it is drawn from Student's t distribution.
+        """
+        losses = np.array([law.loss(parameters, tokens) for law in self.resampled])
+        noise = self.scatter * np.random.default_rng(seed).standard_t(self.freedom, (20, len(losses)))
+        low, high = np.quantile(losses * np.exp(noise), [0.025, 0.975])
         return float(low), float(high)
 
     def optimum_interval(self, flops: float) -> tuple[float, float]:
@@ -86,13 +95,14 @@ def fit_law(
     law = _best(points, starts=5)
     count = points.shape[1]
     residuals = np.log(points[2]) - np.log([law.loss(n, d) for n, d in points[:2].T])
-    scatter = math.sqrt(float(np.square(residuals).sum()) / max(1, count - 5))
+    freedom = count - 5
+    scatter = math.sqrt(float(np.square(residuals).sum()) / freedom)
     draws, found = np.random.default_rng(seed), []
     while len(found) < resamples:
         drawn = points[:, draws.integers(0, count, count)]
         if _determined(drawn):
             found.append(_best(drawn, starts=1))
-    return Fit(law, tuple(found), scatter)
+    return Fit(law, scatter, freedom, tuple(found))
 
 
 def _determined(points: np.ndarray) -> bool:

@@ -12,12 +12,12 @@ import pytest
 RECIPE = """
 name: ladder
 tokenizer: {train: {vocab_size: 400}}
-model: {preset: gpt2-nano, n_layer: 2, n_embd: 128, n_head: 4, n_positions: 32}
+model: {preset: gpt2-nano, n_layer: 2, n_embd: 160, n_head: 4, n_positions: 32}
 tasks: {}
 pretrain:
   data: {path: toy, name: stories, size: 60}
   validation: 0.2
-  args: {max_steps: 80, per_device_train_batch_size: 4, warmup_steps: 8, save_strategy: "no", bf16: false}
+  args: {max_steps: 160, per_device_train_batch_size: 4, warmup_steps: 16, save_strategy: "no", bf16: false}
 """
 
 
@@ -53,7 +53,7 @@ def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path
     assert all(path.stat().st_mtime_ns == when for path, when in ended.items())  # none is trained again
     folder = tmp_path / "runs/ladder-scale"
     scale = json.loads((folder / "scale.json").read_text())
-    assert len(scale["runs"]) == 10 and len(list(points.iterdir())) == 10
+    assert len(scale["runs"]) == 11 and len(list(points.iterdir())) == 11
     assert scale["own"]["loss_ci95"][0] <= scale["own"]["loss"] * 1.2
     assert "This recipe, N = " in out and "expected loss" in out and "bits per byte" in out
     assert {path.name for path in (folder / "plots").iterdir()} == {"law.png", "split.png"}
@@ -65,10 +65,16 @@ def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path
     code, out, err = finished("plan", "r.yaml", "--device", "a100", "--json", cwd=tmp_path)
     assert code == 0, err
     assert json.loads(out)["predicted_loss"]["loss"] == pytest.approx(scale["own"]["loss"])
-    code, out, _ = finished("plan", "r.yaml", "--device", "a100", "--set", "pretrain.args.max_steps=800", cwd=tmp_path)
+    code, out, _ = finished("plan", "r.yaml", "--device", "a100", "--set", "pretrain.args.max_steps=1600", cwd=tmp_path)
     assert "expected validation loss" in out
     code, out, _ = finished("plan", "r.yaml", "--device", "a100", "--set", "pretrain.data.size=50", cwd=tmp_path)
     assert code == 0 and "expected validation loss" not in out
+    (folder / "scale.json").rename(tmp_path / "moved.json")
+    asked = "plan", "r.yaml", "--device", "a100", "--scale", "moved.json"
+    code, out, err = finished(*asked, cwd=tmp_path)
+    assert code == 0 and "by moved.json" in out, err
+    code, out, err = finished(*asked, "--set", "pretrain.data.size=50", cwd=tmp_path)
+    assert code == 2 and "its law does not hold here" in err
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,8 @@ def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path
         (["--minutes", "1", "--flops", "1"], "Use one of them"),
         (["--set", "pretrain.validation=null"], "pretrain.validation is missing"),
         (["--set", "model={from: gpt2}", "--set", "tokenizer=null"], "it pretrains no new model"),
-        (["--flops", "1000"], "the budget is too small"),
+        (["--flops", "1000"], "the budget is too small: the smallest ladder of this recipe takes about "),
+        (["--minutes", "0.001"], "the budget is too small: the smallest ladder of this recipe takes about "),
         (["--output", "taken"], "is no ladder of hflm's"),
     ],
 )
