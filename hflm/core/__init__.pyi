@@ -1,6 +1,7 @@
 from .atomic_io import atomic_folder as atomic_folder
 from .atomic_io import atomic_write_bytes as atomic_write_bytes
 from .atomic_io import atomic_write_text as atomic_write_text
+from .atomic_io import is_partial as is_partial
 from .errors import DataError as DataError
 from .errors import EndpointError as EndpointError
 from .errors import FolderInUse as FolderInUse

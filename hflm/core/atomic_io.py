@@ -3,10 +3,16 @@
 import contextlib
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def is_partial(path: Path) -> bool:
+    """Whether `path` is what `atomic_write_bytes` has written of a file when its process was killed."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:

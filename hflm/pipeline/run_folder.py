@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hflm.core import FolderInUse, UserError, expand_path, read_json
+from hflm.core import FolderInUse, UserError, expand_path, is_partial, read_json
 from hflm.pipeline import provenance, stage_state
 from hflm.recipe import Recipe
 
@@ -38,8 +38,9 @@ def check_run_folder(folder: Path) -> Path:
         return folder
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file. Name another folder by --output")
-    # A run that was stopped early has no more than its lock and its log.
-    if is_run(folder) or {each.name for each in folder.iterdir()} <= {LOCK, LOG}:
+    # A run that was killed early has no more than its lock, its log and the first of its records, or a part of it.
+    known = {LOCK, LOG, stage_state.INPUTS}
+    if is_run(folder) or all(each.name in known or is_partial(each) for each in folder.iterdir()):
         return folder
     raise UserError(f"{folder} exists already and is no run of hflm's. Name another folder by --output")
 
@@ -66,6 +67,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder by --output") from error
     lock = folder / LOCK
     _acquire(lock)
+    for left in filter(is_partial, folder.iterdir()):
+        left.unlink(missing_ok=True)
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(lock, ended), daemon=True)
     renewing.start()

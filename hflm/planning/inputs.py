@@ -13,7 +13,7 @@ from typing import Any
 from hflm.core import ModelError, expand_path
 from hflm.data import load_rows, resolve_data
 from hflm.models import ADAPTER_CONFIG, adapter_base, architecture
-from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, PromptedTask, Recipe
+from hflm.recipe import CONFIG_DEFAULTS, Data, FinetuneRecipe, PretrainRecipe, Recipe, Task
 from hflm.tasks import Chat, Example, conversation, read_examples, task_columns
 
 SAMPLED_ROWS = 300  # of a task, to see how much of it is target
@@ -180,7 +180,7 @@ def task_tokens(
     return round(total / bytes_per_token(shape.vocab_size)), target / total
 
 
-def _learned_texts(task: PromptedTask, example: Example) -> list[str]:
+def _learned_texts(task: Task, example: Example) -> list[str]:
     """What an example trains on: its target; of a conversation every turn of the assistant."""
     if not isinstance(task, Chat):
         return [example.target]

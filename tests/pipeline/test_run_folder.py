@@ -27,6 +27,9 @@ def recipe():
         ({"stages.json": "{}"}, True),
         ({"environment.json": '{"hflm": "0.1.0"}', "recipe.yaml": "name: x"}, True),
         ({".lock": "{}", "run.log": "read 5 rows"}, True),  # stopped while it read the data
+        ({".lock": "{}", "run.log": "", "stage_inputs.json": "{}"}, True),  # killed after the first of its records
+        ({".lock": "{}", "run.log": "", ".stage_inputs.json.4711.tmp": "{"}, True),  # and while it wrote it
+        ({".mine.tmp": ""}, False),
         ({"notes.txt": "mine"}, False),
         ({"README.md": "# My project", "recipe.yaml": "name: x"}, False),
         ({"environment.json": "[]"}, False),
@@ -121,6 +124,13 @@ def test_of_several_that_find_a_stale_lock_one_holds_it(tmp_path):
     for process in started:
         process.communicate()
     assert printed == ["held", "refused", "refused", "refused"]
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    for name in (".recipe.yaml.4711.tmp", "kept.tmp", ".mine.tmp", "recipe.yaml"):
+        (tmp_path / name).write_text("name: x")
+    with locked_folder(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, "kept.tmp", ".mine.tmp", "recipe.yaml"}
 
 
 def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path):
