@@ -192,7 +192,15 @@ def options(
 
 @command("hflm run quickstart --set seed=7")
 def run(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A path, or the name of a shipped recipe; with --from-hub the checkpoint's by default.",
+            show_default=False,
+            autocompletion=_complete_recipe,
+        ),
+    ] = None,
     sets: Sets = None,
     output: Output = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; the earlier run is set aside.")] = False,
@@ -207,17 +215,34 @@ def run(
     seeds: Annotated[
         int, typer.Option(min=1, help="So many runs side by side, from the recipe's seed on; in runs/<name>-seeds.")
     ] = 1,
+    from_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YOU/NAME",
+            help="Continue from the checkpoint that a run sent there (push.checkpoints).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe; continue an unfinished run.
 
     The stages run in order. A finished stage whose inputs have not changed is skipped.
     """
+    if recipe is None:
+        if from_hub is None:
+            raise UserError("Missing argument 'RECIPE': a path, or the name of a shipped recipe")
+        from hflm.publishing import find_checkpoint
+
+        announce(f"{from_hub}: reading its recipe")
+        recipe = str(find_checkpoint(from_hub).recipe())
+    if from_hub is not None and seeds > 1:
+        raise UserError("--from-hub continues one run: leave --seeds out")
     announce(f"{recipe}: reading the recipe")
     from hflm.pipeline import RunOptions, run_recipe
     from hflm.recipe import load_recipe
 
     loaded = load_recipe(recipe, sets or ())
-    options = RunOptions(fresh, locked, dry_run, yes, extend)
+    options = RunOptions(fresh, locked, dry_run, yes, extend, from_hub=from_hub)
     if seeds > 1:
         from hflm.pipeline import run_with_seeds
 

@@ -183,6 +183,29 @@ class Hub:
             **more,
         }
 
+    def serve_here(self, monkeypatch, home, token=None):
+        """Make the client in this process talk to this Hub, which it reads from the environment only when it is imported.
+
+        All waiting is cut short.
+        """
+        from huggingface_hub import close_session, constants
+
+        for name, value in {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HF_HUB_CACHE": str(home),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": not self.xet,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", self.token if token is None else token)
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
+        sleep = time.sleep
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+        close_session()
+
     def lasted(self):
         """Seconds from the first request to the last."""
         return self.times[-1] - self.times[0]
@@ -423,6 +446,20 @@ class Hub:
         found.branches[name] = start.oid
         return Answer()
 
+    def squash(self, request, repo, branch):
+        found, why = self.writable(request, repo)
+        if why:
+            return why
+        head = found.find(unquote(branch))
+        if head is None:
+            return error(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        del found.branches[unquote(branch)]
+        found.commit(unquote(branch), head.tree, request.json()["message"])
+        # As on the Hub: the commits that no branch and no tag holds any longer are gone, and large files with them.
+        held = {commit.oid for ref in (*found.branches, *found.tags) for commit in found.history(ref)}
+        found.commits = {oid: commit for oid, commit in found.commits.items() if oid in held}
+        return Answer()
+
     def tag(self, request, repo, name):
         """POST: `name` is the revision that gets the tag; DELETE: the tag."""
         found, why = self.writable(request, repo)
@@ -448,6 +485,8 @@ class Hub:
         if len(asked) > 256:
             return error(413, "at most 256 files a call")
         commit = found.find(unquote(revision))
+        if commit is None:
+            return error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         files = []
         for file in asked:
             base64.b64decode(file["sample"], validate=True)
@@ -512,6 +551,8 @@ class Hub:
         lines = [json.loads(line) for line in request.body.splitlines()]
         header = lines[0]["value"]
         branch = unquote(revision)
+        if branch not in found.branches:
+            return error(404, f"Invalid rev id: {branch}", "RevisionNotFound")
         head = found.branches[branch]
         if header.get("parentCommit") not in (None, head):
             return error(412, "A commit has happened since. Please refresh and try again.")
@@ -648,6 +689,7 @@ ROUTES = [
     (rf"/api/{KIND}/commits/{REV}", "GET", Hub.commits),
     (rf"/api/{KIND}/refs", "GET", Hub.refs),
     (rf"/api/{KIND}/branch/(?P<name>.+)", "POST DELETE", Hub.branch),
+    (rf"/api/{KIND}/super-squash/(?P<branch>[^/]+)", "POST", Hub.squash),
     (rf"/api/{KIND}/tag/(?P<name>.+)", "POST DELETE", Hub.tag),
     (rf"/api/{KIND}/tree/{REV}(?:/(?P<sub>.+))?", "GET", Hub.tree),
     (rf"/api/{KIND}/paths-info/{REV}", "POST", Hub.paths_info),

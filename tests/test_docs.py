@@ -94,7 +94,8 @@ def test_commands_and_their_options_exist(words):
     if name == "generate":
         known |= {"--" + option.replace("_", "-") for option in NAMES["GenerationConfig"]}
     assert {word for word in arguments if word.startswith("--")} <= known
-    if name in ("run", "plan", "fetch") and not arguments[0].endswith(".yaml") and arguments[0] != "RECIPE":
+    named = arguments[0] != "RECIPE" and not arguments[0].endswith(".yaml") and not arguments[0].startswith("--")
+    if name in ("run", "plan", "fetch") and named:
         find_recipe(arguments[0])
 
 

@@ -10,12 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hflm.core import UserError, atomic_write_text, configure_logging, logger
 from hflm.data import SKIPPED_ROWS
 from hflm.inference import Endpoint
 from hflm.pipeline import process_setup, provenance, stage_state
 from hflm.pipeline.console import RunLog, is_first_process, logged, phase
+from hflm.pipeline.hub_checkpoints import checkpoint_uploads, restore_run
 from hflm.pipeline.inputs import Inputs, resolve_inputs
 from hflm.pipeline.look_ahead import UNTRAINED, measures_nothing
 from hflm.pipeline.ranks import Ranks, several_started
@@ -27,6 +29,9 @@ from hflm.pipeline.stage_state import StageState, read_stage_state
 from hflm.pipeline.stages import STAGES, OnEvaluation, Run, card
 from hflm.recipe import Recipe, dump_recipe, require_trackers, without_sweep
 
+if TYPE_CHECKING:
+    from hflm.publishing import CheckpointUploads
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -37,7 +42,7 @@ class RunOptions:
     without asking. `extend`: a training stage whose length or learning rate has changed goes on from its checkpoint.
     without asking. `last`: the last stage to run; neither the card nor the push is made. `on_evaluation`: receives the
     scores of each evaluation. `predict`: whether speed and memory of a stage are predicted before it, which takes some
-    seconds.
+    seconds. `from_hub`: "you/name", the repository whose checkpoint the run continues from, or "you/name@branch".
     """
 
     fresh: bool = False
@@ -48,6 +53,7 @@ class RunOptions:
     last: str | None = None
     on_evaluation: OnEvaluation | None = None
     predict: bool = True
+    from_hub: str | None = None
 
 
 def run_recipe(
@@ -84,6 +90,8 @@ class _Plan:
 def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint | None, log: RunLog) -> None:
     if options.fresh and options.extend:
         raise UserError("--fresh starts anew and --extend goes on: use one of the two")
+    if options.from_hub is not None and (options.fresh or options.extend or options.dry_run):
+        raise UserError("--from-hub continues a run as it was: it goes with none of --fresh, --extend and --dry-run")
     if endpoint is None and measures_nothing(recipe):
         raise UserError(f"model: {UNTRAINED}")
     logger.info(f"{recipe.name}: {folder}")
@@ -95,6 +103,10 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
             with phase("checksums of data and models"):
                 inputs = resolve_inputs(recipe)
                 dependencies = stage_dependencies(recipe, inputs, endpoint)
+            if options.from_hub is not None:
+                from hflm.publishing import find_checkpoint
+
+                restore_run(find_checkpoint(options.from_hub), folder, dependencies)
             plan = _plan(recipe, inputs, dependencies, folder, options, endpoint)
             if not plan.unchanged and not options.dry_run:
                 held.enter_context(locked_folder(folder))
@@ -120,7 +132,9 @@ def _run(recipe: Recipe, folder: Path, options: RunOptions, endpoint: Endpoint |
             if folder.exists():
                 logger.info(f"{folder}: the earlier run is now in {stage_state.set_aside(folder)}")
             held.enter_context(locked_folder(folder))
-        _run_stages(recipe, plan, ranks, endpoint, log, options)
+        sends = ranks.is_main and options.last is None
+        uploads = held.enter_context(checkpoint_uploads(recipe, folder)) if sends else None
+        _run_stages(recipe, plan, ranks, endpoint, log, options, uploads)
 
 
 def _plan(
@@ -152,7 +166,13 @@ def _until(last: str | None) -> list[str]:
 
 
 def _run_stages(
-    recipe: Recipe, plan: _Plan, ranks: Ranks, endpoint: Endpoint | None, log: RunLog, options: RunOptions
+    recipe: Recipe,
+    plan: _Plan,
+    ranks: Ranks,
+    endpoint: Endpoint | None,
+    log: RunLog,
+    options: RunOptions,
+    uploads: "CheckpointUploads | None",
 ) -> None:
     rows, corpus, folder, todo = {}, None, plan.state.folder, plan.todo
     if ranks.is_main:
@@ -182,6 +202,7 @@ def _run_stages(
         extended,
         on_evaluation=options.on_evaluation,
         predicts=options.predict,
+        uploads=uploads,
     )
     logger.info(f"{folder}: {ranks.count} process{'es' * (ranks.count > 1)} on {ranks.device}")
     for stage in STAGES:

@@ -65,7 +65,9 @@ def stage_dependencies(recipe: Recipe, inputs: Inputs, endpoint: Endpoint | None
         stages[f"benchmark/{name}"] = {"seed": recipe.seed, **base, **_benchmark(recipe, inputs, name)}
     if recipe.push is not None:
         earlier = {stage: dependencies_key(dependencies) for stage, dependencies in stages.items()}
-        stages["push"] = {**earlier, **_flat("push", _plain(recipe.push))}
+        # Checkpoints are sent while the run trains: the release is the same.
+        release = {key: value for key, value in _plain(recipe.push).items() if key != "checkpoints"}
+        stages["push"] = {**earlier, **_flat("push", release)}
     return stages
 
 

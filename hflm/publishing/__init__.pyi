@@ -1,4 +1,12 @@
 from .card import write_card as write_card
+from .checkpoint_download import HubCheckpoint as HubCheckpoint
+from .checkpoint_download import find_checkpoint as find_checkpoint
+from .checkpoint_files import BRANCH as BRANCH
+from .checkpoint_files import STAGES as STAGES
+from .checkpoint_files import Snapshot as Snapshot
+from .checkpoint_upload import CheckpointUploads as CheckpointUploads
+from .checkpoint_upload import Staged as Staged
+from .checkpoint_upload import remove_branch as remove_branch
 from .export import export_model as export_model
 from .push import Release as Release
 from .push import list_release as list_release

@@ -7,19 +7,23 @@ from typing import TypeVar
 
 from hflm.core import URL, logger, mask_tokens
 
+TIMEOUT = (10.0, 300.0, 300.0, 60.0)  # seconds to connect, read, write, queue; the Hub's own client waits forever
 WAITS = (1, 2, 4, 8, 15)  # seconds between attempts. One call of ours may make four requests that fail on their own
 Result = TypeVar("Result")
 
 
-def retry(token: str, call: Callable[[], Result]) -> Result:
-    """call(), repeated after failures that may pass by themselves: the Hub's client repeats only some requests."""
+def retry(token: str | None, call: Callable[[], Result], what: str = "push") -> Result:
+    """call(), repeated after failures that may pass by themselves: the Hub's client repeats only some requests.
+
+    what: names the work in the log.
+    """
     for wait in WAITS:
         try:
             return call()
         except Exception as error:
             if not is_temporary(error):
                 raise
-            logger.info(f"push: {describe(error, token)}; again in {wait} s")
+            logger.info(f"{what}: {describe(error, token)}; again in {wait} s")
         time.sleep(wait)
     return call()
 
@@ -40,7 +44,7 @@ def is_temporary(error: BaseException) -> bool:
     return False
 
 
-def reason(error: BaseException, repo_id: str, token: str) -> str:
+def reason(error: BaseException, repo_id: str, token: str | None) -> str:
     """What is wrong, and what to do about a status that has one remedy."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -53,7 +57,7 @@ def reason(error: BaseException, repo_id: str, token: str) -> str:
     return f"{described}. {hint}" if hint else described
 
 
-def describe(error: BaseException, token: str) -> str:
+def describe(error: BaseException, token: str | None) -> str:
     """What is wrong, on one line, without the token and without the signatures of URLs."""
     from huggingface_hub.errors import HfHubHTTPError
 

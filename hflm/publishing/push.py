@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from hflm.core import HubError, UserError, format_bytes, logger
 from hflm.publishing import hub_errors, space
 from hflm.publishing.card import write_card
-from hflm.publishing.hub_errors import retry
+from hflm.publishing.hub_errors import TIMEOUT, retry
 from hflm.publishing.push_files import REPLACED, published_content, run_files
 from hflm.recipe import Recipe
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
-TIMEOUT = (10.0, 300.0, 300.0, 60.0)  # seconds to connect, read, write, queue; the Hub's own client waits forever
+TENSORS = (".safetensors", ".pt", ".pth", ".bin")  # no text
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def push_run(run: str | Path, recipe: Recipe, with_space: bool = False) -> str:
         raise UserError(_failed(release, "HF_HUB_OFFLINE is set. Unset it to push", token))
     if not token:
         raise UserError(_failed(release, "no Hub token. Log in with `hf auth login`, or set HF_TOKEN", token))
-    _refuse_token([*release.operations, *release.space], token)
+    refuse_token([*release.operations, *release.space], token)
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:  # transformers switched them off for its own downloads
         (enable_progress_bars if sys.stderr.isatty() else disable_progress_bars)()
     logging.set_verbosity_error()  # its warnings quote signed URLs; `retry` reports the failures
@@ -149,11 +149,7 @@ def _publish(api: "HfApi", release: Release, token: str) -> tuple[str, bool]:
     repo_id, private = release.repo_id, release.private
     url = retry(token, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
     before = retry(token, lambda: api.model_info(repo_id))
-    if private and not before.private:
-        raise UserError(
-            f"{repo_id} is a public repository, and the recipe says push.private: true. Nothing was sent. "
-            "Make it private in its settings on the Hub, or say private: false"
-        )
+    check_visibility(repo_id, private, bool(before.private))
     if before.private and not private:
         logger.info(f"push: {repo_id} stays private, as it is on the Hub; its settings there can change that")
     commit = retry(token, lambda: _commit(api, release))
@@ -211,10 +207,19 @@ def _failed(release: Release, reason: str, token: str | None) -> str:
     )
 
 
-def _refuse_token(operations: "Sequence[CommitOperationAdd]", token: str) -> None:
-    """Raise UserError when a file that would be sent holds the token."""
+def check_visibility(repo_id: str, private: bool, is_private: bool) -> None:
+    """Raise UserError for a public repository where the recipe wants a private one."""
+    if private and not is_private:
+        raise UserError(
+            f"{repo_id} is a public repository, and the recipe says push.private: true. Nothing was sent. "
+            "Make it private in its settings on the Hub, or say private: false"
+        )
+
+
+def refuse_token(operations: "Sequence[CommitOperationAdd]", token: str) -> None:
+    """Raise UserError when a text file that would be sent holds the token."""
     for each in operations:
-        if not each.path_in_repo.endswith(".safetensors"):
+        if not each.path_in_repo.endswith(TENSORS):
             with each.as_file() as file:
                 if token.encode() in file.read():
                     raise UserError(f"{each.path_in_repo} holds your Hub token. Nothing was sent. Remove it there")

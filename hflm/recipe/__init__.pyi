@@ -3,6 +3,7 @@ from .batch_size import check_steps as check_steps
 from .batch_size import derive_batch as derive_batch
 from .batch_size import keep_batch as keep_batch
 from .batch_size import stage_batch as stage_batch
+from .benchmark import REPO_ID as REPO_ID
 from .cleaning import Clean as Clean
 from .decoding import describe_generation as describe_generation
 from .evaluation import LOWER_IS_BETTER as LOWER_IS_BETTER

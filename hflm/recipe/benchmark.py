@@ -28,3 +28,6 @@ class PushRecipe(Section):
     """Whether only its owner sees it."""
     license: License | None = None
     """The model's licence, as the Hub names it, for the model card."""
+    checkpoints: bool = False
+    """Also send the newest checkpoint while the run trains, to the branch `checkpoints`; `hflm run --from-hub` continues
+    from it on another machine."""

@@ -94,6 +94,7 @@ class Recipe(Section):
             (("benchmark",), "test"),
         ):
             yield from _chosen_task_rules(at, path, split)
+        yield from _push_rules(at)
         yield from sweep_problems(at)
 
 
@@ -141,6 +142,21 @@ def _row_rules(at: Lookup, stage: str) -> Iterator[KeyProblem]:
     row = size or (new and min(positions, 1024))
     if isinstance(row, int) and isinstance(tokens, int) and row > 0 and tokens > 0 and tokens % row:
         yield (stage, "batch_tokens"), describe_partial_rows(tokens, row)
+
+
+def _push_rules(at: Lookup) -> Iterator[KeyProblem]:
+    """Where checkpoints are sent, each training stage writes some."""
+    if at("push", "checkpoints") is not True:
+        return
+    trained = [stage for stage in ("pretrain", "finetune") if at(stage) is not None]
+    if not trained:
+        yield ("push", "checkpoints"), "nothing is trained: there is no pretrain or finetune section. Remove it"
+    for stage in trained:
+        if at(stage, "args", "save_strategy") == "no":
+            yield (
+                ("push", "checkpoints"),
+                f"{stage}.args.save_strategy is no: it writes no checkpoints. Set steps or epoch",
+            )
 
 
 def _architecture(at: Lookup) -> str | None:

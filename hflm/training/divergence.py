@@ -7,7 +7,7 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,7 @@ class Guard(TrainerCallback):
         self.stage, self.folder, self.keep, self.on_spike = stage, Path(folder), keep, on_spike
         self.skipped, self.source = skipped, source
         self.signals = signals or set()  # received by this process
+        self.on_checkpoint: Callable[[Sequence[Path]], None] | None = None
         self.began = time.monotonic() if began is None else began  # less what earlier attempts took
         self.stopped_by: signal.Signals | None = None  # agreed by all, before the last step
         self.was_finished = False  # resumed from a checkpoint of the last step
@@ -195,6 +196,8 @@ class Guard(TrainerCallback):
             rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             atomic_write_text(checkpoint / BATCH, json.dumps({"rows": rows}))
             write_checksums(checkpoint)
+            if self.on_checkpoint is not None:
+                self.on_checkpoint([*self._needed(state), checkpoint])
             if self.averaged:
                 keep_checkpoints(self.folder, self.keep, self.averaged)
             else:
@@ -205,3 +208,9 @@ class Guard(TrainerCallback):
                     use_mtime=True,
                 )
         self.writing = None
+
+    def _needed(self, state: "TrainerState") -> list[Path]:
+        """The earlier checkpoints that the end of the stage will need: those to average, and the best one."""
+        steps = {*self.averaged, *([state.best_global_step] if state.best_global_step else [])}
+        found = [self.folder / f"checkpoint-{step}" for step in sorted(steps) if step < state.global_step]
+        return [each for each in found if each.is_dir()]

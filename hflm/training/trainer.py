@@ -80,13 +80,16 @@ def train_model(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     extension: Extension | None = None,
     on_evaluation: Callable[[float, dict[str, float]], None] | None = None,
+    on_checkpoint: Callable[[Sequence[Path]], None] | None = None,
 ) -> Trained:
     """Train `model` in `folder`, continuing from its newest valid checkpoint; every process calls it.
 
     `args` are TrainingArguments' own. The trained model (of an adapter, the adapter alone) is written to `save_to`,
     with `tokenizer`. With an `extension` the checkpoint is one of an earlier training with other `args`. `on_evaluation`
     receives the fraction of the steps that are done and the scores of each evaluation, in the first process; what it
-    raises ends the training. Raises UserError for values that TrainingArguments refuses, TrainingError when training
+    raises ends the training. `on_checkpoint` receives, there, each checkpoint that was written and checked, before older
+    ones are removed; in front of it those that the end of the training needs, too (the best one, those to average).
+    Raises UserError for values that TrainingArguments refuses, TrainingError when training
     cannot go on, Stopped after SIGTERM or Ctrl-C.
     """
     muon = args.get("optim") == "muon"
@@ -114,6 +117,7 @@ def train_model(
     began, signals = time.monotonic() - checkpoints.seconds_of(resumed.checkpoint), set()
     while True:
         guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged, began)
+        guard.on_checkpoint = on_checkpoint
         _resume(guard, arguments, resumed.checkpoint)
         stop = stage.early_stopping
         early = early_stopping(stop, resumed.checkpoint) if stop else None

@@ -10,7 +10,7 @@ import hflm
 
 NOTEBOOK = Path(hflm.__file__).parent.parent / "recipes" / "quickstart.ipynb"
 SMALL = """
-RECIPE, RUN, REPO_ID = "quickstart", "run", None
+RECIPE, RUN, REPO_ID, KEEP_CHECKPOINTS, LOST = "quickstart", "run", None, False, False
 CHANGES = ["tokenizer.train.vocab_size=400", "model.n_layer=1", "model.n_embd=32", "benchmark.resamples=20"]
 CHANGES += ["pretrain.args.max_steps=2", "finetune.args.max_steps=2"]
 for task in ("translation", "summarization", "sentiment", "qa"):

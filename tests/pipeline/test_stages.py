@@ -125,6 +125,7 @@ def test_what_cannot_change_a_result_runs_nothing_again(tmp_path, change):
         ("tokenizer.add_tokens=[hydroxychloroquine]", ALL),
         ("pretrain.data.size=60", ALL),
         ("push.private=false", ["push"]),
+        ("push.checkpoints=true", []),
     ],
 )
 def test_a_changed_key_repeats_what_depends_on_it(tmp_path, change, again):

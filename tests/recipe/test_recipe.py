@@ -240,6 +240,10 @@ WRONG = [
     ("you/good", "good", 36, "push.repo_id", "expected namespace/name, as on the Hub, got 'good'"),
     ("you/good", "you/a--b", 36, "push.repo_id", "expected namespace/name"),
     ("you/good", "you/good, license: Apache 2", 36, "push.license", "expected a licence as the Hub names it"),
+    ("you/good}", "you/good, checkpoints: always}", 36, "push.checkpoints", "expected true or false, got 'always'"),
+    ("  args: {eval_strategy: no}\nbenchmark:\n  tasks: [sentiment, nmt, corpus]\npush: {repo_id: you/good}",
+     "  args: {save_strategy: no}\npush: {repo_id: you/good, checkpoints: true}",
+     34, "push.checkpoints", "finetune.args.save_strategy is no: it writes no checkpoints. Set steps or epoch"),
     # one thing or the other
     ("  train: {algorithm: bpe, vocab_size: 512}", "  from: gpt2\n  train: {vocab_size: 512}",
      4, "tokenizer.from", "train and"),

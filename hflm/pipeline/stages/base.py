@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hflm.inference import Endpoint
 from hflm.pipeline.inputs import Inputs
@@ -12,6 +12,9 @@ from hflm.pipeline.reading import Corpus, RowsByUse
 from hflm.pipeline.stage_keys import Dependencies
 from hflm.pipeline.stage_state import StageState
 from hflm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hflm.publishing import CheckpointUploads
 
 # Receives (stage, fraction of its steps that are done, scores such as {"eval_loss": 2.1}) at each evaluation; what it
 # raises ends the run.
@@ -23,7 +26,8 @@ class Run:
     """A run in progress: the recipe, its folder, what was read for it, and the processes.
 
     `dependencies` has what each stage of the recipe depends on, `todo` the names of those to run, `extended` of those
-    that go on with other settings, `state` those that are finished. Rows and corpus are held by the main process alone.
+    that go on with other settings, `state` those that are finished. Rows, corpus and `uploads`, which sends checkpoints
+    to the Hub, are held by the main process alone.
     `begin` writes the records of the run (recipe.yaml, environment.json, run.log), once and in the main process alone.
     The first stage calls it when nothing can be refused any more, so that a refused run changes nothing.
     """
@@ -42,6 +46,7 @@ class Run:
     extended: frozenset[str] = frozenset()
     on_evaluation: OnEvaluation | None = None
     predicts: bool = True
+    uploads: "CheckpointUploads | None" = None
 
     @property
     def trains(self) -> bool:

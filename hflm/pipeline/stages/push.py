@@ -13,10 +13,14 @@ class Push:
         return self.name in run.todo and run.ranks.is_main
 
     def run(self, run: Run) -> None:
-        from hflm.publishing import push_run
+        from hflm.publishing import STAGES, push_run, remove_branch
 
         run.begin()
         logger.info(f"pushed to {push_run(run.folder, run.recipe)}")
+        push = run.recipe.push
+        if push is not None and push.checkpoints and run.uploads is not None:
+            run.uploads.close()
+            remove_branch(push.repo_id, {each: run.state.keys[each] for each in STAGES if each in run.state.keys})
 
     def finish(self, run: Run) -> None:
         run.state.finish(self.name, run.dependencies[self.name])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hflm.core import UserError, logger
 from hflm.pipeline import provenance
 from hflm.pipeline.extension import keeps_schedule, settings_of
+from hflm.pipeline.hub_checkpoints import offer_checkpoint
 from hflm.pipeline.reading import evaluated_tasks
 from hflm.pipeline.stages.base import Run
 from hflm.pipeline.stages.packed_rows import remove_shared
@@ -153,6 +154,7 @@ def train_stage(
         tokenizer=tokenizer,
         extension=_extension(run, stage),
         on_evaluation=None if run.on_evaluation is None else partial(run.on_evaluation, stage),
+        on_checkpoint=None if run.uploads is None else partial(offer_checkpoint, run, stage),
     )
     counts = packed.counts()
     if isinstance(packed, PackedStream):  # known only now
