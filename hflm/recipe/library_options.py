@@ -33,7 +33,7 @@ TYPES: dict[str, tuple[Any, str, str]] = {  # a type of names.json -> Python typ
 }
 
 _SEED = "hflm sets it from the recipe's `seed`. Set that"
-_PUSH = "hflm publishes at the end of a run. Use a `push:` section"
+_PUSH = "hflm publishes at the end of a run. Use a `push:` section (checkpoints: true in it sends them, too)"
 _STAGE = "hflm sets it from the recipe's sections. Remove it"
 _HUB = "hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision push_to_hub"
 _PEFT = "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode"

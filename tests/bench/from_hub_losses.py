@@ -3,7 +3,8 @@
     python tests/bench/from_hub_losses.py [--losses 5] [--seed 0] [--xet]
 
 The recipe pretrains and fine-tunes (LoRA, dropout everywhere) with `push: {checkpoints: true}`, to a Hub on loopback.
-A loss is a `kill -9` at a random moment after a further checkpoint has arrived there, and the deletion of everything
+The losses are spread over both stages. Each is a `kill -9` at a random moment of the second after a checkpoint has arrived
+there, and the deletion of everything
 that the machine had; `hflm run --from-hub` continues on an empty one. Prints one JSON line: whether the final weights are
 those of the undisturbed run, byte for byte, from where each machine continued, and how often the kill came while an
 upload was under way.
@@ -27,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from hub import Hub
 
+PRETRAIN_STEPS, STEPS = 90, 180
 ARGS = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_steps": 5, "save_total_limit": 1}
 RECIPE = {
     "name": "lost",
@@ -44,7 +46,7 @@ RECIPE = {
     "pretrain": {
         "data": {"path": "toy", "name": "stories", "size": 3000},
         "average_checkpoints": 2,
-        "args": {**ARGS, "max_steps": 120},
+        "args": {**ARGS, "max_steps": PRETRAIN_STEPS},
     },
     "tasks": {
         "sentiment": {
@@ -55,7 +57,7 @@ RECIPE = {
     "finetune": {
         "tasks": ["sentiment"],
         "adapter": {"type": "lora", "r": 4, "lora_dropout": 0.1},
-        "args": {**ARGS, "max_steps": 60},
+        "args": {**ARGS, "max_steps": STEPS - PRETRAIN_STEPS},
     },
     "push": {"repo_id": "you/lost", "checkpoints": True},
 }
@@ -84,9 +86,9 @@ def main():
 def lose(folder, hub, losses, draw):
     """Run to the end, losing the machine so many times. Returns (from where it continued, whether it was sending)."""
     machine, found = folder / "machine", []
-    process, before = start(machine, hub, str(folder / "recipe.yaml")), None
-    while len(found) < losses:
-        while place(hub) in (None, before):
+    process = start(machine, hub, str(folder / "recipe.yaml"))
+    for number in range(losses):
+        while progress(hub) < STEPS * (number + 1) / (losses + 1):
             if process.poll() is not None:
                 raise SystemExit(f"the run ended after {len(found)} losses:\n{(machine / 'log').read_text()}")
             time.sleep(0.01)
@@ -95,9 +97,8 @@ def lose(folder, hub, losses, draw):
         process.kill()
         process.wait()
         shutil.rmtree(machine)
-        before = place(hub)
-        found.append((before, busy))
-        print(f"lost {len(found)} of {losses}: {before} is on the Hub", file=sys.stderr)
+        found.append((place(hub), busy))
+        print(f"lost {len(found)} of {losses}: {found[-1][0]} is on the Hub", file=sys.stderr)
         process = start(machine, hub, "--from-hub", "you/lost")
     ended(process, machine)
     return found
@@ -112,6 +113,12 @@ def place(hub):
         return None
     content = json.loads(hub.content(file))
     return f"{content['stage']} {content['step']}"
+
+
+def progress(hub):
+    """Optimizer steps behind the checkpoint on the branch, of both stages."""
+    stage, _, step = (place(hub) or "pretrain 0").partition(" ")
+    return int(step) + (PRETRAIN_STEPS if stage == "finetune" else 0)
 
 
 def start(machine, hub, *arguments):

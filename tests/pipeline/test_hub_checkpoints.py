@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hub import QUICK, Hub
 
-from hflm.core import UserError, logger
+from hflm.core import Stopped, UserError, logger
 from hflm.pipeline import RunOptions, run_recipe
 from hflm.pipeline.hub_checkpoints import offer_checkpoint, restore_run, stage_snapshot
 from hflm.pipeline.inputs import resolve_inputs
@@ -309,6 +309,26 @@ def test_a_folder_of_something_else_is_refused_before_the_hub_is_asked(tmp_path,
         run_recipe(load_recipe(str(recipe)), tmp_path / "out", RunOptions(from_hub="you/tiny"))
 
 
+def test_a_run_that_is_stopped_sends_its_last_checkpoint(tmp_path, lost_run, monkeypatch):
+    """SIGTERM saves a checkpoint at the next step, and the process waits for its upload."""
+    from hflm.publishing import CheckpointUploads
+
+    _, folder = lost_run
+    offer = CheckpointUploads.offer
+
+    def stopping(uploads, staged):
+        offer(uploads, staged)
+        if staged.snapshot.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Hub() as hub:
+        hub.serve_here(monkeypatch, tmp_path / "cache")
+        monkeypatch.setattr(CheckpointUploads, "offer", stopping)
+        with pytest.raises(Stopped):
+            run_here(tmp_path, folder / "first.yaml")
+        assert find_checkpoint("you/tiny").snapshot.step == 3
+
+
 @pytest.mark.slow
 def test_two_processes_lose_their_machine(tmp_path):
     """The first process sends and brings back; a stream keeps its place."""
@@ -329,8 +349,9 @@ def test_two_processes_lose_their_machine(tmp_path):
         code, printed = command(machine, hub, str(recipe), "--output", "out", launcher=launcher, **threads, **lost_at)
         assert code != 0 and "SIGKILL" in printed, printed[-3000:]
         shutil.rmtree(machine)
-        place = ("--from-hub", "you/tiny", "--set", f"pretrain.data.path={tmp_path / 'corpus.jsonl'}")
-        code, printed = command(machine, hub, *place, "--output", "out", launcher=launcher, **threads)
+        machine.mkdir()
+        shutil.copy(tmp_path / "corpus.jsonl", machine)  # the recipe there names it without its folder
+        code, printed = command(machine, hub, "--from-hub", "you/tiny", "--output", "out", launcher=launcher, **threads)
         assert code == 0, printed[-3000:]
         assert printed.count("which came from you/tiny") == 1
         assert weights(machine) == weights(whole)
