@@ -23,6 +23,7 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       process_setup.py      what a run changes in its whole process; ranks.py: the processes and how they wait
       provenance.py         environment.json: versions, hardware, fingerprints, commits; `--locked`
       fetch.py              `hflm fetch`
+      hub_checkpoints.py    what of a run goes to the Hub while it trains, and `--from-hub`, which puts it back
       preview.py            `hflm preview`; preview_view.py: the terminal and the page
 
     publishing/           what leaves the machine
@@ -31,6 +32,8 @@ pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to 
       run_record.py         what a finished run left on disk; which scores belong to its weights
       push.py               the Hub: one commit and one tag, repeated until it is complete; push_files.py: which files;
                             hub_errors.py: retries; space.py: a Space's files
+      checkpoint_upload.py  checkpoints onto a branch of the Hub, in the background; checkpoint_download.py: back from it;
+                            checkpoint_files.py: which files, and their list
       export/               `hflm export`: folder.py, gguf.py, onnx.py; loss.py: what quantization costs
 
     demo/                 the local page of `hflm demo`

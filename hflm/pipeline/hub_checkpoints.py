@@ -70,7 +70,7 @@ def offer_checkpoint(run: "Run", stage: str, checkpoints: Sequence[Path]) -> Non
     try:
         shutil.rmtree(target, ignore_errors=True)
         snapshot = stage_snapshot(run.folder, run.recipe.name, stage, checkpoints, target)
-    except (OSError, ValueError, UserError) as error:
+    except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
         shutil.rmtree(target, ignore_errors=True)
         logger.warning(
             f"checkpoints: {checkpoints[-1].name} of {stage} is not sent to the Hub: {error}. Training goes on"

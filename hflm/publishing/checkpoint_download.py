@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def find_checkpoint(place: str) -> HubCheckpoint:
     keeps failing.
     """
     from huggingface_hub import HfApi, constants, get_session, logging
+    from huggingface_hub.utils import disable_progress_bars
 
     repo_id, _, branch = place.partition("@")
     branch = branch or BRANCH
@@ -80,6 +82,8 @@ def find_checkpoint(place: str) -> HubCheckpoint:
     if constants.is_offline_mode():
         raise UserError(f"--from-hub {place}: HF_HUB_OFFLINE is set. Unset it, or leave --from-hub out")
     logging.set_verbosity_error()  # its warnings quote signed URLs
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     get_session().timeout = hub_errors.TIMEOUT  # type: ignore[assignment]  # as in push_run
     api = HfApi(token=_token() or False)
     info = _ask(repo_id, branch, lambda: api.model_info(repo_id, revision=branch))

@@ -104,16 +104,21 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lost_at",
-    ["pretrain 4", pytest.param("pretrain 2", marks=pytest.mark.slow), pytest.param("finetune 2", marks=pytest.mark.slow),
-     pytest.param("finetune 4", marks=pytest.mark.slow)],
-)  # fmt: skip
-def test_a_lost_machine_ends_in_the_same_weights(tmp_path, recipe, monkeypatch, messages, lost_at):
+    "lost_at, sets",
+    [
+        ("pretrain 4", ["finetune=null", "tasks={}"]),
+        pytest.param("pretrain 2", [], marks=pytest.mark.slow),
+        pytest.param("finetune 2", [], marks=pytest.mark.slow),
+        pytest.param("finetune 4", [], marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_machine_ends_in_the_same_weights(tmp_path, recipe, monkeypatch, messages, lost_at, sets):
     """Its folder is deleted; the weights are a mean of checkpoints, then those of the best one, with an adapter."""
     whole, machine = tmp_path / "whole", tmp_path / "machine"
-    run_here(whole, recipe, "push=null")
+    run_here(whole, recipe, "push=null", *sets)
+    given = [str(recipe), "--output", str(machine / "out"), *(f"--set={each}" for each in sets)]
     with Hub() as hub:
-        code, printed = command(machine, hub, str(recipe), "--output", str(machine / "out"), LOST_AT=lost_at)
+        code, printed = command(machine, hub, *given, LOST_AT=lost_at)
         assert code == -signal.SIGKILL, printed
         repository = hub.repositories["you/tiny"]
         assert repository.private and len(repository.history("checkpoints")) == 1
@@ -145,10 +150,10 @@ def lost_run(tmp_path_factory):
     (folder / "corpus.txt").write_text("The dog saw the key in the barn.\n" * 200)
     recipe = tiny_recipe("first", FIRST.replace("corpus.txt", str(folder / "corpus.txt")))
     (folder / "first.yaml").write_text(recipe)
-    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
-        hub.serve_here(patch, folder / "cache")
-        patch.setattr("hflm.pipeline.stages.model.Model.run", lost)
-        with pytest.raises(RuntimeError, match="lost"):
+    with Hub() as hub:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="lost"):
+            hub.serve_here(patch, folder / "cache")
+            patch.setattr("hflm.pipeline.stages.model.Model.run", lost)
             run_here(folder, folder / "first.yaml")
         finished = json.loads((folder / "out" / "stages.json").read_text())
         del finished["pretrain"]  # as before its last step
