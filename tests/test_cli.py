@@ -194,6 +194,9 @@ def test_recipes_are_listed_with_their_first_line_and_printed(folder):
             )
         ),
         (["run"], 2, "Missing argument 'RECIPE'"),
+        (["run", "--from-hub", "nowhere"], 2, "--from-hub nowhere: expected namespace/name, as on the Hub"),
+        (["run", "--from-hub", "you/name"], 2, "--from-hub you/name: HF_HUB_OFFLINE is set. Unset it"),
+        (["run", "good.yaml", "--from-hub", "you/name", "--seeds", "2"], 2, "--from-hub continues one run"),
         (["generate"], 2, "Missing argument 'model'"),
         (["compare", "a", "b", "--html", "."], 2, "file '.' is a directory"),
         (["score", "m", "a text", "--attention", "."], 2, "file '.' is a directory"),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from hub import QUICK, Hub
 
-from hflm.core import Stopped, UserError, logger
+from hflm.core import HubError, Stopped, UserError, logger
 from hflm.pipeline import RunOptions, run_recipe
 from hflm.pipeline.hub_checkpoints import offer_checkpoint, restore_run, stage_snapshot
 from hflm.pipeline.inputs import resolve_inputs
@@ -299,6 +300,20 @@ def test_a_checkpoint_in_parts_is_a_warning(tmp_path, messages):
     )
     assert "fsdp_state_dict_type: FULL_STATE_DICT. Training goes on" in messages()[-1]
     assert not any((tmp_path / ".upload").iterdir())
+
+
+def test_a_hub_that_is_down_costs_no_training(tmp_path, lost_run, monkeypatch, messages):
+    """The run ends with its model; only the publication at its end fails, as without checkpoints."""
+    hub, folder = lost_run
+    hub.serve_here(monkeypatch, tmp_path / "cache")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(HubError, match="The push to you/tiny failed"):
+            run_here(tmp_path, folder / "first.yaml")
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    assert any("of pretrain was not sent to you/tiny: " in line for line in messages())
+    assert not (tmp_path / "out" / ".upload").exists()
 
 
 @pytest.mark.parametrize("options", [{"fresh": True}, {"extend": True}, {"dry_run": True}])
