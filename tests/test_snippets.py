@@ -103,6 +103,10 @@ NOT_RUN = {
     "python tests/bench/gpu_check.py": "needs a GPU and the clone",
     "hflm fetch sst2": "downloads from the Hub",
     "HF_HUB_OFFLINE=1 hflm run sst2": "needs what the Hub gave",
+    "hflm run --from-hub you/reviews": "needs a machine that was lost: tests/pipeline/test_hub_checkpoints.py",
+    "hflm scale wikitext2-ladder.yaml": "trains for minutes: tests/pipeline/test_scale.py",
+    "hflm scale wikitext2-ladder.yaml --minutes 10": "trains for minutes",
+    "hflm scale wikitext2-ladder.yaml --flops 1e13 --device h100 --price-per-hour 3": "trains for minutes",
 }
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,14 +44,21 @@ def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path
     (tmp_path / "r.yaml").write_text(RECIPE)
     first = hflm("scale", "r.yaml", cwd=tmp_path)
     points = tmp_path / "runs/ladder-scale/points"
-    while len(list(points.glob("*/pretrain/model"))) < 2 and first.poll() is None:
+
+    def ended() -> list[Path]:
+        """The weights of the points whose training is recorded as finished."""
+        states = {path.parent: json.loads(path.read_text()) for path in points.glob("*/stages.json")}
+        return [run / "pretrain/model/model.safetensors" for run, state in states.items() if "pretrain" in state]
+
+    while len(ended()) < 2 and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    ended = {path: path.stat().st_mtime_ns for path in points.glob("*/pretrain/model/model.safetensors")}
+    written = {path: path.stat().st_mtime_ns for path in ended()}
+    assert written
     code, out, err = finished("scale", "r.yaml", cwd=tmp_path)
     assert code == 0, err
-    assert all(path.stat().st_mtime_ns == when for path, when in ended.items())  # none is trained again
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())  # none is trained again
     folder = tmp_path / "runs/ladder-scale"
     scale = json.loads((folder / "scale.json").read_text())
     assert len(scale["runs"]) == 11 and len(list(points.iterdir())) == 11
