@@ -74,11 +74,11 @@ def _results_of(run: Path, name: str, selected: Sequence[str], notes: list[str])
     stale = [each for each in tasks_of_other_weights(run, found) if found.tasks[each].model_revision is not None]
     if not stale:
         return found
-    told = f"{name}: its scores of {', '.join(stale)} are of other weights than those in its model/"
+    problem = f"{name}: its scores of {', '.join(stale)} are of other weights than those in its model/"
     advice = f"measure them again: hflm run {run / 'recipe.yaml'} --output {run}"
     if len(stale) == len(found.tasks) or set(stale) & set(selected):
-        raise UserError(f"{told}. To compare the run, {advice}")
-    notes.append(f"{told} and are left out; {advice}")
+        raise UserError(f"{problem}. To compare the run, {advice}")
+    notes.append(f"{problem} and are left out; {advice}")
     return replace(found, tasks={each: task for each, task in found.tasks.items() if each not in stale})
 
 
