@@ -2,6 +2,7 @@ from .atomic_io import atomic_folder as atomic_folder
 from .atomic_io import atomic_write_bytes as atomic_write_bytes
 from .atomic_io import atomic_write_text as atomic_write_text
 from .atomic_io import is_partial as is_partial
+from .atomic_io import link_or_copy as link_or_copy
 from .errors import DataError as DataError
 from .errors import EndpointError as EndpointError
 from .errors import FolderInUse as FolderInUse
@@ -15,6 +16,7 @@ from .errors import SettingsError as SettingsError
 from .errors import Stopped as Stopped
 from .errors import TrainingError as TrainingError
 from .errors import UserError as UserError
+from .fingerprint import file_checksum as file_checksum
 from .fingerprint import fingerprint_checksums as fingerprint_checksums
 from .fingerprint import fingerprint_files as fingerprint_files
 from .fingerprint import fingerprint_model as fingerprint_model

@@ -15,6 +15,14 @@ def is_partial(path: Path) -> bool:
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Make `target` a hard link to `source`, or a copy where the disk has no links between the two."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
     """Write `content` so that `path` holds all of it or what it held before."""
     path = Path(path)

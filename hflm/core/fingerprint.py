@@ -47,5 +47,10 @@ def _cached_checksum(file: Path, size: int, mtime_ns: int, ctime_ns: int) -> str
 
     The time of the last change of status, ctime, is what no program can set back.
     """
+    return file_checksum(file)
+
+
+def file_checksum(file: Path) -> str:
+    """The sha256 of what a file holds now, in hexadecimal."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,6 +1,6 @@
 """Text of recipes, data and models on a terminal: shown as it is, without markup or control characters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hflm.core.markdown import escape_controls
@@ -22,13 +22,18 @@ def plain_text(text: object, style: str = "") -> "Text":
     return Text(escape_controls(mask_tokens(str(text))), style)
 
 
-def plain_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """A rich table of `plain_text`; the first column is not broken, the others are aligned to the right."""
+def plain_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """A rich table of `plain_text`: headings are broken into words, cells are not; all but the first column are aligned
+    to the right.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=plain_text(title), title_justify="left")
+    table = Table(title=plain_text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+        texts = [*heading.split(), *(row[number] for row in rows)]
+        widest = max(plain_text(text).cell_len for text in texts)
+        table.add_column(heading, justify="right" if number else "left", width=widest)
     for row in rows:
         table.add_row(*map(plain_text, row))
     return table

@@ -1,10 +1,15 @@
 """The plots of `hflm scale`, as PNG bytes: the loss over parameters and tokens, and of a compute budget over its split."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hflm.evaluation.plots import BLUE, GREY, MARKERS, OTHERS, plain_axes, to_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Loss = Callable[[float, float], float]  # of N parameters and D tokens
 
@@ -33,12 +38,7 @@ def law(
         [own[0]], [expected], yerr=errors, fmt="*", color="black", markersize=10, capsize=3,
         label=f"this recipe, expected ({own[1] / 1e6:,.3g} M tokens)",
     )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel("parameters (blocks and output layer)")
-    axes.set_ylabel("validation loss (nats per token)")
-    plain_axes(axes)
-    axes.legend(frameon=False, fontsize=8)
-    return to_png(figure)
+    return _over_parameters(figure, axes, "validation loss (nats per token)")
 
 
 def split(flops: float, own: tuple[float, float], best: tuple[float, float], loss: Loss) -> bytes:
@@ -53,9 +53,14 @@ def split(flops: float, own: tuple[float, float], best: tuple[float, float], los
     axes.plot([own[0]], [loss(*own)], "*", color="black", markersize=10, label="this recipe")
     axes.plot([best[0]], [loss(*best)], "o", color=OTHERS[0], markersize=6, label="best split of the same FLOPs")
     axes.axvline(best[0], color=GREY, linewidth=0.6, linestyle=":")
+    return _over_parameters(figure, axes, "expected loss (nats per token)")
+
+
+def _over_parameters(figure: "Figure", axes: "Axes", label: str) -> bytes:
+    """A finished plot of a loss, called `label`, over parameters."""
     axes.set_xscale("log")
     axes.set_xlabel("parameters (blocks and output layer)")
-    axes.set_ylabel("expected loss (nats per token)")
+    axes.set_ylabel(label)
     plain_axes(axes)
     axes.legend(frameon=False, fontsize=8)
     return to_png(figure)

@@ -1,11 +1,10 @@
 """Read a `.gguf` file by converting it once to safetensors."""
 
-import hashlib
 import importlib.util
 import json
 from pathlib import Path
 
-from hflm.core import MissingExtra, ModelError, atomic_folder
+from hflm.core import MissingExtra, ModelError, atomic_folder, file_checksum
 from hflm.preprocessing import first_line
 
 
@@ -13,9 +12,7 @@ def convert_gguf(file: Path) -> Path:
     """The folder with the file's weights as safetensors; made once and kept in the Hugging Face cache."""
     from huggingface_hub.constants import HF_HOME
 
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    folder = Path(HF_HOME) / "hflm-gguf" / digest[:32]
+    folder = Path(HF_HOME) / "hflm-gguf" / file_checksum(file)[:32]
     if (folder / "config.json").is_file():
         return folder
     if importlib.util.find_spec("gguf") is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hflm.core import UserError, logger, read_json, read_json_lines, redact
+from hflm.core import UserError, link_or_copy, logger, read_json, read_json_lines, redact
 from hflm.data import SKIPPED_ROWS
 from hflm.pipeline import provenance, stage_state
 from hflm.pipeline.console import phase
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hflm.publishing import CheckpointUploads, HubCheckpoint
 
 STAGED = ".upload"  # in a run's folder: what is on its way to the Hub
-CHECKSUMS = "checksums.json"
 OF_STAGE = (stage_state.METRICS, "micro_batch.json", "skipped.json")
 # Of a checkpoint: nothing that is continued from needs them. The first is a pickle, the second PEFT's model card.
 LEFT_OUT = {"training_args.bin", "README.md"}
@@ -84,6 +83,8 @@ def stage_snapshot(folder: Path, name: str, stage: str, checkpoints: Sequence[Pa
 
     Raises UserError for a checkpoint of another form than Trainer's own.
     """
+    from hflm.training import step_of
+
     for path, content in _records(folder, stage):
         _write(target / path, content)
     for finished in ("tokenizer", *(f"{each}/model" for each in STAGES[: STAGES.index(stage)])):
@@ -95,7 +96,7 @@ def stage_snapshot(folder: Path, name: str, stage: str, checkpoints: Sequence[Pa
     state = read_json(target / stage_state.FILE)
     keys = {each: state[each] for each in STAGES if each in state}
     keys[stage] = read_json(folder / stage / stage_state.MARKER)["key"]
-    return Snapshot(name, stage, int(checkpoints[-1].name.split("-")[1]), keys, {})
+    return Snapshot(name, stage, step_of(checkpoints[-1]), keys, {})
 
 
 def _records(folder: Path, stage: str) -> Iterator[tuple[str, bytes]]:
@@ -125,6 +126,8 @@ def _records(folder: Path, stage: str) -> Iterator[tuple[str, bytes]]:
 
 def _stage_checkpoint(checkpoint: Path, target: Path) -> None:
     """A checkpoint without the files that nothing needs, its checksums without them."""
+    from hflm.training import CHECKSUMS
+
     sums = json.loads((checkpoint / CHECKSUMS).read_text())
     for name in [each for each in sums if each in LEFT_OUT]:
         del sums[name]
@@ -178,7 +181,7 @@ def _progress(folder: Path, dependencies: Mapping[str, Dependencies]) -> tuple[i
 
     A finished stage counts as the beginning of the next one.
     """
-    from hflm.training import newest_valid_checkpoint
+    from hflm.training import newest_valid_checkpoint, step_of
 
     state, reached = read_stage_state(folder), None
     for number, stage in enumerate(STAGES):
@@ -188,7 +191,7 @@ def _progress(folder: Path, dependencies: Mapping[str, Dependencies]) -> tuple[i
             reached = number + 1, 0
         elif state.is_begun(stage, dependencies[stage]):
             checkpoint = newest_valid_checkpoint(folder / stage)
-            return (number, int(checkpoint.name.split("-")[1])) if checkpoint else reached
+            return (number, step_of(checkpoint)) if checkpoint else reached
         else:
             return reached
     return reached
@@ -241,7 +244,4 @@ def _write(path: Path, content: bytes) -> None:
 
 def _link(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, target)
-    except OSError:  # a file system without links
-        shutil.copy2(file, target)
+    link_or_copy(file, target)

@@ -40,7 +40,7 @@ class RunOptions:
     `fresh`: set an earlier run in the folder aside first. `locked`: only when all data and models are those of the
     folder's environment.json. `dry_run`: print which stages would run, and why. `yes`: train a finished stage again
     without asking. `extend`: a training stage whose length or learning rate has changed goes on from its checkpoint.
-    without asking. `last`: the last stage to run; neither the card nor the push is made. `on_evaluation`: receives the
+    `last`: the last stage to run; neither the card nor the push is made. `on_evaluation`: receives the
     scores of each evaluation. `predict`: whether speed and memory of a stage are predicted before it, which takes some
     seconds. `from_hub`: "you/name", the repository whose checkpoint the run continues from, or "you/name@branch".
     """

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,26 @@ def check_run_folder(folder: Path) -> Path:
     if is_run(folder) or all(each.name in known or is_partial(each) for each in folder.iterdir()):
         return folder
     raise UserError(f"{folder} exists already and is no run of hflm's. Name another folder by --output")
+
+
+def group_folder(
+    default: Path, output: str | Path | None, record: str, is_begun: Callable[[str], bool], refusal: str
+) -> Path:
+    """The folder of a command that makes several runs: `output`, else `default`.
+
+    Raises UserError for a file, and with the `refusal` for a folder that holds something else: neither the file `record`
+    nor only names that an unfinished command leaves.
+    """
+    folder = default if output is None else expand_path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file. Name another folder by --output")
+    if (
+        folder.exists()
+        and not (folder / record).is_file()
+        and not all(is_begun(each.name) for each in folder.iterdir())
+    ):
+        raise UserError(f"{folder} exists already and {refusal}. Name another folder by --output")
+    return folder
 
 
 def is_run(folder: Path) -> bool:

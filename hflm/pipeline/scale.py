@@ -20,7 +20,6 @@ from hflm.core import (
     UserError,
     atomic_write_text,
     configure_logging,
-    expand_path,
     fingerprint_checksums,
     format_duration,
     format_quantity,
@@ -30,12 +29,12 @@ from hflm.core import (
 )
 from hflm.pipeline.reading import streams_corpus
 from hflm.pipeline.run import RunOptions, run_recipe
-from hflm.pipeline.run_folder import locked_folder
+from hflm.pipeline.run_folder import group_folder, locked_folder
 from hflm.pipeline.scale_report import write_report
 from hflm.pipeline.shared_stages import reuse_stages
-from hflm.planning import inputs
+from hflm.planning import Plan, StagePlan, plan_recipe, read_model_config
+from hflm.planning.inputs import validation_tokens
 from hflm.planning.ladder import Point, Target, design_ladder, target_of
-from hflm.planning.plan import stage_steps
 from hflm.planning.scale import FILE, Measured, Scale, conclude, scale_folder
 from hflm.recipe import Recipe, dump_recipe, load_recipe, load_varied_recipe
 
@@ -102,12 +101,15 @@ def scale_recipe(
     configure_logging()
     loaded = load_recipe(recipe, sets)
     _check(loaded)
-    target, corpus = _target(loaded)
-    ladder = Ladder(recipe, tuple(sets), loaded, target, _folder(loaded, output))
+    folder = _folder(loaded, output)
+    plan = plan_recipe(loaded, device, price_per_hour=price_per_hour)
+    own = next(stage for stage in plan.stages if stage.stage == "pretrain")
+    target = _target(loaded, plan, own)
+    ladder = Ladder(recipe, tuple(sets), loaded, target, folder)
     points = _chosen_points(ladder, flops, minutes)
     spent = sum(each.flops for each in points)
     logger.info(
-        f"{loaded.name}: {ladder.folder}: {len(points)} small runs with {format_quantity(spent, 'FLOP')}, "
+        f"{loaded.name}: {folder}: {len(points)} small runs with {format_quantity(spent, 'FLOP')}, "
         f"{spent / target.flops:.0%} of the recipe's own {format_quantity(target.flops, 'FLOP')}"
     )
     runs: list[Measured] = []
@@ -121,9 +123,9 @@ def scale_recipe(
         runs.append(_measured(ladder.run_folder(point), point))
     first = ladder.run_folder(points[0])
     assert loaded.pretrain is not None
-    tokens = corpus if streams_corpus(loaded.pretrain) else _packed_tokens(first)
+    tokens = own.corpus_tokens if streams_corpus(loaded.pretrain) else _packed_tokens(first)
     scale = conclude(loaded, runs, target.parameters, target.tokens, tokens, _bits_per_nat(first))
-    write_report(scale, loaded, ladder.folder, device, price_per_hour)
+    write_report(scale, own, plan.device.name, folder)
     return scale
 
 
@@ -160,39 +162,24 @@ def _check(recipe: Recipe) -> None:
         raise UserError("\n".join(f"hflm scale {recipe.name}: {each}" for each in problems))
 
 
-def _target(recipe: Recipe) -> tuple[Target, int | None]:
-    """(the recipe's own training, the tokens of its corpus by the size of its files)."""
-    assert recipe.pretrain is not None
-    notes: list[str] = []
-    model = inputs.read_model_config(recipe, notes)
-    assert model is not None, "a new model's configuration is known"
-    corpus = inputs.corpus_tokens(recipe.pretrain, model.shape, notes)
-    one = target_of(recipe, model, 1)
-    steps = stage_steps(recipe.pretrain, "pretrain", model.shape, corpus, one.tokens, notes)
-    if steps is None:
+def _target(recipe: Recipe, plan: Plan, own: StagePlan) -> Target:
+    """The recipe's own training, whose steps the plan counts."""
+    if own.steps is None:
         raise UserError(
             f"hflm scale {recipe.name}: how many tokens it trains on is not known before it runs. Say pretrain.tokens or "
             "pretrain.args.max_steps"
         )
-    for note in notes:
+    for note in plan.notes:
         logger.info(f"note: {note}")
-    validation = inputs.validation_tokens(recipe.pretrain, model.shape, corpus)
-    return target_of(recipe, model, steps, validation), corpus
+    assert recipe.pretrain is not None
+    model = read_model_config(recipe, [])
+    assert model is not None, "a new model's configuration is known"
+    return target_of(recipe, model, own.steps, validation_tokens(recipe.pretrain, model.shape, own.corpus_tokens))
 
 
 def _folder(recipe: Recipe, output: str | Path | None) -> Path:
-    """The folder to write to: `output`, else runs/<name>-scale. Raises UserError for one that holds something else."""
-    folder = scale_folder(recipe) if output is None else expand_path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file. Name another folder by --output")
-    ours = (
-        not folder.exists()
-        or (folder / FILE).is_file()
-        or {each.name for each in folder.iterdir()} <= {"points", POINTS}
-    )
-    if not ours:
-        raise UserError(f"{folder} exists already and is no ladder of hflm's. Name another folder by --output")
-    return folder
+    begun = {"points", POINTS}
+    return group_folder(scale_folder(recipe), output, FILE, begun.__contains__, "is no ladder of hflm's")
 
 
 def _time_left(runs: Sequence[Measured], points: Sequence[Point]) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from hflm.core import UserError, atomic_write_text, configure_logging, expand_path, logger, markdown_table, read_json
+from hflm.core import atomic_write_text, configure_logging, logger, markdown_table, plain_table, read_json
 from hflm.evaluation import SEEDS_FILE, Spread, read_results, spread
 from hflm.pipeline.console import is_first_process
 from hflm.pipeline.run import RunOptions, run_recipe
-from hflm.pipeline.run_folder import check_run_folder, locked_folder
+from hflm.pipeline.run_folder import check_run_folder, group_folder, locked_folder
 from hflm.pipeline.shared_stages import reuse_stages
 from hflm.recipe import Recipe
 
@@ -30,7 +30,8 @@ def run_with_seeds(
     """
     configure_logging()
     options = options or RunOptions()
-    folder = _seeds_folder(recipe, output)
+    default, refusal = Path("runs") / f"{recipe.name}-seeds", "holds no runs of several seeds"
+    folder = group_folder(default, output, SEEDS_FILE, lambda name: name.startswith("seed"), refusal)
     seeds = [recipe.seed + number for number in range(count)]
     if recipe.push is not None and is_first_process():
         logger.info("push: left out, since several seeds are several models; `hflm push` sends one of them")
@@ -44,17 +45,6 @@ def run_with_seeds(
         run_recipe(one, run, options)
     if is_first_process() and not options.dry_run:
         _write_summary(recipe, folder, seeds)
-
-
-def _seeds_folder(recipe: Recipe, output: str | Path | None) -> Path:
-    """The folder to write to. Raises UserError for one that exists and holds something else."""
-    folder = Path("runs") / f"{recipe.name}-seeds" if output is None else expand_path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file. Name another folder by --output")
-    strange = [each.name for each in folder.iterdir() if not each.name.startswith("seed")] if folder.exists() else []
-    if strange and not (folder / SEEDS_FILE).exists():
-        raise UserError(f"{folder} exists already and holds no runs of several seeds. Name another folder by --output")
-    return folder
 
 
 def scores_of(run: Path) -> dict[str, float]:
@@ -73,8 +63,6 @@ def scores_of(run: Path) -> dict[str, float]:
 def _write_summary(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> None:
     """seeds.json, README.md and the table in the terminal."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     each = [scores_of(folder / f"seed-{seed}") for seed in seeds]
     names = [name for name in each[0] if all(name in scores for scores in each)]
@@ -87,12 +75,7 @@ def _write_summary(recipe: Recipe, folder: Path, seeds: Sequence[int]) -> None:
     text = f"# {recipe.name} with {len(seeds)} seeds\n\n{markdown_table(headings, rows)}\n\n{METHOD}\n"
     atomic_write_text(folder / "README.md", text)
     atomic_write_text(folder / SEEDS_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    table = Table(title=Text(f"{recipe.name}: {len(seeds)} seeds"), title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "score" else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    Console().print(plain_table(f"{recipe.name}: {len(seeds)} seeds", headings, rows))
     logger.info(f"summary: {folder / 'README.md'}")
 
 

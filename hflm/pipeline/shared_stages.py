@@ -1,11 +1,10 @@
 """Finished stages of one run used in another: what does not differ between the runs of a sweep is computed once."""
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hflm.core import atomic_folder, atomic_write_text, read_json
+from hflm.core import atomic_folder, atomic_write_text, link_or_copy, read_json
 from hflm.data import SKIPPED_ROWS
 from hflm.pipeline import provenance
 from hflm.pipeline.inputs import resolve_inputs
@@ -67,14 +66,7 @@ def _keys(recipe: Recipe) -> dict[str, str]:
 
 def _link(source: Path, target: Path) -> None:
     ignored = shutil.ignore_patterns("checkpoint-*")
-    shutil.copytree(source, target, copy_function=_link_or_copy, ignore=ignored, dirs_exist_ok=True)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without hard links
-        shutil.copy2(source, target)
+    shutil.copytree(source, target, copy_function=link_or_copy, ignore=ignored, dirs_exist_ok=True)
 
 
 def _copy_record(other: Path, folder: Path, stage: str) -> None:

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import FolderInUse, RecipeError, UserError, atomic_write_text, configure_logging, expand_path, logger
+from hflm.core import FolderInUse, RecipeError, UserError, atomic_write_text, configure_logging, logger
 from hflm.pipeline.inputs import resolve_inputs
-from hflm.pipeline.run_folder import locked_folder
+from hflm.pipeline.run_folder import group_folder, locked_folder
 from hflm.pipeline.shared_stages import common_stages, run_once
 from hflm.pipeline.stage_keys import HARMLESS_ARGS, Dependencies, stage_dependencies
 from hflm.pipeline.sweep_report import read_report, write_report
@@ -95,14 +95,10 @@ def _check_model(plan: SweepPlan) -> None:
 
 
 def _sweep_folder(recipe: Recipe, output: str | Path | None) -> Path:
-    """The folder to write to: `output`, else runs/<name>-sweep. Raises UserError for one that is no sweep."""
-    folder = Path("runs") / f"{recipe.name}-sweep" if output is None else expand_path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file. Name another folder by --output")
-    known = {"study.db", "shared", ".lock"}  # of one that was stopped early
-    if not folder.exists() or (folder / FILE).is_file() or {each.name for each in folder.iterdir()} <= known:
-        return folder
-    raise UserError(f"{folder} exists already and is no sweep of hflm's. Name another folder by --output")
+    begun = {"study.db", "shared", ".lock"}
+    return group_folder(
+        Path("runs") / f"{recipe.name}-sweep", output, FILE, begun.__contains__, "is no sweep of hflm's"
+    )
 
 
 def _progress(study: "Study", section: SweepRecipe) -> str:

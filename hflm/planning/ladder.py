@@ -8,18 +8,18 @@ of what the recipe's own training costs. With less to spend sizes and tokens shr
 
 Each size is the recipe's model, narrower and with fewer blocks in proportion, but two at least: at a given N the loss
 hardly depends on this proportion, but that of one block is off the law (Kaplan et al. 2020, arXiv 2001.08361,
-sections 3.1 and 3.2). Heads have about the same size. All points have the recipe's batch. The learning rate falls with the width: in
-inverse proportion for Adam (Yang et al. 2022, arXiv 2203.03466, table 8), with its square root for Muon, which is scaled
-to the same root mean square in a matrix of any width, so that its spectral norm grows with the root (Yang et al. 2023,
-arXiv 2310.17813: that norm should not depend on the width). At the smallest point half and twice that rate are tried,
-too, to see whether the rule holds.
+sections 3.1 and 3.2). Heads have about the same size. All points have the recipe's batch. The learning rate falls with
+the width: in inverse proportion for Adam (Yang et al. 2022, arXiv 2203.03466, table 8), with its square root for Muon,
+which is scaled to the same root mean square in a matrix of any width, so that its spectral norm grows with the root
+(Yang et al. 2023, arXiv 2310.17813: that norm should not depend on the width). At the smallest point half and twice that
+rate are tried, too, to see whether the rule holds.
 
 Each point is a training of its own, since the loss at the end of a learning rate's schedule is what the law is about: at
 a point along a longer schedule it is higher (Hoffmann et al. 2022, arXiv 2203.15556, appendix B).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,18 +98,14 @@ def design_ladder(
     if minutes is not None:
         measured = _seconds_by_size(recipe, target)
     limit = 60 * minutes if minutes is not None else math.inf if flops is None else flops
-    best = least = None
+    least = None
     for halving in range(HALVINGS):
         points = _points(recipe, target, 0.5 ** (halving / 2))
         if points is None:
             break
-        spent = sum(measured(each) if measured else each.flops for each in points)
-        least = spent
-        if spent <= limit:
-            best = points
-            break
-    if best is not None:
-        return tuple(sorted(best, key=lambda each: each.flops))
+        least = sum(measured(each) if measured else each.flops for each in points)
+        if least <= limit:
+            return tuple(sorted(points, key=lambda each: each.flops))
     if least is None:
         raise UserError(
             f"the model of {format_quantity(target.parameters)} parameters and {target.steps:,} steps is too small for a "
@@ -121,22 +117,21 @@ def design_ladder(
 
 def _points(recipe: Recipe, target: Target, scale: float) -> list[Point] | None:
     """The points where sizes and tokens are `scale` of the full ladder's; None where they would be too small."""
-    configs = [smaller_config(target, fraction * scale) for fraction in SIZES]
+    models = [model for fraction in SIZES if (model := smaller_model(target, fraction * scale)) is not None]
     steps = [round(fraction * scale * target.steps) for fraction in TOKENS]
-    if None in configs or steps[0] < MIN_STEPS or len({each["width"] for each in configs if each}) < len(SIZES):
+    if steps[0] < MIN_STEPS or len({tuple(model.items()) for model in models}) < len(SIZES):
         return None
     made = [
-        [_point(recipe, target, config, count) for count in steps[: len(steps) - number]]
-        for number, config in enumerate(configs)
-        if config is not None
+        [_point(recipe, target, model, count) for count in steps[: len(steps) - number]]
+        for number, model in enumerate(models)
     ]
     smallest = made[0][0]
     trials = [replace(smallest, learning_rate=smallest.learning_rate * factor, rate_factor=factor) for factor in RATES]
     return [*(point for group in made for point in group), *trials]
 
 
-def _point(recipe: Recipe, target: Target, config: Mapping[str, Any], steps: int) -> Point:
-    shape = architecture.of({**target.config, **config["model"]})
+def _point(recipe: Recipe, target: Target, model: dict[str, Any], steps: int) -> Point:
+    shape = architecture.of({**target.config, **model})
     assert shape is not None and recipe.pretrain is not None
     args = recipe.pretrain.args
     rate = args.get("learning_rate", 5e-5)  # TrainingArguments' default
@@ -144,14 +139,14 @@ def _point(recipe: Recipe, target: Target, config: Mapping[str, Any], steps: int
     rate *= math.sqrt(narrower) if args.get("optim") == "muon" else narrower
     tokens = steps * _step_tokens(recipe, shape)
     flops = tokens * _flops_per_token(recipe, shape)
-    return Point(config["model"], weights_of(shape), steps, tokens, rate, flops)
+    return Point(model, weights_of(shape), steps, tokens, rate, flops)
 
 
-def smaller_config(target: Target, fraction: float) -> dict[str, Any] | None:
-    """{"width": W, "model": the recipe's keys} of the family's model nearest to `fraction` of the target's N, or None.
+def smaller_model(target: Target, fraction: float) -> dict[str, Any] | None:
+    """The configuration's keys of the family's model nearest to `fraction` of the target's N, or None.
 
-    The depth is in proportion to the width, rounded up or down, and MIN_LAYERS at least. None where it would be narrower than MIN_WIDTH, or not
-    within a third of that N.
+    The depth is in proportion to the width, rounded up or down, and MIN_LAYERS at least. None where it would be narrower
+    than MIN_WIDTH, or not within a third of that N.
     """
     shape, wanted = target.shape, fraction * target.parameters
     found = []
@@ -163,10 +158,8 @@ def smaller_config(target: Target, fraction: float) -> dict[str, Any] | None:
             made = architecture.of({**target.config, **model})
             assert made is not None
             found.append((abs(math.log(weights_of(made) / wanted)), width, layers, model))
-    distance, width, _, model = min(found, key=lambda each: each[:3], default=(math.inf, 0, 0, {}))
-    if distance > math.log(4 / 3):
-        return None
-    return {"width": width, "model": model}
+    distance, *_, model = min(found, key=lambda each: each[:3], default=(math.inf, 0, 0, {}))
+    return model if distance <= math.log(4 / 3) else None
 
 
 def _scaled(target: Target, width: int, layers: int) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
         rows_tokens, labelled = inputs.task_tokens(recipe, section, shape, notes)
         load = replace(load, labelled=labelled)
     per_step = load.rows * load.accumulation * load.processes
-    steps = stage_steps(section, name, shape, rows_tokens, per_step, notes)
+    steps = _steps(section, name, shape, rows_tokens, per_step, notes)
     if rows_tokens is not None:
         batch = stage_batch(section, load.length, load.processes, name)
         drop_last = section.args.get("dataloader_drop_last", False)
@@ -156,7 +156,7 @@ def _plan_stage(question: _Question, name: str, notes: list[str]) -> StagePlan:
     )
 
 
-def stage_steps(
+def _steps(
     section: PretrainRecipe | FinetuneRecipe,
     stage: str,
     shape: architecture.Shape,

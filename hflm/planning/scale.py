@@ -5,11 +5,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hflm.core import UserError, atomic_write_text
+from hflm.core import UserError, atomic_write_text, fingerprint_checksums
 from hflm.planning.scaling_law import FLOPS_PER_WEIGHT, Fit, ScalingLaw, fit_law
 from hflm.recipe import Recipe
 
@@ -75,12 +74,16 @@ class Scale:
         return self.fit.law
 
     @property
-    def better_rates(self) -> list[Measured]:
-        """The trials of the learning rate that ended better than the rule's by more than 1 %."""
-        smallest = min(
+    def smallest(self) -> Measured:
+        """The smallest and shortest point of the law, at which other learning rates are tried."""
+        return min(
             (each for each in self.runs if each.rate_factor == 1), key=lambda each: (each.parameters, each.tokens)
         )
-        return [each for each in self.runs if each.rate_factor != 1 and each.loss < 0.99 * smallest.loss]
+
+    @property
+    def better_rates(self) -> list[Measured]:
+        """The trials of the learning rate that ended better than the rule's by more than 1 %."""
+        return [each for each in self.runs if each.rate_factor != 1 and each.loss < 0.99 * self.smallest.loss]
 
 
 def family_of(recipe: Recipe) -> str:
@@ -93,7 +96,7 @@ def family_of(recipe: Recipe) -> str:
     pretrain.pop("tokens", None)
     pretrain["args"] = {key: value for key, value in pretrain.get("args", {}).items() if key not in LENGTH_ARGS}
     content = {"model": model, "tokenizer": plain["tokenizer"], "pretrain": pretrain}
-    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return fingerprint_checksums([], content)
 
 
 def conclude(

@@ -1,6 +1,5 @@
 """Brings a run that is under way from the Hub: the files of one commit of the branch `checkpoints`, each checked."""
 
-import hashlib
 import re
 import shutil
 import sys
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hflm.core import HubError, UserError
+from hflm.core import HubError, UserError, file_checksum
 from hflm.publishing import hub_errors
 from hflm.publishing.checkpoint_files import (
     BRANCH,
@@ -49,12 +48,12 @@ class HubCheckpoint:
         for name in names:
             target = folder / name
             for _ in range(2):  # what was cut or changed on its way is right the second time
-                if target.is_file() and _sum(target) == self.snapshot.files[name]:
+                if target.is_file() and file_checksum(target) == self.snapshot.files[name]:
                     break
                 target.unlink(missing_ok=True)
                 _fetch(self.repo_id, self.branch, self.commit, name, folder)
             else:
-                if _sum(target) != self.snapshot.files[name]:
+                if file_checksum(target) != self.snapshot.files[name]:
                     target.unlink()
                     raise UserError(f"{self}: {name} is damaged, its content is not what was sent. {ELSEWHERE}")
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
@@ -133,8 +132,3 @@ def _ask(repo_id: str, branch: str, call: Callable[[], Result]) -> Result:
 
 
 NO_TOKEN = "it is private and there is no token here: log in with `hf auth login`, or set HF_TOKEN"
-
-
-def _sum(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
 CLOSING_SECONDS = 60  # that the end of a run waits for an upload
-CHECKSUMS = "checksums.json"  # of a checkpoint: {file: sha256}
 Result = TypeVar("Result")
 
 
@@ -285,6 +284,8 @@ def remove_branch(repo_id: str, keys: dict[str, str]) -> None:
 
 def _check_sums(folder: Path, sums: dict[str, str]) -> None:
     """Raise UserError for a checkpoint in `folder` that has changed since it was written."""
+    from hflm.training import CHECKSUMS
+
     for path in folder.glob(f"*/checkpoint-*/{CHECKSUMS}"):
         place = path.parent.relative_to(folder).as_posix()
         for name, expected in json.loads(path.read_text()).items():

@@ -2,7 +2,9 @@ from .arguments import StageSettings as StageSettings
 from .batch_source import BatchSource as BatchSource
 from .best_model import EarlyStop as EarlyStop
 from .best_model import Kept as Kept
+from .checkpoints import CHECKSUMS as CHECKSUMS
 from .checkpoints import newest_valid_checkpoint as newest_valid_checkpoint
+from .checkpoints import step_of as step_of
 from .evaluation import TaskScorer as TaskScorer
 from .evaluation import ValidationSet as ValidationSet
 from .extension import Extension as Extension

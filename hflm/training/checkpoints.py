@@ -1,6 +1,5 @@
 """Checkpoints that can be trusted: checksums are written after all other files, so that damage is recognised."""
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -12,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hflm.core import TrainingError, atomic_write_text, format_bytes
+from hflm.core import TrainingError, atomic_write_text, file_checksum, format_bytes
 
 CHECKSUMS, SECONDS = "checksums.json", "seconds.json"
 LEAST_FREE = 1_000_000  # bytes; a disk with less of them is full
@@ -32,7 +31,11 @@ def seconds_of(checkpoint: Path | None) -> float:
 
 def write_checksums(checkpoint: Path) -> None:
     """Write the checksum of every file of a checkpoint beside them: from now on it is valid."""
-    sums = {str(file.relative_to(checkpoint)): _sum(file) for file in sorted(checkpoint.rglob("*")) if file.is_file()}
+    sums = {
+        str(file.relative_to(checkpoint)): file_checksum(file)
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file()
+    }
     atomic_write_text(checkpoint / CHECKSUMS, json.dumps(sums, indent=1))
 
 
@@ -129,11 +132,6 @@ def damage_of(checkpoint: Path) -> str | None:
     for name, expected in sums.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-        if _sum(checkpoint / name) != expected:
+        if file_checksum(checkpoint / name) != expected:
             return f"{name} has changed since it was written"
     return None
-
-
-def _sum(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
