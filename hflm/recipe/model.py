@@ -62,10 +62,14 @@ class ModelRecipe(Section):
         return {**own, **(self.model_extra or {})}
 
 
+def _known_keys() -> set[str]:
+    """The keys of every architecture's configuration."""
+    return {name for group in ARCHITECTURES.values() for name in NAMES[group]}
+
+
 def _config_without_preset(options: dict[str, Any]) -> Iterator[KeyProblem]:
-    known = {name for group in ARCHITECTURES.values() for name in NAMES[group]}
     for key, value in options.items():
-        if key not in known:
+        if key not in _known_keys():
             yield (key,), f"unknown key.{suggest(key, ['from', 'revision', 'dtype'])}"
         elif value is not None:
             yield (key,), "belongs to a `preset:`; a model `from:` has its own configuration. Remove it"
@@ -84,9 +88,13 @@ def _name_problems(raw: dict[str, Any]) -> Iterator[KeyProblem]:
 
 
 def _config_problems(raw: dict[str, Any], options: dict[str, Any]) -> Iterator[KeyProblem]:
-    architecture = architecture_of(raw) or "gpt2"
+    found = architecture_of(raw)
+    architecture = found or "gpt2"
     sizes = SIZES[architecture]
     group = ARCHITECTURES[architecture]
+    if found is None and (raw.get("preset") is not None or raw.get("architecture") is not None):
+        # Its name is wrong: a key of another architecture than GPT-2 may be right.
+        options = {key: value for key, value in options.items() if key in NAMES[group] or key not in _known_keys()}
     wrong = dict(names.problems(options, group, own_keys=("preset", "architecture", "from")))
     config = {**PRESETS.get(str(raw.get("preset")), {}), **options}
     for key, value in options.items():

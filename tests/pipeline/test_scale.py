@@ -94,6 +94,7 @@ def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path
         (["--flops", "1000"], "the budget is too small: the smallest ladder of this recipe takes about "),
         (["--minutes", "0.001"], "the budget is too small: the smallest ladder of this recipe takes about "),
         (["--output", "taken"], "is no ladder of hflm's"),
+        (["--device", "nosuch"], "--device nosuch: not known here. Known: "),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_trained(tmp_path, arguments, message):

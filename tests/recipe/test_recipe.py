@@ -955,6 +955,7 @@ def test_the_configuration_of_a_new_model(tmp_path, model, expected):
     ("model", "key", "message"),
     [
         ("preset: llama-nan", "model.preset", "no such preset: 'llama-nan'. Did you mean llama-nano?"),
+        ("preset: llama-nan, hidden_size: 64", "model.preset", "no such preset: 'llama-nan'. Did you mean llama-nano?"),
         ("architecture: lama", "model.architecture", "no such architecture: 'lama'. Did you mean llama?"),
         ("preset: llama-nano, architecture: gpt2", "model.architecture", "llama-nano is a llama. Remove it"),
         ("architecture: llama, from: gpt2", "model.from", "architecture and from exclude each other"),
