@@ -9,6 +9,8 @@ from hflm.core import URL, logger, mask_tokens
 
 TIMEOUT = (10.0, 300.0, 300.0, 60.0)  # seconds to connect, read, write, queue; the Hub's own client waits forever
 WAITS = (1, 2, 4, 8, 15)  # seconds between attempts. One call of ours may make four requests that fail on their own
+# hf_xet's words for a transfer that failed in the background: a RuntimeError in which the kind of the cause is lost.
+XET_TASK = ("Task error:", "Previous task error:")
 Result = TypeVar("Result")
 
 
@@ -36,8 +38,10 @@ def is_temporary(error: BaseException) -> bool:
     for each in _causes(error):
         if isinstance(each, HfHubHTTPError):
             return each.response.status_code in (408, 412, 429) or each.response.status_code >= 500
-        # An answer that was cut is no JSON. hf_xet, which retries by itself, raises these two when it gives up.
+        # An answer that was cut is no JSON. hf_xet, which retries by itself, raises the other two when it gives up.
         if isinstance(each, json.JSONDecodeError | ConnectionError | TimeoutError):
+            return True
+        if isinstance(each, RuntimeError) and str(each).startswith(XET_TASK):
             return True
         if isinstance(each, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError):
             return True
