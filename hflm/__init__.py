@@ -3,7 +3,10 @@
 Overview of the packages, highest first. A package imports only from those below it; import-linter checks that (see
 pyproject.toml). `pipeline/run.py` runs the stages in order and is the place to start reading.
 
-    cli.py                commands and exit codes; imports late, so that `--help` answers at once
+    cli/                  commands, which import late, so that `--help` answers at once
+      app.py                the application, and the arguments that several commands take
+      recipes.py            commands that take a recipe; models.py: those that take a model or a finished run
+      entry.py              the console script: messages and exit codes
 
     pipeline/             a run, from the recipe to the model card
       run.py                `hflm run`: a loop over the stages, and which of them are skipped

@@ -422,4 +422,4 @@ def test_an_error_in_a_worker_process_is_an_error_without_its_traceback(tmp_path
     with pytest.raises(DataError) as caught:
         list(torch.utils.data.DataLoader(Documents(), num_workers=1))
     assert "Traceback" in str(caught.value)
-    assert cli._message(caught.value).startswith(f"{tmp_path}/a.jsonl:1 column 'text' holds 3, not text\nFix")
+    assert cli.error_message(caught.value).startswith(f"{tmp_path}/a.jsonl:1 column 'text' holds 3, not text\nFix")
