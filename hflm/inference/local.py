@@ -139,7 +139,11 @@ class LocalModel:
         def answer(batch: list[int]) -> list[list[float]]:
             return self._label_log_likelihoods(run, batch, labels)
 
-        lengths = [run.shared + len(row) + max(map(len, labels)) for row in run.ids]
+        read = [len(row) + max(map(len, labels)) for row in run.ids]
+        if self.model.device.type == "cpu":  # a token of the shared prefix takes memory in each row, and no computation
+            lengths = [max(own, (run.shared + own) * CPU_READ_TOKENS // CPU_BATCH_TOKENS) for own in read]
+        else:
+            lengths = [run.shared + own for own in read]
         yield from self._batches(lengths, run.groups, answer, done, CPU_READ_TOKENS)
 
     def nats(

@@ -8,7 +8,7 @@ import torch
 from conftest import LABELS_THAT_BEGIN_ANOTHER, SIZES, TEXTS
 
 from hflm.core import ModelError
-from hflm.inference import LocalModel, batching, cut_at_stop, text_windows
+from hflm.inference import LocalModel, batching, cut_at_stop, local, text_windows
 from hflm.preprocessing import collate, encode, load_tokenizer, pack_examples, train_tokenizer
 
 PROMPTS = ["The dog", "The cat saw the", "A", "The fox saw the key in the", "saw the hat"]
@@ -65,6 +65,20 @@ def test_label_likelihoods_are_sums_of_conditional_log_probabilities(model, toke
                 logs = model(input_ids=torch.tensor([first + label])).logits[0].log_softmax(-1)
                 expected = sum(logs[len(first) - 1 + step, token].item() for step, token in enumerate(label))
                 assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_shared_prefix_leaves_the_batches_large(model, tokenizer):
+    """It is computed once: on a CPU only the tokens behind it count for the size of a batch, within the cache's bound."""
+    prefix = "The dog saw the key in the barn and " * 3
+    prompts = [f"{prefix}{text}" for text in PROMPTS] * 10
+    with torch.inference_mode():
+        found = list(LocalModel(model, tokenizer).likelihoods(prompts, ["key", "cup"]))
+        alone = in_order(LocalModel(model, tokenizer, 1).likelihoods(PROMPTS, ["key", "cup"]))
+        prefixed = in_order(LocalModel(model, tokenizer, 1).likelihoods(prompts, ["key", "cup"]))
+    assert sum(len(encode(tokenizer, [prompt])[0]) for prompt in prompts) > local.CPU_READ_TOKENS
+    assert len(found) == 1
+    assert np.array(in_order(found)) == pytest.approx(np.array(prefixed), abs=1e-4)
+    assert prefixed[: len(alone)] != alone
 
 
 def test_an_empty_prompt_begins_a_text_as_in_training(model, tokenizer):
