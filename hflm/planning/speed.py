@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ import yaml
 from hflm.core import hardware, read_json, read_loss_curves
 from hflm.models import architecture
 from hflm.planning import cost
-from hflm.planning.inputs import SAMPLED_ROWS
 from hflm.recipe import Recipe, dump_recipe, stage_batch
 
 if TYPE_CHECKING:
@@ -122,9 +121,9 @@ def _same_training(path: Path, recipe: Recipe, stage: str) -> bool:
 
 
 def predict_stage(
-    config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], recipe: Recipe, stage: str, processes: int
+    config: Mapping[str, Any], label_share: float, recipe: Recipe, stage: str, processes: int
 ) -> Prediction | None:
-    """The Prediction of a stage that trains a model with this config.json on packed `rows`.
+    """The Prediction of a stage that trains a model with this config.json; so many of its tokens are labels.
 
     None for an architecture that hflm.models.architecture does not know. On a CPU it takes some seconds.
     """
@@ -132,10 +131,7 @@ def predict_stage(
     if shape is None:
         return None
     device = hardware.here()
-    load = step_load(recipe, stage, shape, processes, device)
-    if stage == "finetune":
-        sample = [rows[number]["labels"] >= 0 for number in range(min(SAMPLED_ROWS, len(rows)))]
-        load = replace(load, labelled=sum(map(sum, sample)) / sum(map(len, sample)))
+    load = replace(step_load(recipe, stage, shape, processes, device), labelled=label_share)
     rate = tokens_per_second(recipe, stage, shape, load, device, config, earlier_run=False).tokens_per_second
     return Prediction(
         parameters=architecture.total_parameters(shape),

@@ -56,6 +56,16 @@ class PackedRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
+    @property
+    def label_share(self) -> float:
+        """The labels as a fraction of the tokens."""
+        first = self.starts + np.minimum(self.ignored_prefix, self.lengths)
+        labels = self.starts + self.lengths - first
+        if len(self.labelled):
+            before = np.concatenate([[0], np.cumsum(self.labelled)])
+            labels = before[self.starts + self.lengths] - before[first]
+        return int(labels.sum()) / int(self.lengths.sum())
+
     def __iter__(self) -> Iterator[Row]:
         return (self[row] for row in range(len(self)))
 
@@ -120,6 +130,10 @@ class Packed:
     @property
     def tokens_per_row(self) -> float:
         return self.tokens / len(self.rows)
+
+    @property
+    def label_share(self) -> float:
+        return self.rows.label_share
 
     def counts(self) -> PackingCounts:
         rows = len(self.rows)

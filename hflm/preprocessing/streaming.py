@@ -76,6 +76,10 @@ class PackedStream(IterableDataset[Item]):
     def tokens_per_row(self) -> int:
         return self.block_size
 
+    @property
+    def label_share(self) -> float:
+        return 1.0
+
     def resume(self, process: int, processes: int, workers: int, batch_rows: int, checkpoint: Path | None) -> None:
         """Continue where `checkpoint` left the stream, or start; with `batch_rows` rows of this process at a time."""
         self.process, self.processes, self.workers, self.batch_rows = process, processes, workers, batch_rows

@@ -36,7 +36,7 @@ class StageSettings:
 
     row_tokens: the longest row. tokens_per_row: their mean length. batch_tokens: tokens of one optimizer step over all
     processes, in complete rows. average_checkpoints: the stage's model is the mean of so many of the last checkpoints.
-    tokens: how many to train on, in place of `args`' steps.
+    tokens: how many to train on, in place of `args`' steps. label_share: the labels as a fraction of the tokens.
     """
 
     name: str
@@ -48,6 +48,7 @@ class StageSettings:
     average_checkpoints: int | None = None
     early_stopping: EarlyStop | None = None
     tokens: float | None = None
+    label_share: float = 1.0
 
 
 class StageArguments(TrainingArguments):

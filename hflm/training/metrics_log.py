@@ -46,17 +46,26 @@ def peak(device: torch.device, autocast: bool) -> Peak | None:
     return Peak(hardware.DEVICES[known][1], f"data sheet of {known}, bf16") if known and autocast else None
 
 
-def flops_per_token(model: "PreTrainedModel | PeftModel", row_tokens: int) -> float:
+def flops_per_token(model: "PreTrainedModel | PeftModel", row_tokens: int, label_share: float = 1.0) -> float:
     """Training FLOPs of one token in a row of `row_tokens`: 6 N + 12 L H Q T (PaLM, arXiv 2204.02311, appendix B).
 
-    N leaves out the table of positions, which multiplies nothing. A frozen weight's gradient is not computed, so that
-    it counts 4 and not 6.
+    N leaves out what multiplies nothing: the table of positions, and that of tokens where the output layer has weights of
+    its own. A frozen weight's gradient is not computed, so that it counts 4 and not 6. Only the share of the tokens that
+    are labels reaches the output layer.
     """
-    parameters = [each for name, each in model.named_parameters() if not name.endswith("wpe.weight")]
+    output_layer = model.get_output_embeddings()
+    assert output_layer is not None, "a causal model has an output layer"
+    head, table = output_layer.weight, model.get_input_embeddings().weight
+    parameters = [
+        each
+        for name, each in model.named_parameters()
+        if not name.endswith("wpe.weight") and (each is head or each is not table)
+    ]
     trained = sum(each.numel() for each in parameters if each.requires_grad)
     config = model.config
     attention = 12 * config.num_hidden_layers * config.hidden_size * row_tokens
-    return 4 * sum(each.numel() for each in parameters) + 2 * trained + attention
+    without_labels = (1 - label_share) * head.numel() * (6 if head.requires_grad else 4)
+    return 4 * sum(each.numel() for each in parameters) + 2 * trained + attention - without_labels
 
 
 class MetricsLog(TrainerCallback):

@@ -106,7 +106,7 @@ def train_model(
         steps = total_steps(arguments, epoch_rows)
         resumed = _begin_extension(extension, resumed, folder, arguments, steps, averaged, stage.name)
     displayed = data.scorer.main if data.scorer else ()
-    flops = flops_per_token(model, stage.row_tokens)
+    flops = flops_per_token(model, stage.row_tokens, stage.label_share)
     metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops, epoch_rows, displayed)
     optimizer = _muon(arguments, chosen) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None

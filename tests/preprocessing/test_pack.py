@@ -228,6 +228,14 @@ def test_only_target_and_end_of_an_example_have_labels(tokenizer):
     )
 
 
+def test_label_share(tokenizer):
+    pairs = [("The dog saw the", "key"), ("The cat saw the cup in the barn and the", "hat")] * 20
+    documents, lines = (pack_documents(TEXTS, tokenizer, 32, rows) for rows in ("documents", "lines"))
+    for packed in (pack_examples(pairs, tokenizer, 64), documents, lines):
+        labels = np.concatenate([row["labels"] for row in packed.rows])
+        assert packed.label_share == np.mean(labels != IGNORED)
+
+
 def test_a_prompt_is_encoded_as_it_is_for_generation(tokenizer):
     prompt, target = "The dog saw the", "key"
     (row,) = pack_examples([(prompt, target)], tokenizer, 64).rows

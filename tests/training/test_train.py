@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import TEXTS
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
 from hflm.core import Stopped, TrainingError, UserError
@@ -526,6 +527,29 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(tmp_path, rows, steps, tok
     log = progress.MetricsLog("pretrain", tmp_path, 1.0, 1.0, rows)
     batch = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
     assert log.tokens_at(steps, batch) == tokens
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("tied", [True, False])
+def test_flops_count_the_output_layer_only_where_there_are_labels(tokenizer, adapter, tied):
+    """Against the profiler's counts of two trained batches, of which more and fewer tokens are labels."""
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 16, "n_positions": 64, "tie_word_embeddings": tied}
+    model = patch_loss(build_model({**sizes, "attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}, tokenizer))
+    if adapter:
+        model = add_adapter(model, {"type": "lora", "r": 1})
+    ids = torch.arange(128).reshape(2, 64) % len(tokenizer)
+    expected, counted = [], []
+    for first in (48, 16):
+        labels = ids.where(torch.arange(64) >= first, torch.tensor(-100))
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+        flops = counter.get_total_flops()
+        if not adapter:  # torch does not count addmm_, by which the loss sums the output layer's gradient
+            flops += 2 * int((labels != -100).sum()) * 16 * len(tokenizer)
+        counted.append(flops / ids.numel())
+        expected.append(progress.flops_per_token(model, 64, 1 - first / 64))
+    assert expected[1] - expected[0] == pytest.approx(counted[1] - counted[0])
+    assert expected == pytest.approx(counted, rel=0.15)  # the fused attention's second computation is no part of it
 
 
 def test_muon_trains_an_adapter(tokenizer):

@@ -144,6 +144,7 @@ def train_stage(
             seed=recipe.seed,
             row_tokens=block_size,
             tokens_per_row=packed.tokens_per_row,
+            label_share=packed.label_share,
             batch_tokens=section.batch_tokens,
             on_spike=section.on_spike,
             average_checkpoints=section.average_checkpoints,
@@ -171,13 +172,10 @@ def _predict(
 ) -> "Prediction | None":
     """What the stage should take, which is logged; None in other processes than the first."""
     from hflm.planning import format_prediction, predict_stage
-    from hflm.preprocessing import PackedStream
 
     if not (run.ranks.is_main and run.predicts):
         return None
-    # Rows are looked at in fine-tuning alone, which reads no stream.
-    rows = () if isinstance(packed, PackedStream) else packed.rows
-    prediction = predict_stage(model.config.to_dict(), rows, run.recipe, stage, run.ranks.count)
+    prediction = predict_stage(model.config.to_dict(), packed.label_share, run.recipe, stage, run.ranks.count)
     if prediction is not None:
         logger.info(f"{stage}: predicted {format_prediction(asdict(prediction))}")
     return prediction
