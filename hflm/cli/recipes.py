@@ -111,7 +111,9 @@ def scale(
     ] = None,
     flops: Annotated[
         float | None,
-        typer.Option(min=0, help="The same in FLOPs; by default a third of the recipe's own.", show_default=False),
+        typer.Option(
+            min=0, help="The same in FLOPs; by default about a third of the recipe's own.", show_default=False
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="What the recipe itself would take on this accelerator.", show_default=False)

@@ -25,7 +25,7 @@ from hflm.core import EndpointError, MissingExtra, UserError, escape_controls, n
 from hflm.inference.stopping import cut_at_stop
 
 if TYPE_CHECKING:
-    from openai import OpenAI, OpenAIError
+    from openai import APIError, OpenAI, OpenAIError
 
 T = TypeVar("T")
 Prompt = str | list[dict[str, str]]  # a text, or the turns of a conversation, which only chat takes
@@ -328,7 +328,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _server_message(error):
+def _server_message(error: "APIError") -> str:
     """The server's message: OpenAI's `{"error": {"message": ...}}`, of which the client keeps the inner part."""
     match error.body:
         case {"message": str(message)}:

@@ -6,13 +6,12 @@
 So the small ones say how the loss falls with the tokens, and the short ones how it falls with the size, for about a third
 of what the recipe's own training costs. With less to spend sizes and tokens shrink alike.
 
-Each size is the recipe's model, narrower and with fewer blocks in proportion, but two at least: at a given N the loss
-hardly depends on this proportion, but that of one block is off the law (Kaplan et al. 2020, arXiv 2001.08361,
-sections 3.1 and 3.2). Heads have about the same size. All points have the recipe's batch. The learning rate falls with
-the width: in inverse proportion for Adam (Yang et al. 2022, arXiv 2203.03466, table 8), with its square root for Muon,
-which is scaled to the same root mean square in a matrix of any width, so that its spectral norm grows with the root
-(Yang et al. 2023, arXiv 2310.17813: that norm should not depend on the width). At the smallest point half and twice that
-rate are tried, too, to see whether the rule holds.
+Each size is the recipe's model, narrower: with its number of blocks and heads, an MLP in proportion, and its batch. Models
+of one depth are one family, in which the learning rate can follow the width: in inverse proportion for Adam (Yang et al.
+2022, arXiv 2203.03466, table 8), with its square root for Muon, which is scaled to the same root mean square in a matrix of
+any width, so that its spectral norm grows with the root (Yang et al. 2023, arXiv 2310.17813: that norm should not depend on
+the width). With fewer blocks the small models were on another law: see docs/scale.md. At the smallest point half and twice
+that rate are tried, too, to see whether the rule holds.
 
 Each point is a training of its own, since the loss at the end of a learning rate's schedule is what the law is about: at
 a point along a longer schedule it is higher (Hoffmann et al. 2022, arXiv 2203.15556, appendix B).
@@ -33,7 +32,8 @@ from hflm.recipe import Recipe
 
 SIZES, TOKENS = (1 / 16, 1 / 8, 1 / 4), (1 / 8, 1 / 4, 1 / 2, 1.0)
 RATES = (0.5, 2.0)  # of the learning rate that the rule gives, at the smallest point
-MIN_STEPS, MIN_WIDTH, MIN_LAYERS = 20, 32, 2
+MIN_STEPS = 20
+MOST = 0.5  # of the recipe's own FLOPs, where no budget is given
 START_SECONDS = 5.0  # of a run: reading the data, building the model
 HALVINGS = 20
 
@@ -92,25 +92,30 @@ def design_ladder(
 ) -> tuple[Point, ...]:
     """The points for a budget, cheapest first. Raises UserError for one that is too small, with what is needed.
 
-    minutes: on the machine at hand, by a short measurement of three sizes.
+    Without a budget they take about a third of the recipe's own FLOPs; where rows are long and models narrow, attention
+    takes more, and half is the limit if there is so small a ladder. minutes: on the machine at hand, by a short measurement of three sizes.
     """
     measured: Callable[[Point], float] | None = None
     if minutes is not None:
         measured = _seconds_by_size(recipe, target)
-    limit = 60 * minutes if minutes is not None else math.inf if flops is None else flops
-    least = None
+    limit = 60 * minutes if minutes is not None else MOST * target.flops if flops is None else flops
+    cheapest: tuple[Point, ...] = ()
+    least = 0.0
     for halving in range(HALVINGS):
         points = _points(recipe, target, 0.5 ** (halving / 2))
         if points is None:
             break
+        cheapest = tuple(sorted(points, key=lambda each: each.flops))
         least = sum(measured(each) if measured else each.flops for each in points)
         if least <= limit:
-            return tuple(sorted(points, key=lambda each: each.flops))
-    if least is None:
+            return cheapest
+    if not cheapest:
         raise UserError(
             f"the model of {format_quantity(target.parameters)} parameters and {target.steps:,} steps is too small for a "
             f"ladder: it needs three smaller sizes, and {round(MIN_STEPS / TOKENS[0])} steps or more. Train the recipe itself"
         )
+    if flops is None and minutes is None:
+        return cheapest
     needed = format_duration(least) if measured else format_quantity(least, "FLOP")
     raise UserError(f"the budget is too small: the smallest ladder of this recipe takes about {needed}. Raise it")
 
@@ -143,46 +148,28 @@ def _point(recipe: Recipe, target: Target, model: dict[str, Any], steps: int) ->
 
 
 def smaller_model(target: Target, fraction: float) -> dict[str, Any] | None:
-    """The configuration's keys of the family's model nearest to `fraction` of the target's N, or None.
+    """The configuration's keys of the narrower model nearest to `fraction` of the target's N.
 
-    The depth is in proportion to the width, rounded up or down, and MIN_LAYERS at least. None where it would be narrower
-    than MIN_WIDTH, or not within a third of that N.
+    Heads have an even width, for rotary positions. None where no model is within a third of that N.
     """
     shape, wanted = target.shape, fraction * target.parameters
     found = []
-    for width in range(MIN_WIDTH, shape.n_embd, 16):
-        depth = shape.n_layer * width / shape.n_embd
-        least = min(MIN_LAYERS, shape.n_layer)
-        for layers in {max(least, math.floor(depth)), max(least, math.ceil(depth))}:
-            model = _scaled(target, width, layers)
-            made = architecture.of({**target.config, **model})
-            assert made is not None
-            found.append((abs(math.log(weights_of(made) / wanted)), width, layers, model))
-    distance, *_, model = min(found, key=lambda each: each[:3], default=(math.inf, 0, 0, {}))
+    for width in range(2 * shape.n_head, shape.n_embd, 2 * shape.n_head):
+        model = _narrower(target, width)
+        made = architecture.of({**target.config, **model})
+        assert made is not None
+        found.append((abs(math.log(weights_of(made) / wanted)), width, model))
+    distance, _, model = min(found, key=lambda each: each[:2], default=(math.inf, 0, {}))
     return model if distance <= math.log(4 / 3) else None
 
 
-def _scaled(target: Target, width: int, layers: int) -> dict[str, Any]:
-    """The configuration's keys of a model of the family with this width and depth."""
-    shape, config = target.shape, target.config
-    heads = min(
-        (count for count in range(1, width // 2 + 1) if width % count == 0 and width // count % 2 == 0),
-        key=lambda count: abs(math.log(width / count / shape.head_dim)),
-    )
+def _narrower(target: Target, width: int) -> dict[str, Any]:
+    """The configuration's keys of the target's model with this width."""
+    shape = target.shape
     inner = max(8, round(shape.inner * width / shape.n_embd / 8) * 8)
     if shape.family == "gpt2":
-        sizes = {"n_embd": width, "n_layer": layers, "n_head": heads}
-        return sizes | ({"n_inner": inner} if config.get("n_inner") else {})
-    shared = shape.n_head // (config.get("num_key_value_heads") or shape.n_head)
-    kv_heads = next(count for count in range(max(1, heads // shared), 0, -1) if heads % count == 0)
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": width // heads,
-        "intermediate_size": inner,
-    }
+        return {"n_embd": width} | ({"n_inner": inner} if target.config.get("n_inner") else {})
+    return {"hidden_size": width, "head_dim": width // shape.n_head, "intermediate_size": inner}
 
 
 def _step_tokens(recipe: Recipe, shape: Shape) -> int:

@@ -38,7 +38,7 @@ FUNCTION = "!function runs Python code, which hflm does not take from a file. Wr
 class TaskFileKeys:
     """The keys of a file, taken one after the other; what is wrong is added to `problems`, by line."""
 
-    def __init__(self, path: str | Path, problems: list[Problem]):
+    def __init__(self, path: str | Path, problems: list[Problem]) -> None:
         self.file, self.problems = display_path(Path(path)), problems
         read: list[Problem] = []
         node = parse_yaml_file(Path(path), self.file, read, "task file", "task: sst2_plain")

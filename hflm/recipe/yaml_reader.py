@@ -140,14 +140,14 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 class _TooMany(Exception):
-    def __init__(self, line: int | None):
+    def __init__(self, line: int | None) -> None:
         self.line = line
 
 
 class _Reader:
     """PyYAML's node graph -> Nodes. It keeps the count of values, which aliases multiply."""
 
-    def __init__(self, file: str, loader: _Loader, problems: list[Problem]):
+    def __init__(self, file: str, loader: _Loader, problems: list[Problem]) -> None:
         self.file, self.loader, self.problems = file, loader, problems
         self.count = 0
         self.open: list[yaml.Node] = []

@@ -81,7 +81,7 @@ def read_examples(task: "Task", rows: Iterable[Row | BadRow], where: str) -> Rea
 class _Reader:
     """Examples and problems of the rows read so far."""
 
-    def __init__(self, task: "Task", where: str):
+    def __init__(self, task: "Task", where: str) -> None:
         self.task, self.kind, self.where = task, kind_of(task), where
         self.examples: list[Example] = []
         self.problems: list[str] = []

@@ -96,8 +96,8 @@ def target_of(one, steps=400):
 
 @pytest.mark.parametrize("preset", ["gpt2-micro", "llama-micro", "qwen3-mini", "gpt2-small"])
 def test_the_ladder_of_a_family(tmp_path, preset):
-    unknown = [] if preset.startswith("gpt2") else ["model.n_positions=null"]
-    one = loaded(tmp_path, f"model.preset={preset}", *unknown)
+    context = [] if preset.startswith("gpt2") else ["model.n_positions=null", "model.max_position_embeddings=128"]
+    one = loaded(tmp_path, f"model.preset={preset}", *context)
     target = target_of(one)
     points = ladder.design_ladder(one, target)
     on_law = [each for each in points if each.rate_factor == 1]
@@ -113,7 +113,9 @@ def test_the_ladder_of_a_family(tmp_path, preset):
     for each in points:  # what the configuration says is what is counted
         made = architecture.of({**target.config, **each.model})
         assert scaling_law.weights_of(made) == each.parameters
-        assert made.n_embd % made.n_head == 0 and made.n_layer >= 2
+        assert (made.n_layer, made.n_head) == (target.shape.n_layer, target.shape.n_head)
+        assert made.head_dim * made.n_head == made.n_embd < target.shape.n_embd and made.head_dim % 2 == 0
+        assert made.inner / made.n_embd == pytest.approx(target.shape.inner / target.shape.n_embd, rel=0.1)
     trials = {each.rate_factor: each for each in points if each.parameters == sizes[0] and each.steps == 50}
     assert {factor: each.learning_rate / trials[1].learning_rate for factor, each in trials.items()} == {
         0.5: 0.5, 1: 1.0, 2.0: 2.0,
@@ -135,6 +137,13 @@ def test_a_point_takes_as_many_tokens_a_step_as_all_processes_of_the_recipe(tmp_
     assert all(second.tokens == 2 * first.tokens for first, second in both)
 
 
+def test_attention_over_long_rows_takes_at_most_half_of_the_recipes_own(tmp_path):
+    one = loaded(tmp_path, "model.preset=qwen3-mini", "model.n_positions=null")
+    points = ladder.design_ladder(one, target := target_of(one))
+    assert 0.25 < sum(each.flops for each in points) / target.flops <= ladder.MOST
+    assert max(each.steps for each in points) < target.steps
+
+
 def test_a_smaller_budget_makes_sizes_and_tokens_smaller(tmp_path):
     one = loaded(tmp_path, "model.preset=gpt2-small")
     target = target_of(one, 4000)
@@ -150,7 +159,7 @@ def test_a_smaller_budget_makes_sizes_and_tokens_smaller(tmp_path):
         ([], 400, {"flops": 0.0}, "the budget is too small"),
         ([], 400, {"flops": 1e9}, "the budget is too small: the smallest ladder of this recipe takes about .*FLOP"),
         ([], 80, {}, "too small for a ladder: it needs three smaller sizes, and 160 steps or more"),
-        (["model.n_embd=64", "model.n_layer=1"], 400, {}, "too small for a ladder"),
+        (["model.n_embd=16"], 400, {}, "too small for a ladder"),
     ],
 )
 def test_what_cannot_be_a_ladder_is_refused(tmp_path, sets, steps, budget, message):
