@@ -47,7 +47,14 @@ def compare_runs(
         raise UserError(f"{repeated[0]} is given twice. Give each run once.")
     names = dict(zip(LETTERS, run_names(folders), strict=False))
     notes: list[str] = []
-    results = [_results_of(run, name, tasks, notes) for run, name in zip(folders, names.values(), strict=True)]
+    results, problems = [], []
+    for run, name in zip(folders, names.values(), strict=True):
+        try:
+            results.append(_results_of(run, name, tasks, notes))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
     compared = {}
     for name in common_tasks(names, results, tasks):
         measured = [one.tasks[name] for one in results]

@@ -47,7 +47,7 @@ class Section(BaseModel):
         problems = [("problem", path, text) for path, text in cls.rules(raw)]
         if cls.model_config.get("extra") == "forbid":
             known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in raw.keys() - set(known):
+            for key in (key for key in raw if key not in known):
                 problems.append(("problem", (key,), f"unknown key.{suggest(key, cls.suggested())}"))
             raw = {key: value for key, value in raw.items() if key in known}
         try:

@@ -62,7 +62,8 @@ class Data(Section):
 
     @classmethod
     def rules(cls, raw: dict[str, Any]) -> Iterator[KeyProblem]:
-        path, options = raw.get("path"), {key: raw[key] for key in raw.keys() - set(cls.model_fields)}
+        path = raw.get("path")
+        options = {key: value for key, value in raw.items() if key not in cls.model_fields}
         known = {**NAMES["load_dataset"], "split": "str"}
         del known["path"]
         if path == "toy":

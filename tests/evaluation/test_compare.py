@@ -363,6 +363,8 @@ def other_text(runs):
         (lambda runs: runs[:1], "takes 2 to 26 run folders, not 1"),
         (lambda runs: [runs[0], runs[1], runs[0].parent / "." / "one"], "one is given twice"),
         (lambda runs: [runs[0], runs[0].parent], "results.json: no such file. A benchmark"),
+        (lambda runs: [Path("x"), runs[0], Path("y")], "y/benchmark/results.json: no such file. A benchmark"),
+        (lambda runs: [Path("x"), runs[0], Path("y")], "x/benchmark/results.json: no such file. A benchmark"),
         (no_shared_task, "the runs have no task in common. Their tasks are\n  qa: qa\n  one: sentiment, translation"),
         (missing_predictions, "translation.jsonl: no such file. Run the benchmark again"),
         (not_utf8, "translation.jsonl: cannot be read: 'utf-8'"),

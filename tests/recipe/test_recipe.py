@@ -468,6 +468,15 @@ def test_all_problems_at_once_in_the_order_of_lines(tmp_path):
     ]
 
 
+def test_unknown_keys_of_one_line_are_in_the_order_of_the_file(tmp_path):
+    text = "name: a\nmodel: {preset: gpt2-nano}\npretrain: {zc: 1, ya: 1, xb: 1, wd: 1, data: {path: a.txt, vf: 1, ue: 1, tg: 1}}\n"
+    keys = [key for _, key, message in problems(tmp_path, text) if "unknown key" in message]
+    assert keys == [
+        *(f"pretrain.{key}" for key in ("zc", "ya", "xb", "wd")),
+        *(f"pretrain.data.{key}" for key in ("vf", "ue", "tg")),
+    ]
+
+
 def test_nothing_to_do(tmp_path):
     [(line, key, text)] = problems(tmp_path, "name: a\nmodel: {from: gpt2}\n")
     assert (line, key) == (1, "")
