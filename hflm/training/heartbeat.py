@@ -26,8 +26,11 @@ from hflm.core import atomic_write_text
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-FRACTION = 0.9  # of the timeout of collective operations, whose own error names no process
-MAX_PAUSE = 10.0  # seconds between two looks: less than what torch's elastic agent leaves a process after SIGTERM
+# Of the timeout of collective operations, whose own error names no process. A hang is seen up to two pauses after the limit,
+# on a busy machine later.
+FRACTION = 0.8
+PAUSE = 1 / 40  # between two looks, as a fraction of the limit
+MAX_PAUSE = 10.0  # seconds: less than what torch's elastic agent leaves a process after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Heartbeat(TrainerCallback):
     def __init__(self, stage: str, folder: Path, process: int, processes: int, timeout: float) -> None:
         self.stage, self.folder, self.process, self.processes = stage, Path(folder), process, processes
         self.limit = FRACTION * timeout
-        self.pause = min(MAX_PAUSE, self.limit / 20)
+        self.pause = min(MAX_PAUSE, PAUSE * self.limit)
         self.beats, self.step, self.signs = 0, 0, 0
         self.seen: dict[int, Seen] = {}
         self.looked_at = time.monotonic()

@@ -191,8 +191,8 @@ def test_two_workers_killed_six_times_finish_every_trial_once(kind, tmp_path):
 
         def start():
             command = [sys.executable, "-m", "hflm", "sweep", "tiny.yaml", *sets]
-            log = open(tmp_path / "log", "ab")  # noqa: SIM115
-            return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+            with open(tmp_path / "log", "ab") as log:
+                return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
 
         workers = [start(), start()]
         for kill in range(6):

@@ -13,8 +13,6 @@ import pytest
 
 from hflm.training.heartbeat import Heartbeat, describe
 
-LIMIT = 90.0  # seconds, of a timeout of 100
-
 
 def sign(folder, process, beats, signs, step=41):
     content = {"beats": beats, "step": step, "signs": signs, "host": "node7", "pid": 4711}
@@ -52,12 +50,12 @@ def observed(tmp_path):
     [
         (lambda process, now: (now, now), None),  # both train
         (lambda process, now: (min(now, 200), now), None),  # both wait at the same place, as while one of them saves
-        (lambda process, now: (now, now) if process == 0 else (min(now, 50), min(now, 50)), (150, [1])),  # stopped
-        (lambda process, now: (min(now, 60), now) if process == 0 else (min(now, 50), now), (150, [1])),  # it is behind
-        (lambda process, now: (min(now, 60), now) if process == 1 else (min(now, 50), now), (150, [0])),  # itself
+        (lambda process, now: (now, now) if process == 0 else (min(now, 50), min(now, 50)), (140, [1])),  # stopped
+        (lambda process, now: (min(now, 60), now) if process == 0 else (min(now, 50), now), (140, [1])),  # it is behind
+        (lambda process, now: (min(now, 60), now) if process == 1 else (min(now, 50), now), (140, [0])),  # itself
         (lambda process, now: (now // 80 * 10, now), None),  # slow steps
         (lambda process, now: (now, now) if process == 0 or now < 100 else None, None),  # one has ended
-        (lambda process, now: (min(now, 50),) * 2, (150, [0, 1])),  # no file changes any more
+        (lambda process, now: (min(now, 50),) * 2, (140, [0, 1])),  # no file changes any more
     ],
 )
 def test_which_process_hangs(observed, files, found):
@@ -72,7 +70,7 @@ def test_a_machine_that_was_suspended_blames_nobody(observed):
 
 def test_the_message_names_rank_step_and_time(observed):
     _, _, message = observed(lambda process, now: (now, now) if process == 0 else (1, 1), 1000)
-    assert message.startswith("rank 1 (process 4711 on node7) has been at step 41 for 100 s. The others wait for it")
+    assert message.startswith("rank 1 (process 4711 on node7) has been at step 41 for 90 s. The others wait for it")
     assert "continues from the last checkpoint" in message
 
 
