@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,20 +22,28 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def phase(what: str) -> Iterator[None]:
-    """Report a phase that takes longer than two seconds, while it runs and at its end."""
-    ended, started = threading.Event(), time.monotonic()
+def phase(what: str) -> Iterator[Callable[[float], None]]:
+    """Report a phase that takes longer than two seconds, while it runs and at its end.
+
+    Gives a function that takes the part of the work that is done, 0 to 1, which is reported, too.
+    """
+    ended, started, done = threading.Event(), time.monotonic(), 0.0
+
+    def progress(fraction: float) -> None:
+        nonlocal done
+        done = fraction
 
     def report() -> None:
         pause = SLOW_SECONDS
         while not ended.wait(pause):
             pause = AGAIN_SECONDS
-            logger.info(f"{what} ... ({time.monotonic() - started:.0f} s)")
+            part = f", {100 * done:.0f} %" if done else ""
+            logger.info(f"{what} ... ({time.monotonic() - started:.0f} s{part})")
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
     try:
-        yield
+        yield progress
     finally:
         ended.set()
         reporter.join()

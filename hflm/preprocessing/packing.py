@@ -8,7 +8,7 @@ The ids of all texts are one array of 2 or 4 bytes a token; a row is built from 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -147,18 +147,19 @@ def pack_documents(
     block_size: int,
     rows: Literal["documents", "lines"] = "documents",
     cache: Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Packed:
     """Pack texts for pretraining: every token but the first of each segment has a label.
 
     `rows="documents"` keeps documents apart, each with begin and end of text; `rows="lines"` takes the texts as one
     running text and cuts it into full blocks. `cache` is a folder in which token ids are kept by content and found
-    again. Raises UserError when `cache` cannot be written.
+    again; `on_progress` receives the part of the texts that is encoded. Raises UserError when `cache` cannot be written.
     """
     cached = None
     if cache is None:
         ids, lengths = map(np.concatenate, zip(*token_cache.encode_in_batches(texts, tokenizer, rows), strict=True))
     else:
-        ids, lengths, cached = token_cache.encode_cached(texts, tokenizer, rows, cache)
+        ids, lengths, cached = token_cache.encode_cached(texts, tokenizer, rows, cache, on_progress)
     if rows == "lines":
         starts, lengths = split_into_segments(np.array([lengths.sum()]), block_size)
         blocks = PackedRows(ids, starts, lengths, np.ones_like(starts), np.arange(len(starts) + 1))

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -73,17 +73,21 @@ def cache_folder() -> Path:
 
 
 def encode_cached(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", rows: RowKind, cache: Path
+    texts: Sequence[str],
+    tokenizer: "PreTrainedTokenizerFast",
+    rows: RowKind,
+    cache: Path,
+    on_progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Path | None]:
     """(ids, lengths, folder or None): memory-mapped ids, encoded only where `cache` does not hold them.
 
-    The folder is None when the texts were encoded by this call.
+    The folder is None when the texts were encoded by this call. `on_progress` receives the part of them that is encoded.
     """
     folder = Path(cache) / _content_key(texts, tokenizer, rows)
     exists = folder.is_dir()
     try:
         if not exists:
-            _write(folder, encode_in_batches(texts, tokenizer, rows))
+            _write(folder, _reported(encode_in_batches(texts, tokenizer, rows), len(texts), on_progress))
     except OSError as error:
         raise UserError(
             f"{folder}: the encoded corpus cannot be cached: {error}. Set HF_HOME to a writable folder with enough space"
@@ -96,6 +100,17 @@ def encode_cached(
     if len(ids) != lengths.sum():
         raise UserError(f"{folder}: the cached corpus is damaged. Remove that folder")
     return ids, lengths, folder if exists else None
+
+
+def _reported(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]], texts: int, on_progress: Callable[[float], None] | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    encoded = 0
+    for ids, lengths in batches:
+        yield ids, lengths
+        encoded += len(lengths)
+        if on_progress is not None:
+            on_progress(encoded / texts)
 
 
 def _write(folder: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -156,6 +156,13 @@ def test_the_same_text_is_encoded_once(tokenizer, tmp_path):
     assert {token for row in rows for token in row["input_ids"].tolist()} == {7}, "the ids are read, not computed"
 
 
+def test_the_part_that_is_encoded_is_reported(tokenizer, tmp_path):
+    found = []
+    texts = [f"{text} {number}" for number in range(800) for text in TEXTS[:3]]
+    pack_documents(texts, tokenizer, 32, cache=tmp_path, on_progress=found.append)
+    assert found == [1000 / 2400, 2000 / 2400, 1.0]
+
+
 @pytest.mark.parametrize("change", ["text", "border", "rows", "tokenizer"])
 def test_another_text_or_tokenizer_is_encoded_again(tokenizer, tmp_path, change):
     texts, rows, other = TEXTS, "documents", tokenizer

@@ -1,5 +1,6 @@
 """Pretraining: next-token prediction on the corpus; the result is `pretrain/model/`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,8 @@ class Pretrain(RecordedStage):
         block_size = block_size_of(stage.block_size, model)
         check_prompts(run, tokenizer, context_length(model))
         begin_stage(run, self.name)
-        with phase("pretrain: tokenizing and packing"):
-            packed, validation = _packed(run, tokenizer, block_size)
+        with phase("pretrain: tokenizing and packing") as progress:
+            packed, validation = _packed(run, tokenizer, block_size, progress)
         if run.ranks.is_main:
             _note_sources(run, tokenizer)
         model = patch_loss(model, stage.z_loss, stage.args.get("label_smoothing_factor", 0.0))
@@ -43,7 +44,7 @@ class Pretrain(RecordedStage):
 
 
 def _packed(
-    run: Run, tokenizer: "PreTrainedTokenizerFast", block_size: int
+    run: Run, tokenizer: "PreTrainedTokenizerFast", block_size: int, progress: Callable[[float], None]
 ) -> "tuple[Packed | PackedStream, dict[str, Packed]]":
     """Rows to train on, and those to evaluate on by the name of their set.
 
@@ -73,7 +74,10 @@ def _packed(
     texts = corpus.texts if corpus else None
     assert not isinstance(texts, DocumentStream)  # a stream has returned above
     packed = share_packed(
-        run, "pretrain", "train", lambda: pack(texts, cache=cache_folder()) if texts is not None else None
+        run,
+        "pretrain",
+        "train",
+        lambda: None if texts is None else pack(texts, cache=cache_folder(), on_progress=progress),
     )
     assert packed is not None
     if packed.cached:
