@@ -103,6 +103,7 @@ def bench(model, tokenizer, name, folder):
     return {f"{name}_{metric}": score.value for metric, score in result.metrics.items()}
 
 
+@pytest.mark.filterwarnings("ignore:pretrain. bf16 is slow here:UserWarning")  # on a CPU without a bf16 unit
 @pytest.mark.parametrize("autocast", [False, True])
 def test_an_evaluation_changes_no_weight_and_scores_as_the_benchmark_does(fit, tokenizer, scores, tmp_path, autocast):
     sets = {"": ValidationSet(pack_documents(TEXTS[:3], tokenizer, 48).rows)}
