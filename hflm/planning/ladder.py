@@ -10,8 +10,8 @@ Each size is the recipe's model, narrower: with its number of blocks and heads, 
 of one depth are one family, in which the learning rate can follow the width: in inverse proportion for Adam (Yang et al.
 2022, arXiv 2203.03466, table 8), with its square root for Muon, which is scaled to the same root mean square in a matrix of
 any width, so that its spectral norm grows with the root (Yang et al. 2023, arXiv 2310.17813: that norm should not depend on
-the width). With fewer blocks the small models were on another law: see docs/scale.md. At the smallest point half and twice
-that rate are tried, too, to see whether the rule holds.
+the width). A ladder of models with fewer blocks than the recipe's predicted badly (docs/scale.md). At the smallest point
+half and twice that rate are tried, too, to see whether the rule holds.
 
 Each point is a training of its own, since the loss at the end of a learning rate's schedule is what the law is about: at
 a point along a longer schedule it is higher (Hoffmann et al. 2022, arXiv 2203.15556, appendix B).
