@@ -7,13 +7,19 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hflm.core import configure_logging, escape_controls, logger, mask_tokens
 from hflm.recipe import generation_help, parse_generation_options, shipped_recipes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from rich.console import Console
+
+Result = TypeVar("Result", bound="DataclassInstance")
 
 # In the order of a model's life.
 COMMANDS = (
@@ -87,9 +93,14 @@ def printable(message: str) -> str:
     return escape_controls(mask_tokens(message))
 
 
-def print_json(result: Any) -> None:
-    """A dataclass as JSON."""
-    print(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False, allow_nan=False))
+def print_result(result: Result, as_json: bool, view: "Callable[[Result, Console], object]") -> None:
+    """Print a dataclass as JSON, or as `view` shows it on a terminal."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        view(result, Console())
 
 
 def _set_verbosity(verbose: bool, quiet: bool) -> None:
@@ -115,6 +126,11 @@ def not_empty(path: Any) -> Any:
     return path
 
 
+def output_option(default: str) -> Any:
+    """The option --output of a command that writes to `default` without it."""
+    return typer.Option(help=f"The folder to write to, instead of {default}.", show_default=False, callback=not_empty)
+
+
 def complete_recipe(incomplete: str) -> list[str]:
     """Shipped recipes, and folders and .yaml files of the working folder."""
     paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
@@ -132,10 +148,7 @@ Model = Annotated[str, typer.Argument(help="A run, a model folder, a .gguf file 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a key of the recipe; repeatable.")
 ]
-Output = Annotated[
-    str | None,
-    typer.Option(help="The folder to write to, instead of runs/<name>.", show_default=False, callback=not_empty),
-]
+Output = Annotated[str | None, output_option("runs/<name>")]
 Revision = Annotated[str | None, typer.Option(help="The branch, tag or commit of a Hub id.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "auto"] | None,

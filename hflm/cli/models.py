@@ -19,7 +19,7 @@ from hflm.cli.app import (
     command,
     complete_recipe,
     not_empty,
-    print_json,
+    print_result,
 )
 from hflm.core import UserError, atomic_write_bytes, atomic_write_text, read_json
 
@@ -103,22 +103,12 @@ def compare(
                 "--html is a page of single runs. Name runs inside the folders, such as runs/a-seeds/seed-42"
             )
         by_seed = compare_seeds(runs, tasks or (), resamples, seed)
-        if as_json:
-            print_json(by_seed)
-        else:
-            from rich.console import Console
-
-            compare_view.show_seeds(by_seed, Console())
+        print_result(by_seed, as_json, compare_view.show_seeds)
         return
     comparison = compare_runs(runs, tasks or (), resamples, seed)
     if html is not None:
         atomic_write_text(html, compare_view.page(comparison))
-    if as_json:
-        print_json(comparison)
-    else:
-        from rich.console import Console
-
-        compare_view.show(comparison, Console())
+    print_result(comparison, as_json, compare_view.show)
 
 
 @command("hflm score runs/quickstart 'The dog saw the key.' --html score.html")
@@ -155,12 +145,7 @@ def score(
     scored = score_text(loaded, tokenizer, text)
     if html is not None:
         atomic_write_text(html, score_view.page(scored, model, picture))
-    if as_json:
-        print_json(scored)
-    else:
-        from rich.console import Console
-
-        score_view.show(scored, Console())
+    print_result(scored, as_json, score_view.show)
 
 
 @command("hflm demo runs/quickstart")

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from hflm.cli.app import Json, Output, RecipeArgument, Sets, announce, command, complete_recipe, not_empty, print_json
+from hflm.cli.app import (
+    Json,
+    Output,
+    RecipeArgument,
+    Sets,
+    announce,
+    command,
+    complete_recipe,
+    output_option,
+    print_result,
+)
 from hflm.core import RecipeError, UserError, atomic_write_text
 from hflm.recipe import display_path, find_recipe, shipped_recipes
 
@@ -77,12 +87,7 @@ def run(
 def sweep(
     recipe: RecipeArgument,
     sets: Sets = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="The folder to write to, instead of runs/<name>-sweep.", show_default=False, callback=not_empty
-        ),
-    ] = None,
+    output: Annotated[str | None, output_option("runs/<name>-sweep")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each trial, whose mean is its score.")] = 1,
 ) -> None:
     """Search values of a recipe by the scores of its runs.
@@ -100,12 +105,7 @@ def sweep(
 def scale(
     recipe: RecipeArgument,
     sets: Sets = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="The folder to write to, instead of runs/<name>-scale.", show_default=False, callback=not_empty
-        ),
-    ] = None,
+    output: Annotated[str | None, output_option("runs/<name>-scale")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="What the small runs may take here.", show_default=False)
     ] = None,
@@ -207,12 +207,7 @@ def plan(
     from hflm.recipe import load_recipe
 
     planned = plan_recipe(load_recipe(recipe, sets or ()), device, processes, price_per_hour, corpus_tokens, scale)
-    if as_json:
-        print_json(planned)
-    else:
-        from rich.console import Console
-
-        print_plan(planned, Console())
+    print_result(planned, as_json, print_plan)
 
 
 @command("hflm preview my.yaml --html preview.html")

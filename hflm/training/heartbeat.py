@@ -49,7 +49,7 @@ class Seen:
 class Heartbeat(TrainerCallback):
     """Writes this process's file and watches the others while `with heartbeat:` runs. One process watches nothing.
 
-    `timeout`: seconds, of collective operations; the limit is a little shorter.
+    `timeout`: seconds, of collective operations; the limit is FRACTION of it.
     """
 
     def __init__(self, stage: str, folder: Path, process: int, processes: int, timeout: float) -> None:
