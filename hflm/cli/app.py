@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,10 +16,14 @@ from hflm.core import configure_logging, escape_controls, logger, mask_tokens
 from hflm.recipe import generation_help, parse_generation_options, shipped_recipes
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from rich.console import Console
 
-Result = TypeVar("Result", bound="DataclassInstance")
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Result = TypeVar("Result", bound=_Dataclass)
 
 # In the order of a model's life.
 COMMANDS = (
