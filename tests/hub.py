@@ -175,6 +175,7 @@ class Hub:
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
             "HF_HOME": str(home),
+            "HF_XET_CACHE": str(home / "xet"),
             "HF_HUB_DISABLE_XET": "0" if self.xet else "1",
             "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
             "HF_HUB_OFFLINE": "0",
@@ -201,6 +202,8 @@ class Hub:
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_TOKEN", self.token if token is None else token)
         monkeypatch.setenv("NO_PROXY", "*")
+        # What an earlier test Hub of the same port was sent is not known here.
+        monkeypatch.setenv("HF_XET_CACHE", str(home / "xet"))
         monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
         sleep = time.sleep
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))

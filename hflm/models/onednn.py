@@ -23,7 +23,13 @@ LEAST = 1 << 20  # multiplications; below it MKL is as fast, as it is for a sing
 ROWS = 1024  # of a sum at a time: what is added stays small, and near to the core
 
 
-def use_where_faster() -> str | None:
+def measure_gain() -> float:
+    """Seconds of a product by torch over those by oneDNN; takes some 20 ms."""
+    left, right = torch.ones(512, 768), torch.ones(768, 512)
+    return _seconds(lambda: aten.mm(left, right)) / _seconds(lambda: _onednn(left, right))
+
+
+def use_where_faster(measure: Callable[[], float] = measure_gain) -> str | None:
     """Give this process' fp32 products to oneDNN if the CPU has AVX-512 and a timed product is faster there.
 
     A product then differs from MKL's in the last bits, and is the same each time. Other devices, dtypes and small
@@ -33,17 +39,11 @@ def use_where_faster() -> str | None:
         return None
     if not torch.cpu.get_capabilities().get("avx512_f"):
         return None
-    ratio = _gain()
+    ratio = measure()
     if ratio < GAIN:
         return None
     register()
     return f"fp32 products by oneDNN, {ratio:.1f} times as fast as MKL's here ({SWITCH}=0 turns it off)"
-
-
-def _gain() -> float:
-    """Seconds of a product by torch over those by oneDNN; takes some 20 ms."""
-    left, right = torch.ones(512, 768), torch.ones(768, 512)
-    return _seconds(lambda: aten.mm(left, right)) / _seconds(lambda: _onednn(left, right))
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:

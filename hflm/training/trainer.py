@@ -69,6 +69,20 @@ class TrainingData:
         return sum(len(each.rows) for each in self.validation.values()) + (self.scorer.rows if self.scorer else 0)
 
 
+@dataclass(frozen=True)
+class _Settled:
+    """A training on these processes, before its first step: what the arguments, the data and the folder come to."""
+
+    arguments: StageArguments
+    arithmetic: arithmetic.Arithmetic
+    batch: Batch
+    data: TrainingData
+    epoch_rows: int | None
+    averaged: tuple[int, ...]
+    keep: int | None
+    resumed: recovery.Resumed
+
+
 @arithmetic.restored_fp32_precision()
 def train_model(
     model: "PreTrainedModel | PeftModel",
@@ -93,30 +107,21 @@ def train_model(
     cannot go on, Stopped after SIGTERM or Ctrl-C.
     """
     muon = args.get("optim") == "muon"
-    args, chosen = _own_arguments(args, stage)
-    arguments = training_arguments(folder, args, chosen, stage, evaluates=data.eval_rows > 0)
-    keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
-    resumed = recovery.read_resumed(folder, arguments)
-    batch = set_batch(arguments, stage, resumed.micro_rows, resumed.step_rows)
-    set_steps(arguments, stage, batch)
-    data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
-    set_intervals(arguments, args, epoch_rows, data.eval_rows, stage.early_stopping is not None)
-    averaged = averaged_steps(arguments, epoch_rows, stage)
-    if extension is not None:
-        steps = total_steps(arguments, epoch_rows)
-        resumed = _begin_extension(extension, resumed, folder, arguments, steps, averaged, stage.name)
+    settled = _settle(args, data, folder, stage, extension)
+    arguments, data, resumed, averaged = settled.arguments, settled.data, settled.resumed, settled.averaged
     displayed = data.scorer.main if data.scorer else ()
     flops = flops_per_token(model, stage.row_tokens, stage.label_share)
-    metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops, epoch_rows, displayed)
-    optimizer = _muon(arguments, chosen) if muon else None
+    metrics = MetricsLog(stage.name, folder, stage.tokens_per_row, flops, settled.epoch_rows, displayed)
+    optimizer = _muon(arguments, settled.arithmetic) if muon else None
     source = data.rows if isinstance(data.rows, BatchSource) else None
-    _announce(arguments, stage, chosen, batch, source is not None)
+    _announce(settled, stage, source is not None)
     heartbeat = Heartbeat(
         stage.name, folder, arguments.process_index, arguments.world_size, timeout=arguments.ddp_timeout
     )
     began, signals = time.monotonic() - checkpoints.seconds_of(resumed.checkpoint), set()
     while True:
-        guard = Guard(stage.name, folder, keep, stage.on_spike, set(resumed.skipped), source, signals, averaged, began)
+        skipped = set(resumed.skipped)
+        guard = Guard(stage.name, folder, settled.keep, stage.on_spike, skipped, source, signals, averaged, began)
         guard.on_checkpoint = on_checkpoint
         _resume(guard, arguments, resumed.checkpoint)
         stop = stage.early_stopping
@@ -125,7 +130,7 @@ def train_model(
         if on_evaluation is not None:
             trainer.add_callback(EvaluationCallback(on_evaluation))
         # Where only complete steps are taken, other rows are left out each epoch.
-        trainer.epoch_rows = epoch_rows if stage.batch_tokens and source is None else None
+        trainer.epoch_rows = settled.epoch_rows if stage.batch_tokens and source is None else None
         checkpoint = resumed.checkpoint and checkpoint_format.for_trainer(resumed.checkpoint, trainer)
         with heartbeat:
             ended = recovery.train_to_end(trainer, checkpoint)
@@ -141,9 +146,27 @@ def train_model(
         seconds=time.monotonic() - began,
         speed=metrics.speed,
         skipped=tuple(sorted(resumed.skipped)),
-        arithmetic=chosen.as_dict(),
+        arithmetic=settled.arithmetic.as_dict(),
         averaged=averaged if save_to is not None else (),
     )
+
+
+def _settle(
+    args: Mapping[str, Any], data: TrainingData, folder: Path, stage: StageSettings, extension: Extension | None
+) -> _Settled:
+    own, chosen = _own_arguments(args, stage)
+    arguments = training_arguments(folder, own, chosen, stage, evaluates=data.eval_rows > 0)
+    keep, arguments.save_total_limit = arguments.save_total_limit, None  # rotated by the guard
+    resumed = recovery.read_resumed(folder, arguments)
+    batch = set_batch(arguments, stage, resumed.micro_rows, resumed.step_rows)
+    set_steps(arguments, stage, batch)
+    data, epoch_rows = _whole_steps(data, batch.rows, arguments, stage)
+    set_intervals(arguments, own, epoch_rows, data.eval_rows, stage.early_stopping is not None)
+    averaged = averaged_steps(arguments, epoch_rows, stage)
+    if extension is not None:
+        steps = total_steps(arguments, epoch_rows)
+        resumed = _begin_extension(extension, resumed, folder, arguments, steps, averaged, stage.name)
+    return _Settled(arguments, chosen, batch, data, epoch_rows, averaged, keep, resumed)
 
 
 def _own_arguments(args: Mapping[str, Any], stage: StageSettings) -> tuple[dict[str, Any], arithmetic.Arithmetic]:
@@ -245,11 +268,10 @@ def _whole_steps(
     return data, epoch_rows
 
 
-def _announce(
-    arguments: StageArguments, stage: StageSettings, chosen: arithmetic.Arithmetic, batch: Batch, is_stream: bool
-) -> None:
-    logger.info(f"{stage.name}: arithmetic: {chosen}")
-    slow = arithmetic.slow_setting(chosen, arguments.device)
+def _announce(settled: _Settled, stage: StageSettings, is_stream: bool) -> None:
+    arguments = settled.arguments
+    logger.info(f"{stage.name}: arithmetic: {settled.arithmetic}")
+    slow = arithmetic.slow_setting(settled.arithmetic, arguments.device)
     if slow is not None:
         warnings.warn(f"{stage.name}: {slow}", stacklevel=3)
     gpus = torch.accelerator.device_count() if arguments.device.type != "cpu" else 0
@@ -264,8 +286,8 @@ def _announce(
             "process reads its own part of it",
             stacklevel=3,
         )
-    step_tokens = batch.rows * stage.row_tokens
-    logger.info(f"{stage.name}: {batch} x {stage.row_tokens:,} tokens = {step_tokens:,} tokens a step")
+    step_tokens = settled.batch.rows * stage.row_tokens
+    logger.info(f"{stage.name}: {settled.batch} x {stage.row_tokens:,} tokens = {step_tokens:,} tokens a step")
 
 
 def _keep_fp32_outputs(trainer: Trainer) -> None:

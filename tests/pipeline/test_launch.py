@@ -150,13 +150,8 @@ def check_run(folder, log, processes):
     assert (folder / "runs" / "launched" / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        pytest.param(path.name, marks=[pytest.mark.slow] * (path.stem != "one_gpu"))
-        for path in sorted(LAUNCH.glob("*.yaml"))
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [path.name for path in sorted(LAUNCH.glob("*.yaml"))])
 def test_each_configuration_trains(tmp_path, file):
     """Its own command, on CPUs: two processes of one machine, or two machines of one process each."""
     free_port.cache_clear()

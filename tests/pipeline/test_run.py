@@ -175,7 +175,8 @@ def test_a_changed_finetune_keeps_the_pretrained_model_and_sets_the_old_stage_as
     assert "finetune.previous" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["kill -9", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
 def test_a_run_that_was_stopped_continues_to_the_same_weights(finished, tmp_path, how):
     (tmp_path / "tiny.yaml").write_text(TINY)
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
@@ -376,6 +377,7 @@ def test_the_benchmark_in_another_number_format(workplace):
     assert "benchmark: arithmetic: bfloat16 on cpu (asked for)" in (workplace / "narrow" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_run(workplace, finished):
     """A real gloo group. The benchmark is shared out and gives the numbers of one process; training is shared too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}

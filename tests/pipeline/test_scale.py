@@ -40,6 +40,7 @@ def finished(*arguments, cwd):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_a_ladder_that_was_killed_continues_and_plan_reads_what_it_says(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
     first = hflm("scale", "r.yaml", cwd=tmp_path)

@@ -354,6 +354,7 @@ def test_a_corpus_under_an_unknown_home_is_an_error(tmp_path):
         plan.plan_recipe(load(tmp_path, text), "h100")
 
 
+@pytest.mark.slow
 def test_an_earlier_run_of_the_recipe_says_how_fast_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "planned"

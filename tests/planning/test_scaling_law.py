@@ -50,6 +50,7 @@ def test_an_outlier_does_not_bend_the_law():
     assert fit.law.loss(1e7, 4e6) == pytest.approx(law.loss(1e7, 4e6), rel=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_loss_of_the_law_that_made_noisy_runs():
     law, draws, inside = LAWS[1], np.random.default_rng(0), 0
     for seed in range(10):

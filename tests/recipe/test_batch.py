@@ -87,7 +87,7 @@ def test_a_batch_that_is_dropped_is_an_error_before_training(tmp_path, command):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("tokens", "steps"), [("1300", 3), ("0.02x", None)])
+@pytest.mark.parametrize(("tokens", "steps"), [pytest.param("1300", 3, marks=pytest.mark.slow), ("0.02x", None)])
 def test_tokens_say_how_long_to_train(tmp_path, tokens, steps):
     """The plan and the run take the same number of steps, within what rows that are not full leave out."""
     (tmp_path / "few.txt").write_text("The dog saw the cat in the barn.\n" * 400)

@@ -104,7 +104,7 @@ def bench(model, tokenizer, name, folder):
 
 
 @pytest.mark.filterwarnings("ignore:pretrain. bf16 is slow here:UserWarning")  # on a CPU without a bf16 unit
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("autocast", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_evaluation_changes_no_weight_and_scores_as_the_benchmark_does(fit, tokenizer, scores, tmp_path, autocast):
     sets = {"": ValidationSet(pack_documents(TEXTS[:3], tokenizer, 48).rows)}
     without, _ = fit("without", bf16=autocast)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hflm.evaluation import TrainingScores
     from hflm.planning import Prediction
     from hflm.preprocessing import Packed, PackedStream
-    from hflm.training import Extension, Trained
+    from hflm.training import Extension, StageSettings, Trained
 
 
 def initial_model(
@@ -117,7 +117,7 @@ def train_stage(
     validation: packed rows whose loss is evaluated, by the name of their set, "" where there is only one.
     """
     from hflm.preprocessing import PackedStream, collate
-    from hflm.training import EarlyStop, StageSettings, TrainingData, ValidationSet, train_model
+    from hflm.training import TrainingData, ValidationSet, train_model
 
     recipe, folder = run.recipe, run.folder
     pad_token_id = tokenizer.pad_token_id
@@ -127,7 +127,6 @@ def train_stage(
         batch = stage_batch(section, block_size, run.ranks.count, stage)
         check_steps(len(packed.rows), batch, section.args.get("dataloader_drop_last", False), stage)
     prediction = _predict(run, stage, model, packed)
-    stop = section.early_stopping
     adapter = folder / stage / "adapter" if stage == "finetune" and section.adapter is not None else None
     trained = train_model(
         model,
@@ -139,18 +138,7 @@ def train_stage(
         ),
         folder / stage,
         section.args,
-        StageSettings(
-            name=stage,
-            seed=recipe.seed,
-            row_tokens=block_size,
-            tokens_per_row=packed.tokens_per_row,
-            label_share=packed.label_share,
-            batch_tokens=section.batch_tokens,
-            on_spike=section.on_spike,
-            average_checkpoints=section.average_checkpoints,
-            early_stopping=stop and EarlyStop(stop.patience, stop.min_delta),
-            tokens=section.token_budget(model.num_parameters()) if stage == "pretrain" else None,
-        ),
+        _settings(run, stage, packed, block_size, model.num_parameters()),
         save_to=adapter or folder / stage / "model",
         tokenizer=tokenizer,
         extension=_extension(run, stage),
@@ -165,6 +153,28 @@ def train_stage(
             model = _save_merged(run, stage, adapter, model, tokenizer)
         _note_trained(run, stage, model, trained, asdict(counts), prediction)
     remove_shared(run, stage)
+
+
+def _settings(
+    run: Run, stage: str, packed: "Packed | PackedStream", block_size: int, parameters: int
+) -> "StageSettings":
+    """The recipe's settings of the stage that are none of TrainingArguments', and what its packed rows are like."""
+    from hflm.training import EarlyStop, StageSettings
+
+    section = getattr(run.recipe, stage)
+    stop = section.early_stopping
+    return StageSettings(
+        name=stage,
+        seed=run.recipe.seed,
+        row_tokens=block_size,
+        tokens_per_row=packed.tokens_per_row,
+        label_share=packed.label_share,
+        batch_tokens=section.batch_tokens,
+        on_spike=section.on_spike,
+        average_checkpoints=section.average_checkpoints,
+        early_stopping=stop and EarlyStop(stop.patience, stop.min_delta),
+        tokens=section.token_budget(parameters) if stage == "pretrain" else None,
+    )
 
 
 def _predict(
