@@ -122,7 +122,7 @@ def scale(
         float | None, typer.Option(min=0, help="Of that device, in any currency.", show_default=False)
     ] = None,
 ) -> None:
-    """Train small models of the recipe's kind, to estimate what it will reach (experimental).
+    """Train small models of the recipe's kind, to estimate what it will reach.
 
     Fits L(N, D) = E + A/N^a + B/D^b. Says the loss to expect, the best split of the compute, and how much data it takes.
     Repeated, it continues.

@@ -22,11 +22,6 @@ PLOTS = {
     "split": "Expected loss of the recipe's compute budget, over the parameters that it is spent on",
 }
 
-CAUTION = (
-    "This is experimental: the expected loss has not been compared with that of a held-out model yet. That of an earlier, "
-    "shallower ladder was 8.8 % too high, and the loss that was measured outside of the interval (docs/scale.md)."
-)
-
 
 def write_report(scale: Scale, own: StagePlan, device: str, folder: Path) -> None:
     """Write scale.json, README.md and the plots, and print the table and what follows from it.
@@ -87,7 +82,6 @@ def _summary(scale: Scale, own: StagePlan, device: str) -> list[str]:
         lines.append(
             f"Half and twice the learning rate {smallest.learning_rate:.3g} are not better at the smallest point."
         )
-    lines.append(CAUTION)
     return lines
 
 

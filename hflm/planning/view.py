@@ -80,4 +80,4 @@ def _predicted_loss(predicted: dict[str, Any]) -> str:
     bits = f", {predicted['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in predicted else ""
     low, high = predicted["loss_ci95"]
     text = f"expected validation loss {predicted['loss']:.3f} [{low:.3f}, {high:.3f}] nats per token{bits}"
-    return f"{text}, by {predicted['source']} (experimental)"
+    return f"{text}, by {predicted['source']}" + (f"; {predicted['passes']}" if predicted["passes"] else "")

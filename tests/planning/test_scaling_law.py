@@ -9,7 +9,7 @@ import pytest
 from hflm import planning, recipe
 from hflm.core import UserError
 from hflm.models import architecture
-from hflm.planning import ladder, scaling_law
+from hflm.planning import ladder, scale, scaling_law
 from hflm.planning.scale import Measured, conclude, family_of, read_scale, write_scale
 from hflm.planning.scaling_law import ScalingLaw, fit_law
 
@@ -79,8 +79,25 @@ def test_too_few_points_are_refused(points):
         fit_law(*zip(*points, strict=True), [1.0] * len(points))
 
 
+REPEATED = "; the law is too optimistic for text that is read more than once"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "corpus_tokens", "said"),
+    [
+        (1e6, None, ""),
+        (500_000, 1_000_000, "0.5 passes over a corpus of 1,000,000 tokens"),
+        (1_000_000, 1_000_000, "1 pass over a corpus of 1,000,000 tokens"),
+        (3_200_000, 1_000_000, f"3.2 passes over a corpus of 1,000,000 tokens{REPEATED}"),
+        (math.inf, 1_000_000, "inf passes over a corpus of 1,000,000 tokens"),
+    ],
+)
+def test_a_text_that_is_read_again_is_said(tokens, corpus_tokens, said):
+    assert scale.passes(tokens, corpus_tokens) == said
+
+
 def test_the_examples_in_the_documentation_are_true():
-    for module in (scaling_law, ladder):
+    for module in (scaling_law, ladder, scale):
         found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
         assert found.attempted and not found.failed
 
