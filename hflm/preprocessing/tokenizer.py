@@ -100,6 +100,12 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> "PreTrained
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"tokenizer '{path}' cannot be loaded: {first_line(error)}") from error
+    # Without tokenizer files transformers makes an empty one of the model's kind, in which each text has no tokens.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(
+            f"'{path}' has no tokenizer: its vocabulary is empty. Put the files of the model's tokenizer there; those of a "
+            "run's checkpoint are in the run's tokenizer/"
+        )
     if tokenizer.eos_token is None:
         raise ModelError(f"tokenizer '{path}' has no end-of-text token, so no text could be ended")
     if tokenizer.pad_token is None:

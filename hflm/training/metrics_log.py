@@ -116,7 +116,10 @@ class MetricsLog(TrainerCallback):
         flops_per_second = round(tokens_per_second * self.flops_per_token)
         rates: dict[str, float] = {"flops_per_second": flops_per_second}
         if self.peak is not None:
-            rates["mfu"] = round(flops_per_second / (self.peak.flops_per_second * self.processes), 4)
+            fraction = flops_per_second / (self.peak.flops_per_second * self.processes)
+            # A peak that is exceeded was measured while other programs used the CPU.
+            if fraction <= 1:
+                rates["mfu"] = round(fraction, 4)
         return rates
 
     def on_train_begin(

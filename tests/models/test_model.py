@@ -320,6 +320,13 @@ def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
         load_model(str(tmp_path))
 
 
+def test_a_model_without_tokenizer_files_is_refused(tiny, tmp_path):
+    """As the checkpoints of a run are; transformers makes a tokenizer without entries, and each prompt would be empty."""
+    tiny.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no tokenizer: its vocabulary is empty"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
 def test_a_revision_is_the_commit_on_the_hub_or_the_content_of_local_files(tmp_path, monkeypatch, file):
     folder = tmp_path / "model"

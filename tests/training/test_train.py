@@ -450,6 +450,14 @@ def test_speed_is_written_beside_the_loss(fit, tmp_path):
     assert "measured, fp32" in trained.speed["peak_source"]
 
 
+@pytest.mark.parametrize(("peak", "fraction"), [(4e11, {"mfu": 0.25}), (1e11, {"mfu": 1.0}), (5e10, {})])
+def test_no_fraction_of_a_peak_that_was_exceeded(tmp_path, peak, fraction):
+    """As where other programs used the CPU while it was measured."""
+    log = progress.MetricsLog("pretrain", tmp_path, tokens_per_row=64, flops_per_token=1e8)
+    log.peak, log.speeds = progress.Peak(peak, "measured"), [1000.0]
+    assert {key: value for key, value in log.speed.items() if key == "mfu"} == fraction
+
+
 def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(fit, at_step, monkeypatch, tmp_path):
     """A file that may grow no further fails a write as a full disk does."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
