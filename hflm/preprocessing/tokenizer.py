@@ -94,18 +94,21 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> "PreTrained
     folder = expand_path(path)
     if (folder / "model" / "tokenizer.json").is_file():
         folder = folder / "model"
+    absent = (
+        f"'{path}' has no tokenizer. Put the files of the model's tokenizer there; those of a run's checkpoint are in the "
+        "run's tokenizer/"
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder if folder.exists() else path, revision=revision, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
+        if folder.is_dir() and not any("token" in each.name or "vocab" in each.name for each in folder.iterdir()):
+            raise ModelError(absent) from error
         raise ModelError(f"tokenizer '{path}' cannot be loaded: {first_line(error)}") from error
-    # Without tokenizer files transformers makes an empty one of the model's kind, in which each text has no tokens.
+    # Of a GPT-2 without tokenizer files transformers makes an empty one, in which each text has no tokens.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(
-            f"'{path}' has no tokenizer: its vocabulary is empty. Put the files of the model's tokenizer there; those of a "
-            "run's checkpoint are in the run's tokenizer/"
-        )
+        raise ModelError(absent)
     if tokenizer.eos_token is None:
         raise ModelError(f"tokenizer '{path}' has no end-of-text token, so no text could be ended")
     if tokenizer.pad_token is None:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import SIZES, TEXTS
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from hflm.core import MissingExtra, ModelError
 from hflm.models import (
@@ -320,10 +321,12 @@ def test_pickled_weights_are_refused(tokenizer, tiny, tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_model_without_tokenizer_files_is_refused(tiny, tmp_path):
-    """As the checkpoints of a run are; transformers makes a tokenizer without entries, and each prompt would be empty."""
-    tiny.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="has no tokenizer: its vocabulary is empty"):
+@pytest.mark.parametrize("kind", [GPT2Config, LlamaConfig, Qwen3Config])
+def test_a_model_without_tokenizer_files_is_refused(tmp_path, kind):
+    """As the checkpoints of a run are. For some, transformers makes a tokenizer without entries, others it cannot load."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "vocab_size": 300}
+    AutoModelForCausalLM.from_config(kind(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no tokenizer. Put the files of the model's tokenizer there"):
         load_model(str(tmp_path))
 
 

@@ -190,9 +190,10 @@ def stop_at(monkeypatch):
 
         monkeypatch.setattr(train, "StageTrainer", trainer)
 
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]  # a shell's & ignores SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     yield install
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    found = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, before)
+    assert found == (signal.SIG_DFL, signal.default_int_handler)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
